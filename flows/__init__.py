@@ -1,0 +1,1 @@
+"""What runs, and in what order: Prefect flows and the command line around them."""

@@ -1,0 +1,263 @@
+"""The whole run as one typed tree; every profile in deployments/profiles fills it.
+
+Two kinds of setting, never mixed: the *recipe* (everything but `runtime`) defines the result and
+enters fingerprints; `runtime` says how it is executed (paths, devices, process counts) and never
+does. Unknown keys are refused everywhere, so that a typo cannot vanish.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+STAGES = ("download", "convert", "clean", "tokenize", "pretrain", "sft", "dpo", "evaluate", "report")
+StageName = Literal["download", "convert", "clean", "tokenize", "pretrain", "sft", "dpo", "evaluate", "report"]
+
+
+class Section(BaseModel):
+    """Base of every section: immutable, and a typo is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# ------------------------------------------------------------------------------------ data
+class Source(Section):
+    """One data set: where it comes from, what it is for, and which reader understands it."""
+
+    hub: Literal["demo", "folder", "huggingface"] = "folder"
+    """`demo`: made by Steel and served on loopback; `folder`: below runtime.folders."""
+    dataset: str
+    """Dataset id on the hub, or the folder's path below runtime.folders.<use>."""
+    files: list[str] = ["**"]
+    """Glob patterns of the wanted files."""
+    reader: str
+    """Name of the reader in tasks/convert/readers."""
+    use: Literal["pretrain", "sft", "preference", "benchmark"] = "pretrain"
+    language: Literal["zh", "en", "code", "mixed"] = "zh"
+    licence: str = ""
+    options: dict[str, Any] = {}
+    """Reader options, such as {"subjects": [...]} of a benchmark or {"min_votes": 100} of zhihu."""
+
+
+class World(Section):
+    """The demo world that Steel generates: how much of it, and how dirty."""
+
+    seed: int = 20250211
+    size: Literal["full", "small"] = "full"
+    """`small` is for the smoke profile: fewer wordings and documents, the same relations."""
+
+
+class Convert(Section):
+    max_quarantined_share: float = Field(0.2, ge=0, le=1)
+    """Above this share of unreadable records in a source the run stops with a summary."""
+    max_chars: int = Field(2_000_000, gt=0)
+    """A longer record is quarantined, never cut silently."""
+
+
+class Assets(Section):
+    """The language model behind the perplexity filter, trained from the converted records."""
+
+    vocab_size: int = 2000
+    order: int = Field(3, ge=2, le=5)
+    max_chars: int = 1_000_000
+    """Characters of seed corpus used."""
+
+
+class Clean(Section):
+    recipe: Literal["steel", "paper"] = "steel"
+    """A recipe set in tasks/clean/recipes: <recipe>-text.yaml, -dialogue.yaml, -code.yaml."""
+    assets: Assets = Assets()
+    trace_examples: int = 10
+    """Before/after examples kept per operator."""
+    dedup_min_chars: int = 100
+    """Shorter texts are deduplicated exactly only: shingles of a short text say little."""
+    ngram: int = Field(13, ge=4)
+    """Decontamination: characters (zh) or words (en) of overlap with a benchmark question."""
+
+
+class Tokenize(Section):
+    tokenizer: Literal["train", "folder"] = "train"
+    """`train` a BPE in the run, or take the one in runtime.folders.tokenizer."""
+    vocab_size: int = 4096
+    """For `train`: the size of the vocabulary, special tokens included."""
+    block_size: int = 2048
+    """Tokens a model sees at once; a block holds block_size + 1."""
+    val_share: float = Field(0.01, ge=0, lt=0.5)
+    """Share of documents per source held out for validation loss."""
+    weights: dict[str, int] = {}
+    """Source -> how many times each of its blocks is seen per epoch (default 1)."""
+
+
+# ----------------------------------------------------------------------------------- model
+class Model(Section):
+    """Geometry, under transformers' names; model.steel.SteelConfig documents each."""
+
+    hidden_size: int = 1792
+    num_hidden_layers: int = 18
+    num_attention_heads: int = 32
+    num_key_value_heads: int = 32
+    ffn: Literal["dense", "token"] = "token"
+    expert: Literal["double_swiglu", "swiglu"] = "double_swiglu"
+    num_experts: int = 6
+    slots_per_expert: int = 1
+    expert_width: int | None = None
+    vocab_size: int | None = None
+    """None: the tokenizer's size, rounded up to a multiple of 64."""
+    rope_theta: float = 1_000_000.0
+    max_position_embeddings: int = 32768
+    initializer_range: float = 0.02
+    embedding_initializer_range: float | None = None
+    tie_word_embeddings: bool = False
+
+
+class Optim(Section):
+    lr: float = Field(3e-4, gt=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.05
+    """Not applied to norms, biases, the router's phi and scale."""
+    grad_clip: float = 1.0
+    schedule: Literal["wsd", "cosine", "linear"] = "wsd"
+    warmup_steps: int = 100
+    decay_share: float = Field(0.6, ge=0, le=1)
+    """wsd: the last share of the steps in which lr falls linearly to min_lr_ratio · lr."""
+    min_lr_ratio: float = 0.0
+    z_loss: float = 0.0
+
+
+class Train(Section):
+    """What every trained stage has."""
+
+    optim: Optim = Optim()
+    steps: int | None = Field(None, gt=0)
+    """Optimizer steps; or give epochs. Choose one."""
+    epochs: float | None = Field(None, gt=0)
+    batch_size: int = Field(8, gt=0)
+    """Global: blocks (or pairs) per optimizer step, over all ranks and micro-steps."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """`auto`: bf16 where the device computes it natively, else fp32."""
+    log_every: int = 10
+    eval_every: int = 100
+    save_every: int = 200
+    """Steps between checkpoints; a crash loses at most so many."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Train:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs. Choose one.")
+        return self
+
+
+class Variant(Section):
+    """One SFT mixture: data set -> share of its records to take (1.0 = all, 0.2 = a fifth)."""
+
+    mixture: dict[str, float]
+    note: str = ""
+
+
+class Sft(Section):
+    train: Train = Train(epochs=1)
+    max_tokens: int = 768
+    """A longer example keeps its reply's head; what was cut is counted."""
+    packed_tokens: int = 768
+    """Tokens per packed row."""
+    variants: dict[str, Variant] = {}
+    select_protocol: Literal["cloze", "paper-first-token"] = "cloze"
+    """The variant with the best accuracy by this protocol on the `select` split goes on to DPO."""
+
+
+class Dpo(Section):
+    train: Train = Train(epochs=1)
+    beta: float = 0.1
+    nll_weight: float = 0.0
+    """Weight of an extra length-normalised NLL term on the chosen reply."""
+    max_tokens: int = 768
+    mixture: dict[str, float] = {}
+    """Preference set -> share of its pairs."""
+    zh_per_en: float | None = None
+    """If set, English pairs are thinned to this many Chinese pairs per English one."""
+    held_out: int = 300
+    """Pairs kept out of training to measure the effect."""
+
+
+class Evaluate(Section):
+    benchmarks: list[str] = []
+    """Names of sources with use: benchmark."""
+    protocols: list[Literal["cloze", "paper-first-token"]] = ["cloze", "paper-first-token"]
+    chat: bool = True
+    """Ask tuned models in the chat template; the untrained and base models are asked plainly."""
+    controls: bool = True
+    """Also score with the question removed (options-only)."""
+    batch_tokens: int = 16384
+    max_questions: int | None = None
+
+
+class Report(Section):
+    generations: list[str] = []
+    """Prompts for the sample generations."""
+    max_new_tokens: int = 48
+
+
+# --------------------------------------------------------------------------------- runtime
+class Folders(Section):
+    """Local data, for sources with hub: folder."""
+
+    sources: Path | None = None
+    posttrain: Path | None = None
+    tokenizer: Path | None = None
+    benchmarks: Path | None = None
+
+
+class Runtime(Section):
+    """How the run is executed. Nothing here may change what an artifact means."""
+
+    artifacts: Path = Path("artifacts")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    nproc: int | None = Field(None, gt=0)
+    """Training ranks on this node; None: one per GPU, or 2 on a CPU."""
+    micro_batch_size: int | None = Field(None, gt=0)
+    """Blocks per rank and micro-step; None: batch_size / ranks."""
+    threads_per_rank: int = Field(1, gt=0)
+    compile: bool = False
+    """torch.compile each block."""
+    parallel_trainings: int = Field(1, gt=0)
+    """SFT variants trained side by side."""
+    sft_nproc: int | None = Field(None, gt=0)
+    """Ranks of an SFT or DPO training; None: as nproc."""
+    data_workers: int = Field(2, gt=0)
+    """Processes for converting, cleaning, tokenizing and scoring."""
+    keep_checkpoints: int = Field(2, gt=0)
+    max_restarts: int = Field(0, ge=0)
+    """torchrun's own restarts after a rank died."""
+    verify: Literal["size", "full"] = "size"
+    """How artifacts are checked before they are reused: sizes, or sha256 of every file."""
+    folders: Folders = Folders()
+    hub_endpoint: str = "https://huggingface.co"
+
+
+class SteelRun(Section):
+    """The tree itself."""
+
+    profile: str
+    seed: int = 1234
+    sources: dict[str, Source] = {}
+    """Every data set of the run: pre-training sources, SFT and preference sets, benchmarks."""
+    world: World = World()
+    convert: Convert = Convert()
+    clean: Clean = Clean()
+    tokenize: Tokenize = Tokenize()
+    model: Model = Model()
+    pretrain: Train = Train(steps=1000)
+    sft: Sft = Sft()
+    dpo: Dpo = Dpo()
+    evaluate: Evaluate = Evaluate()
+    report: Report = Report()
+    keep_trained_on_code_change: bool = False
+    """Big profiles: a changed line in the trainer must not throw away a month (on_code_change: keep)."""
+    runtime: Runtime = Runtime()
+
+    def using(self, *uses: str) -> dict[str, Source]:
+        """The sources with one of these uses, in order."""
+        return {name: s for name, s in self.sources.items() if s.use in uses}
