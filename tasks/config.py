@@ -13,7 +13,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 STAGES = ("download", "convert", "clean", "tokenize", "pretrain", "sft", "dpo", "evaluate", "report")
-StageName = Literal["download", "convert", "clean", "tokenize", "pretrain", "sft", "dpo", "evaluate", "report"]
+StageName = Literal[
+    "download", "convert", "clean", "tokenize", "pretrain", "sft", "dpo", "evaluate", "report"
+]
 
 
 class Section(BaseModel):
