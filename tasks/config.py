@@ -31,7 +31,9 @@ class Source(Section):
     hub: Literal["demo", "folder", "huggingface"] = "folder"
     """`demo`: made by Steel and served on loopback; `folder`: below runtime.folders."""
     dataset: str
-    """Dataset id on the hub, or the folder's path below runtime.folders.<use>."""
+    """Dataset id on the hub, or the folder's path below one of runtime.folders."""
+    below: Literal["sources", "posttrain", "benchmarks"] | None = None
+    """For `folder`: which of runtime.folders; None goes by `use`."""
     files: list[str] = ["**"]
     """Glob patterns of the wanted files."""
     reader: str

@@ -41,10 +41,12 @@ def load(profile: str, overrides: Mapping[str, Any] | None = None) -> SteelRun:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `over` on top, mapping by mapping."""
+    """`base` with `over` on top, mapping by mapping; null takes a mapping away."""
     out = dict(base)
     for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(out.get(key), Mapping):
+        if value is None and isinstance(out.get(key), Mapping):
+            del out[key]
+        elif isinstance(value, Mapping) and isinstance(out.get(key), Mapping):
             out[key] = merge(out[key], value)
         else:
             out[key] = value
