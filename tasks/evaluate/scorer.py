@@ -1,0 +1,105 @@
+"""Asking one model a list of questions. Runs in a worker process; torch is imported here, not above."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.evaluate import protocols
+from tasks.evaluate.benchmarks import Question
+from tasks.evaluate.protocols import Form
+from tasks.node import NodeError
+
+CONTROL = "options-only"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked of whom: picklable, so that it can cross into a worker."""
+
+    export: Path
+    tokenizer: Path
+    questions: tuple[Question, ...]
+    protocols: tuple[str, ...]
+    form: Form
+    controls: bool
+    batch_tokens: int
+    device: str
+    untrained_seed: int | None = None
+    """Set: the export's geometry with weights drawn from this seed, instead of its weights."""
+
+
+def run(task: Task) -> list[dict[str, Any]]:
+    """Load the model, ask everything, hand back one answer per question, protocol and control."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from model import scoring
+
+    device = scoring.resolve_device(task.device)
+    if device == "cpu":
+        torch.set_num_threads(1)  # the workers share the cores, and the bytes depend on the thread count
+    tokenizer = AutoTokenizer.from_pretrained(str(task.tokenizer))
+    if task.untrained_seed is None:
+        model = scoring.load(task.export, device)
+    else:
+        model = scoring.untrained(task.export, task.untrained_seed, device)
+    answers = []
+    for protocol in task.protocols:
+        for blank in (False, True) if task.controls else (False,):
+            scores = ask(model, tokenizer, task.questions, protocol, task.form, blank, task.batch_tokens)
+            answers += [
+                answer(q, s, protocol, task.form, blank) for q, s in zip(task.questions, scores, strict=True)
+            ]
+    return answers
+
+
+def ask(
+    model: Any,
+    tokenizer: Any,
+    questions: Sequence[Question],
+    protocol: str,
+    form: Form,
+    blank: bool = False,
+    batch_tokens: int = 16384,
+) -> list[list[float]]:
+    """One score per option of each question; the highest is the model's answer."""
+    from model import scoring
+
+    if protocol == "cloze":
+        prompts, options = protocols.cloze(tokenizer, questions, form, blank)
+        room = [_context(model) - max(map(len, o)) for o in options]
+        prompts = [p[-r:] for p, r in zip(prompts, room, strict=True)]
+        found = scoring.choice_logprobs(model, prompts, options, batch_tokens)
+        return [[total / tokens for total, tokens in scores] for scores in found]
+    if protocol == "paper-first-token":
+        prompts = [p[-_context(model) :] for p in protocols.lettered(tokenizer, questions, blank)]
+        return scoring.first_token_logprobs(model, prompts, protocols.letter_ids(tokenizer), batch_tokens)
+    raise NodeError(f"unknown protocol {protocol!r}")
+
+
+def answer(question: Question, scores: list[float], protocol: str, form: Form, blank: bool) -> dict[str, Any]:
+    """The line of answers.jsonl. A tie goes to the first option."""
+    if any(s != s for s in scores):
+        raise NodeError(f"the model gives no number (NaN) for question {question.id}")
+    best = scores.index(max(scores))
+    line = {
+        "id": question.id,
+        "benchmark": question.row,
+        "subject": question.subject,
+        "protocol": CONTROL if blank else protocol,
+        "form": "chat" if protocol != "cloze" else form,
+        "answer": best,
+        "correct": best == question.answer,
+        "scores": [round(s, 6) for s in scores],
+    }
+    if blank:
+        line["scoring"] = protocol
+    return line
+
+
+def _context(model: Any) -> int:
+    """Tokens the model can see; a longer prompt loses its beginning."""
+    return getattr(model.config, "max_position_embeddings", None) or 1 << 30

@@ -1,0 +1,91 @@
+"""A byte tokenizer with ChatML and a tiny network: enough to run the post-training rooms for real."""
+
+from pathlib import Path
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def byte_tokenizer():
+    """256 bytes and three specials, as the last ids."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    raw = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(letters)}, merges=[]))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    raw.decoder = decoders.ByteLevel()
+    raw.add_special_tokens(
+        [AddedToken(t, special=True) for t in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+    tokenizer.chat_template = CHATML
+    return tokenizer
+
+
+def qwen2(vocab_size=320, seed=0, **fields):
+    """A random two-layer Qwen2."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    config = Qwen2Config(
+        vocab_size=vocab_size,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        intermediate_size=48,
+        max_position_embeddings=2048,
+        initializer_range=0.2,
+        **fields,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Qwen2ForCausalLM(config).eval()
+
+
+def context(out: Path, config, inputs=None, **more):
+    """A node's context without a runner."""
+    import logging
+
+    from tasks.config import Runtime
+    from tasks.node import Context
+
+    return Context(
+        name=more.pop("name", "test"),
+        out=out,
+        config=config,
+        inputs=inputs or {},
+        runtime=more.pop("runtime", Runtime(device="cpu")),
+        seed=more.pop("seed", 7),
+        log=logging.getLogger("test"),
+        track=Silent(),
+        **more,
+    )
+
+
+class Silent:
+    """A track that keeps what it is told."""
+
+    def __init__(self):
+        self.seen = []
+
+    def metrics(self, values, step=None):
+        self.seen.append((step, dict(values)))
+
+    def params(self, values):
+        pass
+
+    def file(self, path, folder=""):
+        pass
+
+
+def artifact(node: str, path: Path, **extra):
+    """A finished artifact at a path."""
+    from tasks.node import Artifact
+
+    return Artifact(node=node, path=path, digest="d" * 64, fingerprint="f" * 64, manifest={"extra": extra})
