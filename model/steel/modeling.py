@@ -1,0 +1,285 @@
+"""The Steel network: Qwen1.5's block around a Soft MoE, as a transformers model with generation.
+
+    x = x + Attention(RMSNorm(x));  x = x + FFN(RMSNorm(x))      then RMSNorm and an (untied) head
+
+RMSNorm and RoPE compute in FP32 whatever the dtype; q, k and v have a bias, nothing else has. Rows may be packed
+with several documents: `doc_index` numbers them, and attention never crosses from one to another (position_ids
+that start again at 0 do the same). Causal in everything: no logit depends on a later token.
+
+Knows nothing of training or distribution. This file is copied into every exported model folder: it imports
+nothing of this repository.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.generation import GenerationMixin
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .configuration import SteelConfig
+from .soft_moe import SteelFFN
+
+
+class SteelRMSNorm(nn.Module):
+    def __init__(self, hidden_size: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * wide.to(x.dtype)
+
+
+class SteelAttention(nn.Module):
+    """Multi-head or grouped-query attention; the kernel is transformers' choice (`attn_implementation`)."""
+
+    is_causal = True
+
+    def __init__(self, config: SteelConfig, layer_idx: int):
+        super().__init__()
+        self.config, self.layer_idx, self.head_dim = config, layer_idx, config.head_dim
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.scaling = config.head_dim**-0.5
+        width, kv_width = config.hidden_size, config.num_key_value_heads * config.head_dim
+        self.q_proj = nn.Linear(width, width, bias=True)
+        self.k_proj = nn.Linear(width, kv_width, bias=True)
+        self.v_proj = nn.Linear(width, kv_width, bias=True)
+        self.o_proj = nn.Linear(width, width, bias=False)
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None, rope: tuple[Tensor, Tensor], cache: Cache | None, **kwargs
+    ) -> tuple[Tensor, Tensor | None]:
+        """x [B, T, D], mask as the attention kernel wants it -> [B, T, D], weights (eager attention only)."""
+        q, k, v = (
+            proj(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        q, k = rotate(q, *rope), rotate(k, *rope)
+        if cache is not None:
+            k, v = cache.update(k, v, self.layer_idx)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+        out, weights = attend(self, q, k, v, mask, dropout=0.0, scaling=self.scaling, **kwargs)
+        return self.o_proj(out.flatten(2)), weights
+
+
+class SteelDecoderLayer(GradientCheckpointingLayer):
+    def __init__(self, config: SteelConfig, layer_idx: int):
+        super().__init__()
+        self.self_attn = SteelAttention(config, layer_idx)
+        self.mlp = SteelFFN(config)
+        self.input_layernorm = SteelRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = SteelRMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        rope: tuple[Tensor, Tensor],
+        past_key_values: Cache | None = None,
+        **kwargs,
+    ) -> tuple[Tensor, Tensor | None]:
+        mixed, weights = self.self_attn(self.input_layernorm(x), mask, rope, past_key_values, **kwargs)
+        x = x + mixed
+        return x + self.mlp(self.post_attention_layernorm(x)), weights
+
+
+class SteelPreTrainedModel(PreTrainedModel):
+    config_class = SteelConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["SteelDecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    def _init_weights(self, module: nn.Module) -> None:
+        for name, parameter in module.named_parameters(recurse=False):
+            kind = type(module).__name__
+            mean, std = initial_distribution(self.config, kind, name)
+            if std:
+                init.normal_(parameter, mean=mean, std=std)
+            else:
+                init.constant_(parameter, mean)
+        if isinstance(module, SteelModel):
+            init.copy_(module.inv_freq, module.rope_frequencies())
+
+
+class SteelModel(SteelPreTrainedModel):
+    """The network up to the final norm."""
+
+    def __init__(self, config: SteelConfig):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(SteelDecoderLayer(config, i) for i in range(config.num_hidden_layers))
+        self.norm = SteelRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.register_buffer("inv_freq", self.rope_frequencies(), persistent=False)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def rope_frequencies(self) -> Tensor:
+        even = torch.arange(0, self.config.head_dim, 2, dtype=torch.float32)
+        return 1.0 / self.config.rope_theta ** (even / self.config.head_dim)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        doc_index: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPast:
+        """input_ids [B, T]; doc_index [B, T] numbers the documents of packed rows (no cache then)."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give input_ids or inputs_embeds. Choose one.")
+        x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        if self.config.embedding_multiplier != 1.0:
+            x = x * self.config.embedding_multiplier
+        use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
+        if use_cache and past_key_values is None and doc_index is None:
+            past_key_values = DynamicCache(config=self.config)
+        if position_ids is None:
+            seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+            position_ids = torch.arange(seen, seen + x.shape[1], device=x.device).unsqueeze(0)
+        if doc_index is not None:
+            mask = document_mask(doc_index, x.dtype)
+        else:
+            mask = create_causal_mask(
+                config=self.config,
+                inputs_embeds=x,
+                attention_mask=attention_mask,
+                past_key_values=past_key_values,
+                position_ids=position_ids,
+            )
+        rope = self.rope(position_ids)
+        states, attentions = [], []
+        for layer in self.layers:
+            if output_hidden_states:
+                states.append(x)
+            x, weights = layer(x, mask, rope, past_key_values, **kwargs)
+            if output_attentions:
+                attentions.append(weights)
+        x = self.norm(x)
+        return BaseModelOutputWithPast(
+            last_hidden_state=x,
+            past_key_values=past_key_values if use_cache else None,
+            hidden_states=(*states, x) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
+        )
+
+    @torch.no_grad()
+    def rope(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin [B, 1, T, head_dim / 2], FP32 whatever the model's dtype."""
+        angle = position_ids.unsqueeze(1).unsqueeze(-1).float() * self.inv_freq.float()
+        return angle.cos(), angle.sin()
+
+
+class SteelForCausalLM(SteelPreTrainedModel, GenerationMixin):
+    """The network with its head; `generate`, `save_pretrained`, `from_pretrained` as any transformers model."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: SteelConfig):
+        super().__init__(config)
+        self.model = SteelModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> CausalLMOutputWithPast | tuple:
+        """Logits [B, T or logits_to_keep, V] and, with labels, the mean loss (labels are shifted here)."""
+        out = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(out.last_hidden_state[:, kept])
+        loss = None
+        if labels is not None:
+            targets = labels[:, 1:].flatten().to(logits.device)
+            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, ignore_index=-100)
+        result = CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=out.past_key_values,
+            hidden_states=out.hidden_states,
+            attentions=out.attentions,
+        )
+        return result.to_tuple() if return_dict is False else result
+
+
+def initial_distribution(config: SteelConfig, module: str, name: str) -> tuple[float, float]:
+    """(mean, standard deviation) of a parameter at the start, by its module's class and its own name."""
+    if module == "SteelRMSNorm" or name == "scale":
+        return 1.0, 0.0
+    if name == "bias":
+        return 0.0, 0.0
+    if name == "phi":
+        return 0.0, config.hidden_size**-0.5
+    if module == "Embedding" and config.embedding_initializer_range is not None:
+        return 0.0, config.embedding_initializer_range
+    return 0.0, config.initializer_range
+
+
+def document_mask(doc_index: Tensor, dtype: torch.dtype) -> Tensor:
+    """Additive mask [B, 1, T, T]: 0 where key <= query lies in the same document, else -inf."""
+    length = doc_index.shape[1]
+    same = doc_index.unsqueeze(1) == doc_index.unsqueeze(2)
+    causal = torch.ones(length, length, dtype=torch.bool, device=doc_index.device).tril()
+    mask = torch.zeros(same.shape, dtype=dtype, device=doc_index.device)
+    return mask.masked_fill_(~(same & causal), float("-inf")).unsqueeze(1)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """RoPE in the half-rotation layout, in FP32: x [B, heads, T, head_dim] -> the same."""
+    first, second = x.float().chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+
+
+def eager_attention(
+    module: SteelAttention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, scaling: float, **_
+) -> tuple[Tensor, Tensor]:
+    """The definition, with the weights at hand: softmax(q k^T * scaling + mask) v."""
+    k = k.repeat_interleave(module.num_key_value_groups, dim=1)
+    v = v.repeat_interleave(module.num_key_value_groups, dim=1)
+    scores = (q @ k.transpose(2, 3)) * scaling
+    if mask is not None:
+        scores = scores + mask
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
+    return (weights @ v).transpose(1, 2), weights
+
+
+__all__ = ["SteelForCausalLM", "SteelModel", "SteelPreTrainedModel"]
