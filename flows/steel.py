@@ -58,7 +58,7 @@ def steel(
         until: the last stage to run.
     """
     global _runner
-    config = profiles.load(profile, overrides.model_dump(exclude_unset=True, mode="json"))
+    config = profiles.load(profile, overrides.model_dump(mode="json"))
     runner = Runner(
         config,
         dag.build(config),

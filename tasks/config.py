@@ -21,7 +21,7 @@ StageName = Literal[
 class Section(BaseModel):
     """Base of every section: immutable, and a typo is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 # ------------------------------------------------------------------------------------ data

@@ -11,10 +11,18 @@ import types
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    create_model,
+    model_serializer,
+)
 
 from tasks.config import SteelRun
 from tasks.fingerprint import ROOT
@@ -67,18 +75,28 @@ def _read(profile: str) -> dict[str, Any]:
     return tree
 
 
+class _Partial(BaseModel):
+    """Base of the optional tree: what was not given does not exist, in JSON either."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_serializer(mode="wrap")
+    def _only_given(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in serialize(self).items() if name in self.model_fields_set}
+
+
 @cache
 def _partial(model: type[BaseModel]) -> type[BaseModel]:
     fields: dict[str, Any] = {}
     for name, info in model.model_fields.items():
-        schema = {"json_schema_extra": _drop_default}
-        fields[name] = (_partial_type(info.annotation), Field(None, description=info.description, **schema))
-    return create_model(
-        f"{model.__name__}Override",
-        __config__=ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True),
-        __doc__=model.__doc__,
-        **fields,
-    )
+        if model is SteelRun and name == "profile":
+            continue  # a parameter of its own
+        note = Field(None, description=info.description, json_schema_extra=_drop_default)
+        bounded = _partial_type(info.annotation)
+        for bound in info.metadata:
+            bounded = Annotated[bounded, bound]
+        fields[name] = (bounded, note)
+    return create_model(f"{model.__name__}Override", __base__=_Partial, __doc__=model.__doc__, **fields)
 
 
 def _partial_type(annotation: Any) -> Any:
