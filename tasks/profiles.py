@@ -119,4 +119,5 @@ def _drop_default(schema: dict[str, Any]) -> None:
 Overrides: type[BaseModel] = _partial(SteelRun)
 """The whole tree with every field optional."""
 
-ProfileName = Literal["demo", "smoke", "samples", "steel-100m", "steel-1b"]
+ProfileName = Literal[tuple(names())]
+"""The choice that the form offers: whatever lies in the folder when the flow is deployed."""

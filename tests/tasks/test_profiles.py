@@ -19,10 +19,6 @@ def test_every_profile_is_valid(name):
     assert set(config.evaluate.benchmarks) <= set(config.using("benchmark"))
 
 
-def test_the_form_offers_every_profile():
-    assert set(profiles.ProfileName.__args__) == set(profiles.names())
-
-
 def test_overrides_are_merged_deep():
     plain = profiles.load("demo")
     changed = profiles.load("demo", {"pretrain": {"optim": {"lr": 0.5}}})
