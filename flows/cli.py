@@ -1,0 +1,188 @@
+"""`python -m flows.cli`: what the Makefile calls. Conveniences only: after `up`, the plain `prefect`
+and `mlflow` commands work as well.
+
+Exit codes: 0 done, 1 the run failed, 2 something to correct first (nothing was started), 130 stopped
+by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from flows import preflight, servers
+from flows.ports import PortError
+from flows.preflight import Request, Wrong
+from flows.servers import ServerError
+from flows.settings import Addresses, State
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except (Wrong, PortError, ServerError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _up(options: argparse.Namespace) -> int:
+    _addresses(servers.up())
+    return 0
+
+
+def _down(options: argparse.Namespace) -> int:
+    stopped = servers.down()
+    print(f"stopped {', '.join(stopped)}" if stopped else "nothing was running")
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    services = servers.status()
+    for s in services:
+        state = ("up" if s.answers else "does not answer") if s.running else "down"
+        memory = f"{s.memory / 2**20:6.0f} MB  pid {s.pid}" if s.running else ""
+        print(f"{s.name:<8} {state:<16} {s.address:<24} {memory}".rstrip())
+    total = sum(s.memory for s in services)
+    if total:
+        print(f"{'':<50}{total / 2**20:6.0f} MB in all")
+    return 0 if all(s.answers for s in services) else 1
+
+
+def _check(options: argparse.Namespace) -> int:
+    request = _request(options)
+    preflight.run(request)
+    print(f"profile {request.profile}: nothing wrong with it")
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    request = _request(options)
+    config = preflight.run(request)
+    at = servers.up()
+    os.environ["MLFLOW_TRACKING_URI"] = at.mlflow
+    from flows.steel import plan
+
+    for step in plan(config, request.force, request.until):
+        print(f"{step.action:<8} {step.node:<24} {step.why}")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    request = _request(options)
+    config = preflight.run(request)
+    at = servers.up()
+    from flows import runs  # after up(): Prefect reads its settings when it is imported
+
+    for name in runs.reap():
+        print(f"an earlier flow run, {name}, had lost its process: marked as Crashed")
+    try:
+        run = runs.trigger("full-pipeline", request.parameters())
+    except runs.RunError as error:
+        raise Wrong(str(error)) from error
+    print(f"flow run {at.prefect}/runs/flow-run/{run}", flush=True)
+    return _follow(run, at, config)
+
+
+def _watch(options: argparse.Namespace) -> int:
+    at = servers.up()
+    from flows import runs
+    from tasks import profiles
+
+    run = UUID(options.run) if options.run else runs.latest()
+    if run is None:
+        raise Wrong("there is no flow run yet: `make run` starts one")
+    with runs.Reader(run) as reader:
+        asked = reader.flow_run().parameters
+    overrides: Any = asked.get("overrides") or {}
+    return _follow(run, at, profiles.load(asked.get("profile") or "demo", overrides))
+
+
+def _follow(run: UUID, at: Addresses, config: Any) -> int:
+    from flows.follow import follow
+
+    try:
+        good = follow(run, at, preflight.resolve(config.runtime.artifacts), config.profile)
+    except KeyboardInterrupt:
+        print(
+            f"\nThe run goes on without this window. Watch it again: make watch\n"
+            f"Stop it, with a checkpoint: prefect flow-run cancel {run}\n"
+            f"Its page: {at.prefect}/runs/flow-run/{run}"
+        )
+        return 130
+    return 0 if good else 1
+
+
+def _addresses(at: Addresses) -> None:
+    print(f"Prefect  {at.prefect}")
+    print(f"MLflow   {at.mlflow}")
+    state = State.default()
+    if not state.is_default:
+        print(f"shells   . {state.env}")
+
+
+def _request(options: argparse.Namespace) -> Request:
+    folders = {name: getattr(options, name) for name in ("sources", "posttrain", "tokenizer", "benchmarks")}
+    from tasks.profiles import merge
+
+    overrides = merge(preflight.folder_overrides(folders), preflight.assignments(" ".join(options.set)))
+    force = [item for text in options.force for item in text.replace(",", " ").split()]
+    return Request(options.profile, options.until or "report", force, overrides)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m flows.cli", description="Steel: servers and runs.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--profile", default="demo", help="a file in deployments/profiles (default: demo)")
+    common.add_argument("--until", default="report", metavar="STAGE", help="the last stage (default: report)")
+    common.add_argument(
+        "--force",
+        action="append",
+        default=[],
+        metavar="STAGE[:UNIT]",
+        help="run again what is done; may repeat",
+    )
+    common.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a value: pretrain.steps=200; may repeat",
+    )
+    for name, what in {
+        "sources": "pre-training data",
+        "posttrain": "instruction and preference data",
+        "tokenizer": "a tokenizer",
+        "benchmarks": "benchmarks",
+    }.items():
+        common.add_argument(
+            f"--{name}", metavar="FOLDER", help=f"folder with {what} (profiles with local data)"
+        )
+
+    def command(name: str, function: Any, text: str, **kwargs: Any) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, **kwargs)
+        sub.set_defaults(command=function)
+        return sub
+
+    command("up", _up, "start the servers and the worker, deploy prefect.yaml; says where they are")
+    command("down", _down, "stop them")
+    command("status", _status, "addresses, processes and memory; exit code 1 unless all are up")
+    command(
+        "run", _run, "check, start the servers if need be, run the pipeline and follow it", parents=[common]
+    )
+    command("plan", _plan, "what a run would skip, what it would do, and why", parents=[common])
+    command("check", _check, "only the checks that come before a run", parents=[common])
+    watch = command("watch", _watch, "follow the newest flow run, or the one given")
+    watch.add_argument("run", nargs="?", help="flow run id")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""What the Prefect server has to know: the work pool, the deployments of prefect.yaml, the automation.
+
+All three are idempotent. Deploying takes seconds, so it is skipped while nothing that a deployment
+is made of has changed (prefect.yaml, the flow's parameters, addresses) and the server still has
+every one of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prefect.automations import Automation
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+
+from flows.settings import POOL, Addresses, State
+
+ZOMBIES = "steel: runs without a heartbeat have crashed"
+_BEATS = timedelta(seconds=90)  # three heartbeats, see flows.settings
+
+
+class DeployError(RuntimeError):
+    """`prefect deploy` refused; the message carries what it said."""
+
+
+def make_pool() -> None:
+    """The pool that the worker serves. Its kind is `process`: a flow run is a child of the worker."""
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_work_pool(POOL)
+        except ObjectNotFound:
+            try:
+                client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
+            except ObjectAlreadyExists:
+                return  # the worker was faster
+
+
+def make_automation() -> None:
+    """A run whose process was killed together with its worker would stay Running for ever."""
+    with get_client(sync_client=True) as client:
+        if client.read_automations_by_name(ZOMBIES):
+            return
+    ends = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancelled", "Crashed")}
+    Automation(
+        name=ZOMBIES,
+        description="Three heartbeats missed: the process is gone. Marks the run Crashed, so that it can be retried.",
+        trigger=EventTrigger(
+            after={"prefect.flow-run.heartbeat"},
+            expect={"prefect.flow-run.heartbeat", *ends},
+            match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=_BEATS,
+        ),
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message="No heartbeat: the process is gone.")],
+    ).create()
+
+
+def names(root: Path) -> list[str]:
+    """The deployments that prefect.yaml declares."""
+    declared = yaml.safe_load((root / "prefect.yaml").read_text("utf-8"))
+    return [item["name"] for item in declared["deployments"]]
+
+
+def deploy(
+    state: State, at: Addresses, environment: Mapping[str, str], say: Callable[[str], None] = print
+) -> bool:
+    """Deploy everything in prefect.yaml if something changed; True if it did."""
+    make_automation()
+    digest = _digest(state.root, at)
+    wanted = set(names(state.root))
+    if _last(state) == digest and wanted <= existing():
+        return False
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    result = subprocess.run(
+        command,
+        cwd=state.root,
+        env=dict(environment),
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    state.log("deploy").write_text(result.stdout + result.stderr, "utf-8")
+    missing = wanted - existing()
+    if result.returncode or missing:
+        what = f"lacks {', '.join(sorted(missing))}" if missing else f"exited with {result.returncode}"
+        raise DeployError(f"prefect deploy {what}; it said:\n{result.stdout[-3000:]}{result.stderr[-3000:]}")
+    state.deployed.write_text(json.dumps({"digest": digest}) + "\n", "utf-8")
+    say(f"deployed {len(wanted)} deployments of prefect.yaml")
+    return True
+
+
+def existing() -> set[str]:
+    """The deployments that the server has."""
+    with get_client(sync_client=True) as client:
+        return {item.name for item in client.read_deployments(limit=200)}
+
+
+def _digest(root: Path, at: Addresses) -> str:
+    """Digest of all that a deployment is made of: the file, the flow's signature and types, addresses."""
+    files = [
+        root / "prefect.yaml",
+        root / "flows" / "steel.py",
+        root / "tasks" / "config.py",
+        root / "tasks" / "profiles.py",
+    ]
+    parts: list[Any] = [str(root), at.prefect, at.mlflow]
+    parts += [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _last(state: State) -> str:
+    try:
+        return json.loads(state.deployed.read_text("utf-8"))["digest"]
+    except (OSError, ValueError, KeyError):
+        return ""

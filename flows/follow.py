@@ -1,0 +1,235 @@
+"""Follow a flow run in the terminal: a line per stage, then a table and the addresses.
+
+The servers are looked after meanwhile: a worker that died is started again, and a run whose process
+is gone is marked Crashed, so that following always ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+from uuid import UUID
+
+import httpx
+from prefect.exceptions import PrefectException
+
+from flows import runs, servers
+from flows.runs import Reader, Snapshot, TaskLine
+from flows.settings import ROOT, Addresses
+from tasks.config import STAGES
+
+POLL_SECONDS = 1.0
+CARE_SECONDS = 10.0
+QUIET_SECONDS = 30.0
+"""Without a terminal, progress inside a stage is a line only this often."""
+
+
+class Terminal:
+    """Lines, and where the output is a terminal, one line at the bottom that changes in place."""
+
+    def __init__(self, out: TextIO | None = None):
+        self.out = out or sys.stdout
+        self.live = self.out.isatty()
+        self._shown = False
+        self._quiet = time.monotonic()
+
+    def line(self, text: str) -> None:
+        self._clear()
+        print(text, file=self.out, flush=True)
+        self._quiet = time.monotonic()
+
+    def passing(self, text: str) -> None:
+        """Something that will have changed in a second."""
+        if self.live:
+            self._clear()
+            self.out.write(text[:118])
+            self.out.flush()
+            self._shown = bool(text)
+        elif text and time.monotonic() - self._quiet > QUIET_SECONDS:
+            self.line(text)
+
+    def _clear(self) -> None:
+        if self._shown:
+            self.out.write("\r\x1b[2K")
+            self._shown = False
+
+
+def follow(run: UUID, at: Addresses, root: Path, profile: str, terminal: Terminal | None = None) -> bool:
+    """Follow to the end; True if the run ended well."""
+    terminal = terminal or Terminal()
+    page = f"{at.prefect}/runs/flow-run/{run}"
+    with Reader(run) as reader:
+        last = _watch(reader, terminal)
+        name = reader.flow_run().name
+        record = _record(root / "latest" / profile / "run.json", run)
+        if not last.good:
+            _show_failure(reader, last, terminal)
+    terminal.line("")
+    for line in table(record, last):
+        terminal.line(line)
+    terminal.line("")
+    terminal.line(
+        f"flow run {name}: {last.state}{f' ({last.message})' if last.message and not last.good else ''}"
+    )
+    terminal.line(f"  Prefect  {page}")
+    terminal.line(f"  MLflow   {record.get('mlflow_url') or at.mlflow}")
+    report = root / "latest" / profile / "report.html"
+    if last.good and report.exists():
+        terminal.line(f"  report   {report}")
+    if not last.good:
+        terminal.line("What is finished is kept: `make run` goes on where this stopped,")
+        terminal.line(f"and so does `prefect flow-run retry {run}`.")
+    return last.good
+
+
+def _watch(reader: Reader, terminal: Terminal) -> Snapshot:
+    begun = time.monotonic()
+    told: dict[str, str] = {}
+    cared, last, trouble = time.monotonic(), None, 0
+    while True:
+        try:
+            snapshot = reader.snapshot()
+            trouble = 0
+        except (PrefectException, httpx.HTTPError):
+            trouble += 1
+            if trouble == 5:  # not a hiccup: is the server still there?
+                servers.up(terminal.line)
+            if trouble > 60:
+                raise
+            time.sleep(POLL_SECONDS)
+            continue
+        changed = last is None or _said(snapshot.state) != _said(last.state)
+        if changed and not snapshot.tasks and not snapshot.done:
+            terminal.line(f"{_clock(begun)}  flow run: {_said(snapshot.state)}")
+        _tell(snapshot, told, begun, terminal)
+        if snapshot.done:
+            return snapshot
+        terminal.passing(f"{_clock(begun)}  {_inside(snapshot, reader)}")
+        last = snapshot
+        if time.monotonic() - cared > CARE_SECONDS:
+            cared = time.monotonic()
+            _care(terminal)
+        time.sleep(POLL_SECONDS)
+
+
+def _tell(snapshot: Snapshot, told: dict[str, str], begun: float, terminal: Terminal) -> None:
+    """A line for each stage that began or ended, and for each node that did not end well."""
+    for task in sorted(snapshot.tasks.values(), key=_order):
+        stage = task.name in STAGES
+        if told.get(task.name) == task.state or (not task.done and (told.get(task.name) or not stage)):
+            continue
+        told[task.name] = task.state
+        if task.done and (stage or not task.good):
+            took = f"{task.seconds:7.1f} s" if task.state != "Cached" else " " * 9
+            what = _short(task.message) if task.state != "Cached" else ""
+            terminal.line(f"{_clock(begun)}  {task.name:<22} {task.state:<10} {took}  {what}".rstrip())
+        elif stage and task.state == "Running":
+            terminal.passing(f"{_clock(begun)}  {task.name} …")
+
+
+def _inside(snapshot: Snapshot, reader: Reader) -> str:
+    """What goes on in the stage that runs."""
+    stage = next((t.name for t in snapshot.tasks.values() if t.name in STAGES and not t.done), "")
+    if not stage:
+        return "" if snapshot.tasks else f"flow run: {_said(snapshot.state)}"
+    nodes = [t for t in snapshot.tasks.values() if t.name.startswith(f"{stage}:")]
+    running = [t.name for t in nodes if not t.done]
+    parts = [stage]
+    if nodes:
+        parts.append(f"{len(nodes) - len(running)} nodes done")
+    # a passing line is not worth a failure; the next poll notices a server that is gone
+    with contextlib.suppress(PrefectException, httpx.HTTPError):
+        parts.append(reader.progress() or ", ".join(running[:3]))
+    return " · ".join(p for p in parts if p)
+
+
+def _care(terminal: Terminal) -> None:
+    """Restart what died; mark runs whose process is gone."""
+    if any(not service.running for service in servers.status(memory=False)):
+        servers.up(terminal.line)
+    for name in runs.reap():
+        terminal.line(f"the process of flow run {name} is gone: marked as Crashed")
+
+
+def _show_failure(reader: Reader, last: Snapshot, terminal: Terminal) -> None:
+    failed = [t for t in last.tasks.values() if t.done and not t.good]
+    nodes = [t for t in failed if ":" in t.name] or failed
+    terminal.line("")
+    for task in nodes:
+        terminal.line(f"--- {task.name}: {task.state}: {_short(task.message, 2000)}")
+    lines = [line for text in reader.logs(30) for line in condensed(text).splitlines()]
+    if lines:
+        terminal.line("--- the end of the run's log")
+        for line in lines[-40:]:
+            terminal.line(f"    {line}")
+
+
+def condensed(message: str) -> str:
+    """A log message with the frames of its traceback that lie outside this project left out."""
+    kept, inside, ours = [], False, True
+    for line in message.splitlines():
+        if line.startswith("Traceback (most recent call last)"):
+            inside = True
+        elif inside and line.startswith("  File "):
+            ours = f'"{ROOT}/' in line and "site-packages" not in line
+        elif inside and not line.startswith(" "):
+            inside, ours = False, True
+        if not inside or (ours and line.startswith(" ")):
+            kept.append(line)
+    return "\n".join(kept)
+
+
+def table(record: dict[str, Any], last: Snapshot) -> list[str]:
+    """Stage, state, seconds, headline; from run.json, or from Prefect if the run left none."""
+    rows = [
+        (s["name"], s["state"], float(s.get("seconds") or 0.0), s.get("headline") or "")
+        for s in record.get("stages", [])
+    ]
+    if not rows:
+        tasks = [t for t in sorted(last.tasks.values(), key=_order) if t.name in STAGES]
+        rows = [(t.name, t.state, t.seconds, "" if t.state == "Cached" else _short(t.message)) for t in tasks]
+    if not rows:
+        return []
+    total = sum(row[2] for row in rows)
+    lines = [f"{'stage':<10} {'state':<10} {'seconds':>8}  headline"]
+    lines += [f"{n:<10} {s:<10} {sec:>8.1f}  {_short(h)}".rstrip() for n, s, sec, h in rows]
+    return [*lines, f"{'':<10} {'':<10} {total:>8.1f}"]
+
+
+def _record(path: Path, run: UUID) -> dict[str, Any]:
+    """What the flow left of itself, if it is of this run."""
+    try:
+        record = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if record.get("flow_run_id") == str(run) else {}
+
+
+def _order(task: TaskLine) -> tuple[int, str]:
+    stage = task.name.partition(":")[0]
+    return (STAGES.index(stage) if stage in STAGES else len(STAGES), "" if task.name in STAGES else task.name)
+
+
+def _said(state: str) -> str:
+    words = {
+        "Scheduled": "waiting for the worker",
+        "Late": "waiting for the worker",
+        "Submitting": "its process starts",
+        "Pending": "its process starts",
+        "AwaitingConcurrencySlot": "waits until an earlier run of this deployment has ended",
+    }
+    return words.get(state, state)
+
+
+def _short(text: str, width: int = 110) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= width else flat[: width - 1] + "…"
+
+
+def _clock(begun: float) -> str:
+    seconds = int(time.monotonic() - begun)
+    return f"{seconds // 60:3d}:{seconds % 60:02d}"

@@ -1,0 +1,81 @@
+"""Ports of the servers: the default one, or the next free one, remembered in the state folder.
+
+Two clones on one machine must live side by side, so a taken default is no error: the next free
+port is chosen and kept, so that addresses do not move between restarts. A port that the user asked
+for (STEEL_PREFECT_PORT, STEEL_MLFLOW_PORT) and that is taken is an error, never replaced silently.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+HOST = "127.0.0.1"
+DEFAULTS = {"prefect": 4200, "mlflow": 5000}
+_TRIES = 200
+
+
+class PortError(RuntimeError):
+    """A port cannot be had; the message is one line for the user."""
+
+
+def is_free(port: int) -> bool:
+    """True if nothing listens there.
+
+    SO_REUSEADDR as the servers set it: connections of a stopped server in TIME_WAIT do not count.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+        return True
+
+
+def asked(name: str, environ: Mapping[str, str] = os.environ) -> int | None:
+    """The port the user asked for through the environment, if any."""
+    key = f"STEEL_{name.upper()}_PORT"
+    text = environ.get(key, "").strip()
+    if not text:
+        return None
+    if not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise PortError(f"{key}={text} is not a port (1 to 65535)")
+    return int(text)
+
+
+def choose(name: str, remembered: int | None, avoid: Collection[int], environ: Mapping[str, str]) -> int:
+    """The port for a server that is not running: asked for, else remembered, else the next free one."""
+    wanted = asked(name, environ)
+    if wanted is not None:
+        if wanted in avoid or not is_free(wanted):
+            raise PortError(
+                f"STEEL_{name.upper()}_PORT={wanted} is taken by another program; free it or choose another"
+            )
+        return wanted
+    if remembered and remembered not in avoid and is_free(remembered):
+        return remembered
+    first = DEFAULTS[name]
+    for port in range(first, first + _TRIES):
+        if port not in avoid and is_free(port):
+            return port
+    raise PortError(f"no free port between {first} and {first + _TRIES - 1} for the {name} server")
+
+
+def load(path: Path) -> dict[str, int]:
+    """Remembered ports; a missing or unreadable file remembers nothing."""
+    try:
+        saved = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {
+        name: saved[name] for name in DEFAULTS if isinstance(saved, dict) and isinstance(saved.get(name), int)
+    }
+
+
+def save(path: Path, ports: Mapping[str, int]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(dict(ports), indent=1) + "\n", "utf-8")

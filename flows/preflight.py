@@ -1,0 +1,203 @@
+"""Everything that can be known to be wrong before any work starts, each as one clear line.
+
+A check returns its complaint or nothing; `run()` collects them all, so that a user with two
+mistakes sees both.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flows.settings import ROOT
+from model.guard import refuse_foreign_kernels
+from tasks.config import STAGES, SteelRun
+from tasks.node import NodeError
+
+PYTHON = (3, 11)
+_ASSIGNMENT = re.compile(r"(?:^|\s+)([A-Za-z_][\w.\-]*)=")
+
+
+class Wrong(RuntimeError):
+    """What the user has to change; one line each."""
+
+
+@dataclass
+class Request:
+    """A run as it was asked for."""
+
+    profile: str = "demo"
+    until: str = "report"
+    force: list[str] = field(default_factory=list)
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+    def parameters(self) -> dict[str, Any]:
+        """As parameters of the flow."""
+        asked = {
+            "profile": self.profile,
+            "until": self.until,
+            "force": self.force,
+            "overrides": self.overrides,
+        }
+        return {key: value for key, value in asked.items() if value}
+
+
+def run(request: Request) -> SteelRun:
+    """Check the machine, then the request; returns the resolved configuration or raises Wrong."""
+    machine = [*check_python(), *check_kernels()]
+    if machine:
+        raise Wrong("\n".join(machine))
+    from tasks import profiles
+
+    try:
+        # by the same partial tree that the flow's parameters are checked with
+        profiles.Overrides.model_validate(request.overrides)
+        config = profiles.load(request.profile, request.overrides)
+    except NodeError as error:
+        raise Wrong(str(error)) from error
+    except ValueError as error:
+        raise Wrong(f"overrides: {_first_line(error)}") from error
+    wrong = [
+        *check_until(request.until),
+        *check_force(request.force, config),
+        *check_folders(config),
+        *check_compiler(config),
+    ]
+    if wrong:
+        raise Wrong("\n".join(wrong))
+    return config
+
+
+# ---------------------------------------------------------------------------------- checks
+def check_python(version: tuple[int, int] = sys.version_info[:2]) -> Iterable[str]:
+    if version != PYTHON:
+        yield (
+            f"Steel is pinned to Python {PYTHON[0]}.{PYTHON[1]}; this is {version[0]}.{version[1]}: "
+            "run `make setup` with python3.11 on the PATH"
+        )
+
+
+def check_kernels() -> Iterable[str]:
+    """The one installed package that would break transformers beside our folder of the same name."""
+    try:
+        refuse_foreign_kernels()
+    except RuntimeError as error:
+        yield str(error)
+
+
+def check_until(until: str) -> Iterable[str]:
+    if until not in STAGES:
+        yield f"there is no stage {until!r}; UNTIL is one of: {', '.join(STAGES)}"
+
+
+def check_force(force: list[str], config: SteelRun) -> Iterable[str]:
+    if not force:
+        return
+    unknown = [item for item in force if item.partition(":")[0] not in STAGES]
+    for item in unknown:
+        yield f"there is no stage {item.partition(':')[0]!r}; FORCE takes stages ({', '.join(STAGES)}) or nodes"
+    units = [item for item in force if ":" in item and item not in unknown]
+    if units:
+        from tasks import dag
+
+        nodes = dag.build(config)
+        for item in units:
+            if item not in nodes:
+                stage = item.partition(":")[0]
+                mine = ", ".join(name for name in nodes if name.partition(":")[0] == stage)
+                yield f"there is no node {item!r} in profile {config.profile}; {stage} has: {mine}"
+
+
+def check_folders(config: SteelRun) -> Iterable[str]:
+    """Folders that the profile needs and that were not given, or are not there."""
+    folders = config.runtime.folders
+    variable = {"sources": "SOURCES", "posttrain": "POSTTRAIN", "benchmarks": "BENCHMARKS"}
+    place = {"pretrain": "sources", "sft": "posttrain", "preference": "posttrain", "benchmark": "benchmarks"}
+    wanted: dict[str, list[str]] = {}
+    for name, source in config.sources.items():
+        if source.hub == "folder":
+            wanted.setdefault(source.below or place[source.use], []).append(name)
+    for below, names in wanted.items():
+        base: Path | None = getattr(folders, below)
+        if base is None:
+            yield f"profile {config.profile} needs {variable[below]}=<folder> for {', '.join(names)}"
+        elif not resolve(base).is_dir():
+            yield f"{variable[below]}={base}: there is no such folder"
+        else:
+            for name in names:
+                if not (resolve(base) / config.sources[name].dataset).exists():
+                    yield f"{variable[below]}={base}: no {config.sources[name].dataset!r} in it (source {name})"
+    if config.tokenize.tokenizer == "folder":
+        if folders.tokenizer is None:
+            yield f"profile {config.profile} needs TOKENIZER=<folder> with a tokenizer.json"
+        elif not resolve(folders.tokenizer).is_dir():
+            yield f"TOKENIZER={folders.tokenizer}: there is no such folder"
+
+
+def check_compiler(config: SteelRun) -> Iterable[str]:
+    """torch.compile needs a C++ compiler while it runs; installing needed one anyway."""
+    if config.runtime.compile and not shutil.which("g++"):
+        yield "runtime.compile is on, and there is no g++ on the PATH: install it (Debian: apt-get install g++)"
+
+
+# ------------------------------------------------------------------------------- overrides
+def resolve(path: Path) -> Path:
+    """A path as the flow run sees it: relative ones start at the repository's root."""
+    return path if path.is_absolute() else ROOT / path
+
+
+def assignments(text: str) -> dict[str, Any]:
+    """Overrides from `a.b=1 c={"d": 2}`: dotted keys, YAML values; a value may hold spaces.
+
+    >>> assignments("pretrain.steps=200 runtime.nproc=1")
+    {'pretrain': {'steps': 200}, 'runtime': {'nproc': 1}}
+    """
+    starts = list(_ASSIGNMENT.finditer(text))
+    if text.strip() and (not starts or text[: starts[0].start()].strip()):
+        raise Wrong(f"SET wants key=value pairs, such as SET='pretrain.steps=200'; got {text.strip()!r}")
+    tree: dict[str, Any] = {}
+    for found, following in zip_longest(starts, starts[1:]):
+        value = text[found.end() : following.start() if following else len(text)].strip()
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise Wrong(f"SET: {found[1]}={value} is not a value: {_first_line(error)}") from error
+        _put(tree, found[1].split("."), parsed)
+    return tree
+
+
+def folder_overrides(folders: Mapping[str, str | None]) -> dict[str, Any]:
+    """SOURCES=… and its like as overrides: relative to the shell's folder, so made absolute here."""
+    given = {k: str(Path(v).expanduser().resolve()) for k, v in folders.items() if v}
+    return {"runtime": {"folders": given}} if given else {}
+
+
+def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:
+    for part in path[:-1]:
+        below = tree.setdefault(part, {})
+        if not isinstance(below, dict):
+            raise Wrong(f"SET gives {part} twice: as a value and as a tree")
+        tree = below
+    tree[path[-1]] = value
+
+
+def _first_line(error: Exception) -> str:
+    """pydantic's first complaint, or an error's first line."""
+    details = getattr(error, "errors", None)
+    if callable(details):
+        first = details()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return (
+            f"there is no setting {where!r}"
+            if first["type"] == "extra_forbidden"
+            else f"{where}: {first['msg']}"
+        )
+    return str(error).splitlines()[0]

@@ -1,0 +1,158 @@
+"""Long-lived child processes that outlive the command that started them.
+
+A process is remembered as (pid, start time): a pid alone may belong to someone else after a reboot.
+Children get their own session (Ctrl-C in the terminal is not for them), output to a file, and the
+default SIGINT handler: a shell's background job inherits SIGINT ignored, and Prefect, which turns
+SIGTERM into SIGINT, would then not stop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+
+@dataclass(frozen=True)
+class Record:
+    """A process that we started: enough to know it again."""
+
+    pid: int
+    started: float
+    command: list[str]
+
+    def process(self) -> psutil.Process | None:
+        """The living process, or None if it is gone or the pid is another's now."""
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.started) < 1.0
+            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        except psutil.NoSuchProcess:
+            return None
+
+
+def start(command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path) -> Record:
+    """Start a process in its own session; what it says goes to `log` (the last start only)."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    if log.exists():
+        log.replace(log.with_suffix(".previous.log"))
+    with open(log, "wb") as sink:
+        child = subprocess.Popen(
+            list(command),
+            env=dict(env),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_default_signals,
+        )
+    return Record(child.pid, psutil.Process(child.pid).create_time(), list(command))
+
+
+def _default_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def stop(
+    records: Mapping[str, Record], *, grace: float, say: Callable[[str], None] = lambda text: None
+) -> list[str]:
+    """Terminate processes together, with their children; kill what is left after `grace` seconds.
+
+    Returns the names of those that were running.
+    """
+    alive = {name: p for name, r in records.items() if (p := r.process()) is not None}
+    family: list[psutil.Process] = []
+    for process in alive.values():
+        family += [*_children(process), process]
+    for process in alive.values():
+        _signal(process, signal.SIGTERM)
+    _, left = psutil.wait_procs(list(alive.values()), timeout=grace)
+    for process in left:
+        say(f"process {process.pid} did not stop in {grace:.0f} s: killing it")
+    # children of a server that was killed, or that it forgot
+    for process in family:
+        if process.is_running():
+            _signal(
+                process,
+                signal.SIGKILL if process in left or process not in alive.values() else signal.SIGTERM,
+            )
+    psutil.wait_procs(family, timeout=5)
+    return list(alive)
+
+
+def _signal(process: psutil.Process, number: int) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.send_signal(number)  # psutil refuses a pid that was given to another process
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def memory(record: Record) -> int:
+    """Bytes of a process and its children, shared pages counted once (proportional set size)."""
+    process, total = record.process(), 0
+    for each in [process, *_children(process)] if process else []:
+        try:
+            total += each.memory_full_info().pss if hasattr(each, "memory_full_info") else 0
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return total
+
+
+def load(path: Path) -> dict[str, Record]:
+    try:
+        saved = json.loads(path.read_text("utf-8"))
+        return {name: Record(**fields) for name, fields in saved.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise RuntimeError(
+            f"{path} is unreadable ({error}): stop the servers by hand, then delete it"
+        ) from error
+
+
+def save(path: Path, records: Mapping[str, Record]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(json.dumps({k: asdict(v) for k, v in records.items()}, indent=1) + "\n", "utf-8")
+    aside.replace(path)
+
+
+def tail(path: Path, lines: int = 20) -> str:
+    """The last lines of a log."""
+    try:
+        with open(path, "rb") as handle:
+            handle.seek(0, os.SEEK_END)
+            handle.seek(max(0, handle.tell() - 64 * 1024))
+            text = handle.read().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def wait_until(
+    ready: Callable[[], bool], alive: Callable[[], bool], *, timeout: float, poll: float = 0.1
+) -> str:
+    """Poll until ready; "" when it is, else "ended" or "timeout"."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        if ready():
+            return ""
+        if not alive():
+            return "ended"
+        time.sleep(poll)
+    return "timeout"

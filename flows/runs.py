@@ -1,0 +1,207 @@
+"""Flow runs, from the outside: trigger one, read how it goes, clear away those that nobody runs.
+
+Imports Prefect at its top, and Prefect reads its settings when imported: import this module only
+after `servers.up()` has set the environment.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import psutil
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterType,
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    LogFilter,
+    LogFilterFlowRunId,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort, LogSort
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.states import Crashed
+
+from flows.settings import POOL
+
+FLOW = "steel"
+_UNSTARTED = timedelta(seconds=60)
+"""A Pending run without a process: its worker is about to start it, or died before it could."""
+
+
+class RunError(RuntimeError):
+    """A run cannot be triggered or read; one line for the user."""
+
+
+@dataclass(frozen=True)
+class TaskLine:
+    """A stage or a node, as Prefect has it now."""
+
+    name: str
+    state: str
+    done: bool
+    good: bool
+    seconds: float
+    message: str
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A flow run at one moment."""
+
+    state: str
+    done: bool
+    good: bool
+    message: str
+    tasks: Mapping[str, TaskLine] = field(default_factory=dict)
+
+
+def trigger(deployment: str, parameters: Mapping[str, Any]) -> UUID:
+    """Create a run of `steel/<deployment>`; the worker picks it up."""
+    with get_client(sync_client=True) as client:
+        found = client.read_deployment_by_name(f"{FLOW}/{deployment}")
+        try:
+            return client.create_flow_run_from_deployment(found.id, parameters=dict(parameters)).id
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code not in (409, 422):
+                raise
+            detail = error.response.json().get("detail", error.response.text)
+            raise RunError(f"Prefect refuses the parameters: {detail}") from error
+
+
+def latest() -> UUID | None:
+    """The newest run of the flow."""
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW])),
+            sort=FlowRunSort.START_TIME_DESC,
+            limit=1,
+        )
+    return runs[0].id if runs else None
+
+
+class Reader:
+    """One connection that reads a flow run again and again."""
+
+    def __init__(self, run: UUID):
+        self.run = run
+        self._client: SyncPrefectClient = get_client(sync_client=True)
+
+    def __enter__(self) -> Reader:
+        self._client.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._client.__exit__(*error)
+
+    def flow_run(self) -> FlowRun:
+        return self._client.read_flow_run(self.run)
+
+    def snapshot(self) -> Snapshot:
+        run = self.flow_run()
+        tasks: dict[str, TaskLine] = {}
+        if run.state_type != StateType.SCHEDULED:
+            filters = FlowRunFilter(id=FlowRunFilterId(any_=[self.run]))
+            found = self._client.read_task_runs(flow_run_filter=filters, limit=200)
+            for task in sorted(found, key=lambda t: t.created or datetime.now(UTC)):
+                state = task.state
+                tasks[task.name] = TaskLine(  # a retried run has older ones of the same name
+                    task.name,
+                    (state.name or state.type.value.title()) if state else "Pending",
+                    bool(state and state.is_final()),
+                    bool(state and state.is_completed()),
+                    task.total_run_time.total_seconds() if task.total_run_time else 0.0,
+                    (state.message or "") if state else "",
+                )
+        state = run.state
+        return Snapshot(
+            (state.name or state.type.value.title()) if state else "Unknown",
+            bool(state and state.is_final()),
+            bool(state and state.is_completed()),
+            (state.message or "") if state else "",
+            tasks,
+        )
+
+    def progress(self) -> str:
+        """What the newest progress bar says, such as `pretrain: step 120 of 700 … 17 %`."""
+        found = self._client.read_artifacts(
+            artifact_filter=ArtifactFilter(
+                flow_run_id=ArtifactFilterFlowRunId(any_=[self.run]),
+                type=ArtifactFilterType(any_=["progress"]),
+            ),
+            limit=20,
+        )
+        bars = [a for a in found if isinstance(a.data, (int, float)) and a.data < 100]
+        if not bars:
+            return ""
+        newest = max(bars, key=lambda a: a.updated or a.created)
+        return f"{newest.description or ''} ({newest.data:.0f} %)"
+
+    def logs(self, lines: int = 30) -> list[str]:
+        """The last lines of the run's log, oldest first."""
+        found = self._client.read_logs(
+            log_filter=LogFilter(flow_run_id=LogFilterFlowRunId(any_=[self.run])),
+            limit=lines,
+            sort=LogSort.TIMESTAMP_DESC,
+        )
+        return [line.message for line in reversed(found)]
+
+
+def reap() -> list[str]:
+    """Mark runs Crashed whose process is gone; returns their names.
+
+    When a worker is killed together with its run, nobody tells the server; the automation of
+    flows.deploy notices after three missed heartbeats, and until then the next run would wait for
+    the deployment's only slot. On this machine we can simply look.
+    """
+    crashed = []
+    with get_client(sync_client=True) as client:
+        running = FlowRunFilterState(
+            type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
+        )
+        runs = client.read_flow_runs(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW])),
+            flow_run_filter=FlowRunFilter(state=running),
+            limit=200,
+        )
+        alive = _living() if runs else {}
+        for run in runs:
+            if str(run.id) in alive or run.work_pool_name != POOL:
+                continue  # another pool's workers may be on other machines
+            since = run.state.timestamp if run.state else run.created
+            starting = run.state_type == StateType.PENDING or run.infrastructure_pid is None
+            if starting and since and datetime.now(UTC) - since < _UNSTARTED:
+                continue
+            # a run that has ended well a moment ago has no process either: ask again before judging
+            time.sleep(1)
+            again = client.read_flow_run(run.id)
+            if again.state and again.state.is_final():
+                continue
+            client.set_flow_run_state(run.id, Crashed(message="Its process is gone."), force=True)
+            crashed.append(run.name)
+    return crashed
+
+
+def _living() -> dict[str, int]:
+    """Flow run id → pid of the process that executes it, for all processes of this user."""
+    found = {}
+    for process in psutil.process_iter(["cmdline"]):
+        try:
+            if any("prefect" in part for part in process.info["cmdline"] or []):
+                run = process.environ().get("PREFECT__FLOW_RUN_ID")
+                if run:
+                    found[run] = process.pid
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found

@@ -1,0 +1,211 @@
+"""The servers of a clone: Prefect server, MLflow server and a process worker, on 127.0.0.1.
+
+`up()` is idempotent: what runs and answers is left alone, what died is started again, and all three
+start beside each other as far as they can (the worker and the deployments need Prefect's API).
+`down()` ends them by pid. State, ports and logs: flows.settings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows import ports, processes
+from flows.ports import HOST
+from flows.settings import POOL, Addresses, State, auth_string, clean_environment, write_client_files
+
+START_SECONDS = 180
+"""How long a server may take to answer: a first start on a busy 2-core machine takes up to 50 s."""
+
+Say = Callable[[str], None]
+
+
+class ServerError(RuntimeError):
+    """A server does not start; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """One of the three, as it is now."""
+
+    name: str
+    running: bool
+    answers: bool
+    address: str
+    pid: int | None
+    memory: int
+    log: Path
+
+
+def up(say: Say = print) -> Addresses:
+    """Start what does not run, deploy what changed; returns the addresses."""
+    state = State.default()
+    state.make()
+    with _locked(state):
+        started = time.monotonic()
+        at, auth = _choose_ports(state), auth_string(state)
+        records = processes.load(state.processes)
+        environment = clean_environment(state, at, auth)
+        write_client_files(state, at, auth)
+
+        def ensure(name: str) -> bool:
+            """True if it had to be started."""
+            old = records.get(name)
+            if old and old.process() and (_answers(name, at) or _wait(name, old, at, state, 20) == ""):
+                return False
+            if old:
+                if old.process():
+                    say(f"{name}: runs but does not answer; starting it again")
+                    processes.stop({name: old}, grace=10, say=say)
+                else:
+                    say(f"{name}: process {old.pid} is gone; starting it again")
+            records[name] = processes.start(
+                _command(name, at, state), env=environment, cwd=state.root, log=state.log(name)
+            )
+            processes.save(state.processes, records)
+            return True
+
+        fresh = [name for name in ("prefect", "mlflow") if ensure(name)]
+        with ThreadPoolExecutor(2) as pool:
+            waiting = {
+                name: pool.submit(_wait, name, records[name], at, state, START_SECONDS) for name in fresh
+            }
+            os.environ.update(environment)  # before Prefect is imported: it reads its settings once
+            from flows import deploy  # a second of imports, while the servers start
+
+            _check("prefect", waiting, state)
+            deploy.make_pool()
+            deploying = pool.submit(deploy.deploy, state, at, environment, say)
+            if ensure("worker"):
+                fresh.append("worker")
+            deploying.result()
+            _check("mlflow", waiting, state)
+        died = [name for name, record in records.items() if not record.process()]
+        if died:
+            raise ServerError(_failure(died[0], "ended", state))
+    if fresh:
+        say(f"started {', '.join(fresh)} in {time.monotonic() - started:.0f} s")
+    return at
+
+
+def down(say: Say = print) -> list[str]:
+    """Stop the worker, then the servers; returns the names of those that ran."""
+    state = State.default()
+    if not state.processes.exists():
+        return []
+    with _locked(state):
+        records = processes.load(state.processes)
+        worker = {k: v for k, v in records.items() if k == "worker"}
+        rest = {k: v for k, v in records.items() if k != "worker"}
+        # runs of the worker write a checkpoint when asked to stop: give them the time
+        stopped = processes.stop(worker, grace=40, say=say) + processes.stop(rest, grace=15, say=say)
+        state.processes.unlink()
+    return stopped
+
+
+def status(memory: bool = True) -> list[Service]:
+    """How the three are; adding up memory takes a tenth of a second."""
+    state = State.default()
+    records = processes.load(state.processes)
+    at = addresses(state)
+    services = []
+    for name in ("prefect", "mlflow", "worker"):
+        record = records.get(name)
+        running = bool(record and record.process())
+        address = {"prefect": at.prefect, "mlflow": at.mlflow}.get(name, f"pool {POOL}") if at else ""
+        services.append(
+            Service(
+                name,
+                running,
+                running and at is not None and _answers(name, at),
+                address,
+                record.pid if running else None,
+                processes.memory(record) if running and memory else 0,
+                state.log(name),
+            )
+        )
+    return services
+
+
+def addresses(state: State) -> Addresses | None:
+    """Where the servers are, or were when they last ran."""
+    known = ports.load(state.ports)
+    return Addresses(known["prefect"], known["mlflow"]) if len(known) == 2 else None
+
+
+# ----------------------------------------------------------------------------------- inside
+def _choose_ports(state: State) -> Addresses:
+    known, records, chosen = ports.load(state.ports), processes.load(state.processes), {}
+    for name in ports.DEFAULTS:
+        record = records.get(name)
+        running = known.get(name) if record and record.process() else None
+        wanted = ports.asked(name)
+        if running and wanted in (None, running):
+            chosen[name] = running
+        elif running:
+            raise ports.PortError(
+                f"the {name} server already runs on port {running}; `make down` first, to move it to {wanted}"
+            )
+        else:
+            chosen[name] = ports.choose(name, known.get(name), chosen.values(), os.environ)
+    ports.save(state.ports, chosen)
+    return Addresses(chosen["prefect"], chosen["mlflow"])
+
+
+def _command(name: str, at: Addresses, state: State) -> list[str]:
+    python = [sys.executable, "-m"]
+    if name == "prefect":
+        return [*python, "prefect", "server", "start", "--host", HOST, "--port", str(at.prefect_port)]
+    if name == "mlflow":
+        # one worker and no job runner: 0.5 GB instead of 2.4
+        database = f"sqlite:///{state.mlflow_home}/mlflow.db"
+        return [
+            *[*python, "mlflow", "server", "--host", HOST, "--port", str(at.mlflow_port), "--workers", "1"],
+            *["--backend-store-uri", database, "--artifacts-destination", f"{state.mlflow_home}/artifacts"],
+        ]
+    return [*python, "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", "steel"]
+
+
+def _answers(name: str, at: Addresses) -> bool:
+    if name == "worker":
+        return True  # it listens nowhere; Prefect shows its heartbeat
+    url = f"{at.api}/health" if name == "prefect" else f"{at.mlflow}/health"
+    try:
+        with urllib.request.urlopen(url, timeout=5) as reply:
+            return reply.status == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _wait(name: str, record: processes.Record, at: Addresses, state: State, timeout: float) -> str:
+    return processes.wait_until(
+        lambda: _answers(name, at), lambda: record.process() is not None, timeout=timeout, poll=0.2
+    )
+
+
+def _check(name: str, waiting: dict, state: State) -> None:
+    problem = waiting[name].result() if name in waiting else ""
+    if problem:
+        raise ServerError(_failure(name, problem, state))
+
+
+def _failure(name: str, problem: str, state: State) -> str:
+    what = "ended at once" if problem == "ended" else f"did not answer within {START_SECONDS} s"
+    return f"the {name} process {what}; the end of {state.log(name)}:\n{processes.tail(state.log(name))}"
+
+
+@contextlib.contextmanager
+def _locked(state: State) -> Iterator[None]:
+    """One `up` or `down` at a time."""
+    with open(state.folder / "lock", "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

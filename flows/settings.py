@@ -1,0 +1,217 @@
+"""Where this clone keeps the state of its servers, and how Prefect and MLflow are set.
+
+The state folder is `.steel/` in the clone, or STEEL_STATE (tests use it). It holds Prefect's home
+and database, MLflow's database and artifacts, the chosen ports, the processes and their logs;
+nothing is written to the user's home.
+
+Settings are written once, as the tree of Prefect's own configuration file, and derived from it:
+- `variables()`: environment of everything that Steel starts;
+- `prefect.toml` in the repository's root (only for the default state folder): `prefect …` finds the
+  servers in any shell there;
+- `<state>/env`: sourced by `.venv/bin/activate` (`make setup` appends that line), because the
+  `mlflow` commands read nothing but the environment. With another state folder: `. <state>/env`.
+
+Security. Both servers listen on 127.0.0.1 only. Prefect's defaults let any web page that is open on
+this machine start flows (CORS `*`, no CSRF token); here only its own origin may, and CSRF tokens are
+required. MLflow checks host and origin itself. A password is off by default, so that the page opens
+and commands work at once; with STEEL_AUTH=1 a random one is made (kept in `<state>/auth`, readable by
+the user alone), the servers' clients find it by themselves and the Prefect page asks for it. Set it
+where other people have accounts on the machine.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.ports import HOST
+
+ROOT = Path(__file__).resolve().parent.parent
+POOL = "steel-local"
+
+
+@dataclass(frozen=True)
+class State:
+    """The state folder and what lies where in it."""
+
+    folder: Path
+    root: Path = ROOT
+
+    @classmethod
+    def default(cls) -> State:
+        moved = os.environ.get("STEEL_STATE", "").strip()
+        return cls(Path(moved).expanduser().resolve() if moved else ROOT / ".steel")
+
+    @property
+    def is_default(self) -> bool:
+        return self.folder == self.root / ".steel"
+
+    @property
+    def prefect_home(self) -> Path:
+        return self.folder / "prefect"
+
+    @property
+    def mlflow_home(self) -> Path:
+        return self.folder / "mlflow"
+
+    @property
+    def ports(self) -> Path:
+        return self.folder / "ports.json"
+
+    @property
+    def processes(self) -> Path:
+        return self.folder / "processes.json"
+
+    @property
+    def deployed(self) -> Path:
+        return self.folder / "deployed.json"
+
+    @property
+    def env(self) -> Path:
+        return self.folder / "env"
+
+    @property
+    def auth(self) -> Path:
+        return self.folder / "auth"
+
+    def log(self, service: str) -> Path:
+        return self.folder / "logs" / f"{service}.log"
+
+    def make(self) -> None:
+        for path in (self.prefect_home, self.mlflow_home, self.folder / "logs"):
+            path.mkdir(parents=True, exist_ok=True)
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where the servers are."""
+
+    prefect_port: int
+    mlflow_port: int
+
+    @property
+    def prefect(self) -> str:
+        return f"http://{HOST}:{self.prefect_port}"
+
+    @property
+    def api(self) -> str:
+        return f"{self.prefect}/api"
+
+    @property
+    def mlflow(self) -> str:
+        return f"http://{HOST}:{self.mlflow_port}"
+
+
+def auth_string(state: State) -> str:
+    """`user:password` for the Prefect API if STEEL_AUTH=1, else ""; made at first use."""
+    if os.environ.get("STEEL_AUTH", "") not in ("1", "true", "yes"):
+        return ""
+    if not state.auth.exists():
+        state.folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(state.auth, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w") as out:
+            out.write(f"steel:{secrets.token_urlsafe(24)}\n")
+    return state.auth.read_text("utf-8").strip()
+
+
+def prefect_settings(state: State, at: Addresses, auth: str = "") -> dict[str, Any]:
+    """Every Prefect setting that differs from the default, as the tree of prefect.toml."""
+    origins = f"http://{HOST}:{at.prefect_port},http://localhost:{at.prefect_port}"
+    settings: dict[str, Any] = {
+        "home": str(state.prefect_home),
+        "api": {"url": at.api},
+        "server": {
+            "analytics_enabled": False,
+            "api": {
+                "host": HOST,
+                "port": at.prefect_port,
+                "csrf_protection_enabled": True,
+                "cors_allowed_origins": origins,
+            },
+            # a busy 2-core machine: SQLite answers late, and late must not mean "database is locked"
+            "database": {"timeout": 60.0, "connection_timeout": 60.0},
+            "ui": {"show_promotional_content": False},
+        },
+        "worker": {"query_seconds": 1.0},
+        # the shortest beat Prefect takes; the automation in flows.deploy waits for three
+        "flows": {"heartbeat_frequency": 30},
+        "results": {"default_serializer": "json"},
+        "logging": {"colors": False},
+        "telemetry": {"enable_resource_metrics": False},
+    }
+    if auth:
+        settings["api"]["auth_string"] = auth
+        settings["server"]["api"]["auth_string"] = auth
+    return settings
+
+
+def variables(state: State, at: Addresses, auth: str = "") -> dict[str, str]:
+    """The environment of every process that Steel starts, beside what it inherits."""
+    return {
+        **dict(_flat(prefect_settings(state, at, auth))),
+        "MLFLOW_TRACKING_URI": at.mlflow,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "DO_NOT_TRACK": "1",
+        "STEEL_HOME": str(state.root),
+        "STEEL_STATE": str(state.folder),
+        "PYTHONPATH": str(state.root),
+    }
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "PREFECT"):
+    """Prefect names a setting's variable after its place in the tree."""
+    for key, value in tree.items():
+        name = f"{prefix}_{key.upper()}"
+        if isinstance(value, Mapping):
+            yield from _flat(value, name)
+        else:
+            yield name, str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def clean_environment(state: State, at: Addresses, auth: str = "") -> dict[str, str]:
+    """os.environ without the user's own Prefect and MLflow settings, plus ours.
+
+    A PREFECT_API_URL that points to a company's server must not catch this clone's processes.
+    """
+    inherited = {
+        k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_")) and k != "PYTHONPATH"
+    }
+    return {**inherited, **variables(state, at, auth)}
+
+
+def write_client_files(state: State, at: Addresses, auth: str = "") -> None:
+    """Let the literal `prefect …` and `mlflow …` commands find the servers (see the module's text)."""
+    wanted = {
+        "MLFLOW_TRACKING_URI": at.mlflow,
+        "PREFECT_API_URL": at.api,
+        "PREFECT_HOME": str(state.prefect_home),
+        "STEEL_HOME": str(state.root),  # prefect.yaml asks for it: `prefect deploy --all`
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        **({"PREFECT_API_AUTH_STRING": auth} if auth else {}),
+        **({} if state.is_default else {"STEEL_STATE": str(state.folder)}),
+    }
+    note = "# Written by `make up`: addresses of this clone's servers.\n"
+    lines = "".join(f"export {k}={shlex.quote(v)}\n" for k, v in wanted.items())
+    _write_private(state.env, note + lines)
+    if state.is_default:
+        import tomli_w
+
+        _write_private(state.root / "prefect.toml", note + tomli_w.dumps(prefect_settings(state, at, auth)))
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file that may hold the password: for the user's eyes only, and never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with os.fdopen(
+        os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
+    ) as out:
+        out.write(text)
+    aside.replace(path)
