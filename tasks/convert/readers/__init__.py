@@ -1,0 +1,59 @@
+"""One small module per source schema; the module's name is the reader's name in a profile.
+
+A reader says which files it reads, how raw values come out of them and what becomes of one value.
+To add a schema: write a module with a `READER` here, and name it in the profile's `reader:`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.convert.formats import JSON_SUFFIXES, Items, json_items
+
+
+class Options(BaseModel):
+    """Base of a reader's options (`options:` of a source); a typo is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How one schema is read."""
+
+    convert: Callable[[dict[str, Any], Any, str], dict[str, Any]]
+    """(raw object, options, file) -> record without id, source and language; raises Malformed
+    or Unwanted."""
+    makes: Literal["pretrain", "sft", "preference", "benchmark"] = "pretrain"
+    """What its output can be used for; `pretrain` records that are dialogues can be tuned on too."""
+    items: Callable[[Path, int], Items] = json_items
+    suffixes: tuple[str, ...] = JSON_SUFFIXES
+    options: type[Options] = Options
+    place: Callable[[str], tuple[str, str] | None] | None = None
+    """Benchmarks: file -> (subject, split), or None for a file that holds no questions."""
+
+    def suits(self, use: str) -> bool:
+        """Whether a source with this use can have this reader."""
+        exclusive = {"preference", "benchmark"}
+        return self.makes == use or not exclusive & {self.makes, use}
+
+
+def names() -> list[str]:
+    """The readers that exist; a module with a leading underscore is a helper."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+
+
+@cache
+def load(name: str) -> Reader:
+    """The reader of this name. Raises KeyError when there is none."""
+    if name not in names():
+        raise KeyError(name)
+    return importlib.import_module(f"{__name__}.{name}").READER

@@ -1,0 +1,11 @@
+"""Ruozhiba: trick questions of a forum with edited answers, `{"instruction", "output"}`."""
+
+from tasks.convert.readers import Reader
+from tasks.convert.readers._instruction import exchange
+
+
+def convert(item, options, file):
+    return exchange(item)
+
+
+READER = Reader(convert, makes="sft")

@@ -1,0 +1,18 @@
+"""ShareGPT's form: `{"conversations": [{"from", "value"}]}`, or `{"messages": [{"role", "content"}]}`."""
+
+from tasks.convert.readers import Reader
+from tasks.convert.readers._conversation import turns, whole
+from tasks.convert.records import a_list, dialogue, optional
+
+
+def convert(item, options, file):
+    if "messages" in item and "conversations" not in item:
+        found = turns(a_list(item, "messages"), "role", "content")
+    else:
+        found = turns(a_list(item, "conversations"))
+    if system := optional(item, "system"):
+        found.insert(0, ("system", system))
+    return dialogue(*whole(found))
+
+
+READER = Reader(convert, makes="sft")
