@@ -16,14 +16,14 @@ model scores then, it scores without reading the question (`options-only`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from tasks.evaluate.benchmarks import Question
+from tasks.tokenize.chat import SYSTEM, TextEncoder, render_chat
 
 Form = Literal["plain", "chat"]
 
 LETTERS = "ABCD"
-SYSTEM = "You are a helpful assistant."
 PLAIN = {"zh": "问题：{question}\n答案：", "en": "Question: {question}\nAnswer: "}
 NEUTRAL = {"zh": "请回答。", "en": "Please answer."}
 LETTERED = {
@@ -33,62 +33,59 @@ LETTERED = {
 
 
 def cloze(
-    tokenizer: Any, questions: Sequence[Question], form: Form, blank: bool = False
+    encoder: TextEncoder, questions: Sequence[Question], form: Form, blank: bool = False
 ) -> tuple[list[list[int]], list[list[list[int]]]]:
     """Prompt and option ids per question.
 
-    Prompt and option are tokenized together, as the model met such text in training, and split where
-    the four sequences part: a token across the seam belongs to the option.
+    In the chat form a reply is encoded by itself, as training and generation do. Plainly, prompt and
+    option are encoded together, as pre-training met such text, and split where the four sequences
+    part: a token across the seam belongs to the option.
     """
-    texts: list[str] = []
-    for question in questions:
-        asked = NEUTRAL[_wording(question)] if blank else question.question
-        if form == "chat":
-            prompt = chat_prompt(tokenizer, [{"role": "user", "content": asked}])
-        else:
-            prompt = PLAIN[_wording(question)].format(question=asked)
-        texts.append(prompt)
-        texts += [prompt + choice for choice in question.choices]
-    encoded = iter(encode(tokenizer, texts))
     prompts, options = [], []
     for question in questions:
-        alone = next(encoded)
-        whole = [next(encoded) for _ in question.choices]
-        seam = min(min(_common(alone, ids), len(ids) - 1) for ids in whole)
-        prompts.append(alone[:seam])
-        options.append([ids[seam:] for ids in whole])
+        wording = _wording(question)
+        asked = NEUTRAL[wording] if blank else question.question
+        if form == "chat":
+            prompts.append(_chat(encoder, [{"role": "user", "content": asked}]))
+            options.append([_ids(encoder, choice) for choice in question.choices])
+        else:
+            prompt = PLAIN[wording].format(question=asked)
+            alone = _ids(encoder, prompt)
+            whole = [_ids(encoder, prompt + choice) for choice in question.choices]
+            seam = min(min(_common(alone, ids), len(ids) - 1) for ids in whole)
+            prompts.append(alone[:seam])
+            options.append([ids[seam:] for ids in whole])
     return prompts, options
 
 
-def lettered(tokenizer: Any, questions: Sequence[Question], blank: bool = False) -> list[list[int]]:
+def lettered(encoder: TextEncoder, questions: Sequence[Question], blank: bool = False) -> list[list[int]]:
     """Prompt ids up to the first token of the assistant's reply."""
-    texts = []
+    prompts = []
     for question in questions:
-        asked = NEUTRAL[_wording(question)] if blank else question.question
+        wording = _wording(question)
+        asked = NEUTRAL[wording] if blank else question.question
         options = "\n".join(f"{x}. {c}" for x, c in zip(LETTERS, question.choices, strict=True))
-        content = LETTERED[_wording(question)].format(question=asked, options=options)
+        content = LETTERED[wording].format(question=asked, options=options)
         turns = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": content}]
-        texts.append(chat_prompt(tokenizer, turns))
-    return encode(tokenizer, texts)
+        prompts.append(_chat(encoder, turns))
+    return prompts
 
 
-def letter_ids(tokenizer: Any) -> list[int]:
+def letter_ids(encoder: TextEncoder) -> list[int]:
     """The token of each letter where a reply begins; one token each, or the protocol has no meaning."""
-    ids = [tokenizer.encode(letter, add_special_tokens=False) for letter in LETTERS]
+    ids = [_ids(encoder, letter) for letter in LETTERS]
     if any(len(i) != 1 for i in ids):
         raise ValueError("the tokenizer has no single token for each of the letters A, B, C and D")
     return [i[0] for i in ids]
 
 
-def chat_prompt(tokenizer: Any, turns: list[dict[str, str]]) -> str:
-    """The conversation in the tokenizer's chat template, open for the assistant's reply."""
-    return tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+def _chat(encoder: TextEncoder, turns: list[dict[str, str]]) -> list[int]:
+    """The conversation, open for the assistant's reply."""
+    return render_chat(encoder, turns, generation_prompt=True)[0]
 
 
-def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    if not texts:
-        return []
-    return tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
+def _ids(encoder: TextEncoder, text: str) -> list[int]:
+    return [int(i) for i in encoder.encode(text)]
 
 
 def _wording(question: Question) -> str:

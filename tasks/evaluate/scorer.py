@@ -11,6 +11,7 @@ from tasks.evaluate import protocols
 from tasks.evaluate.benchmarks import Question
 from tasks.evaluate.protocols import Form
 from tasks.node import NodeError
+from tasks.tokenize.chat import TextEncoder
 
 CONTROL = "options-only"
 
@@ -34,14 +35,14 @@ class Task:
 def run(task: Task) -> list[dict[str, Any]]:
     """Load the model, ask everything, hand back one answer per question, protocol and control."""
     import torch
-    from transformers import AutoTokenizer
 
     from model import scoring
+    from tasks.tokenize.encode import shared_encoder
 
     device = scoring.resolve_device(task.device)
     if device == "cpu":
         torch.set_num_threads(1)  # the workers share the cores, and the bytes depend on the thread count
-    tokenizer = AutoTokenizer.from_pretrained(str(task.tokenizer))
+    encoder = shared_encoder(str(task.tokenizer))
     if task.untrained_seed is None:
         model = scoring.load(task.export, device)
     else:
@@ -49,7 +50,7 @@ def run(task: Task) -> list[dict[str, Any]]:
     answers = []
     for protocol in task.protocols:
         for blank in (False, True) if task.controls else (False,):
-            scores = ask(model, tokenizer, task.questions, protocol, task.form, blank, task.batch_tokens)
+            scores = ask(model, encoder, task.questions, protocol, task.form, blank, task.batch_tokens)
             answers += [
                 answer(q, s, protocol, task.form, blank) for q, s in zip(task.questions, scores, strict=True)
             ]
@@ -58,7 +59,7 @@ def run(task: Task) -> list[dict[str, Any]]:
 
 def ask(
     model: Any,
-    tokenizer: Any,
+    encoder: TextEncoder,
     questions: Sequence[Question],
     protocol: str,
     form: Form,
@@ -69,14 +70,14 @@ def ask(
     from model import scoring
 
     if protocol == "cloze":
-        prompts, options = protocols.cloze(tokenizer, questions, form, blank)
+        prompts, options = protocols.cloze(encoder, questions, form, blank)
         room = [_context(model) - max(map(len, o)) for o in options]
         prompts = [p[-r:] for p, r in zip(prompts, room, strict=True)]
         found = scoring.choice_logprobs(model, prompts, options, batch_tokens)
         return [[total / tokens for total, tokens in scores] for scores in found]
     if protocol == "paper-first-token":
-        prompts = [p[-_context(model) :] for p in protocols.lettered(tokenizer, questions, blank)]
-        return scoring.first_token_logprobs(model, prompts, protocols.letter_ids(tokenizer), batch_tokens)
+        prompts = [p[-_context(model) :] for p in protocols.lettered(encoder, questions, blank)]
+        return scoring.first_token_logprobs(model, prompts, protocols.letter_ids(encoder), batch_tokens)
     raise NodeError(f"unknown protocol {protocol!r}")
 
 

@@ -8,22 +8,44 @@ import torch
 from model import scoring
 
 
-@pytest.fixture(scope="module")
-def model():
+def qwen2():
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=101,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=48,
-        max_position_embeddings=128,
-        initializer_range=0.3,
+    return Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=101,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            intermediate_size=48,
+            max_position_embeddings=128,
+            initializer_range=0.3,
+        )
     )
-    return Qwen2ForCausalLM(config).eval()
+
+
+def steel():
+    from model.steel import SteelConfig, SteelForCausalLM
+
+    return SteelForCausalLM(
+        SteelConfig(
+            vocab_size=101,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            num_experts=3,
+            max_position_embeddings=128,
+            initializer_range=0.3,
+        )
+    )
+
+
+@pytest.fixture(scope="module", params=[qwen2, steel])
+def model(request):
+    torch.manual_seed(0)
+    return request.param().eval()
 
 
 @torch.inference_mode()
@@ -160,3 +182,24 @@ def test_sampling_depends_on_the_seed_alone(model):
 
     assert draw(1, ["4 9", "7"])[1] == draw(1, ["7"])[0]
     assert draw(1, ["4 9"]) != draw(2, ["4 9"])
+
+
+def test_an_export_is_loaded_without_remote_code(tmp_path):
+    torch.manual_seed(0)
+    made = steel().eval()
+    made.save_pretrained(tmp_path)
+    prompts, options = questions(4)
+    read = scoring.load(tmp_path)
+    assert scoring.choice_logprobs(read, prompts, options) == scoring.choice_logprobs(made, prompts, options)
+
+
+def test_an_untrained_model_has_the_geometry_and_fresh_weights(tmp_path):
+    torch.manual_seed(0)
+    made = steel()
+    made.save_pretrained(tmp_path)
+    one, same, other = (scoring.untrained(tmp_path, seed) for seed in (1, 1, 2))
+    for a, b, c, d in zip(*(m.parameters() for m in (made, one, same, other)), strict=True):
+        assert a.shape == b.shape
+        assert torch.equal(b, c)
+    assert not torch.equal(one.lm_head.weight, other.lm_head.weight)
+    assert not torch.equal(one.lm_head.weight, made.lm_head.weight)

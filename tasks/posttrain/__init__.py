@@ -1,0 +1,1 @@
+"""What SFT and DPO share: choosing records by hash, and turning them into tokens and targets."""

@@ -1,0 +1,56 @@
+"""Does the model prefer the chosen reply? Scored the same way before and after DPO."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+
+def read_pairs(path: Path) -> list[dict[str, Any]]:
+    with path.open("rb") as lines:
+        return [orjson.loads(line) for line in lines]
+
+
+def prefer(export: Path, pairs: Path, device: str, batch_tokens: int) -> list[tuple[float, float]]:
+    """Length-normalised log-probability of (chosen, rejected) for each pair. Runs in a worker."""
+    import torch
+
+    from model import scoring
+
+    device = scoring.resolve_device(device)
+    if device == "cpu":
+        torch.set_num_threads(1)
+    model = scoring.load(export, device)
+    lines = read_pairs(pairs)
+    prompts = [line["prompt"] for line in lines]
+    options = [[line["chosen"], line["rejected"]] for line in lines]
+    found = scoring.choice_logprobs(model, prompts, options, batch_tokens)
+    return [tuple(total / tokens for total, tokens in both) for both in found]
+
+
+def compare(
+    before: Iterable[tuple[float, float]], after: Iterable[tuple[float, float]]
+) -> Mapping[str, float | int]:
+    """dpo.json: the share of pairs in which the chosen reply is likelier, and McNemar's exact test."""
+    from tasks.evaluate.statistics import mcnemar_exact, wilson
+
+    was = [chosen > rejected for chosen, rejected in before]
+    now = [chosen > rejected for chosen, rejected in after]
+    n = len(was)
+    if n != len(now) or n == 0:
+        raise ValueError(f"{n} pairs before, {len(now)} after")
+    gained = sum(b and not a for a, b in zip(was, now, strict=True))
+    lost = sum(a and not b for a, b in zip(was, now, strict=True))
+    return {
+        "accuracy_before": sum(was) / n,
+        "accuracy_after": sum(now) / n,
+        "ci95_before": list(wilson(sum(was), n)),
+        "ci95_after": list(wilson(sum(now), n)),
+        "n": n,
+        "gained": gained,
+        "lost": lost,
+        "p_value": mcnemar_exact(gained, lost),
+    }

@@ -1,0 +1,181 @@
+"""What goes into fine-tuning: exact shares, the same choice every time, targets that are the replies."""
+
+import hashlib
+
+import orjson
+import pytest
+
+from model.training.shards import ShardFile
+from tasks.node import NodeError
+from tasks.posttrain import examples
+from tasks.posttrain.records import take
+from tasks.tokenize.chat import IM_END
+from tasks.tokenize.encode import Encoder
+from tests.posttrain.tiny import byte_tokenizer
+
+
+def record_id(name, k):
+    return hashlib.blake2b(f"{name}/{k}".encode(), digest_size=16).hexdigest()
+
+
+def dialogue(name, k, reply=None):
+    turns = [
+        {"role": "user", "content": f"{name} asks {k}?"},
+        {"role": "assistant", "content": reply or f"It is {k * 7}."},
+    ]
+    return {
+        "id": record_id(name, k),
+        "source": name,
+        "language": "en",
+        "kind": "dialogue",
+        "messages": turns,
+        "meta": {},
+    }
+
+
+def write_set(folder, name, n, records=None):
+    place = folder / name
+    place.mkdir(parents=True, exist_ok=True)
+    lines = records or [dialogue(name, k) for k in range(n)]
+    (place / "records.jsonl").write_bytes(b"".join(orjson.dumps(r) + b"\n" for r in lines))
+    return place
+
+
+def taken_ids(taken):
+    return [record["id"] for record, _ in taken]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("n", "share", "expected"), [(100, 0.2, 20), (101, 0.5, 51), (7, 1.0, 7), (9, 0.0, 0)]
+)
+def test_shares_are_exact(tmp_path, n, share, expected):
+    taken = take("a", write_set(tmp_path, "a", n), None, share, seed=1)
+    assert len(taken_ids(taken)) == taken.counts["taken"] == expected
+
+
+def test_a_share_is_the_same_every_time_and_part_of_a_larger_one(tmp_path):
+    place = write_set(tmp_path, "a", 200)
+    fifth = taken_ids(take("a", place, None, 0.2, seed=1))
+    assert fifth == taken_ids(take("a", place, None, 0.2, seed=1))
+    assert set(fifth) < set(taken_ids(take("a", place, None, 0.5, seed=1)))
+    assert fifth != taken_ids(take("a", place, None, 0.2, seed=2))
+
+
+def test_the_choice_does_not_depend_on_the_order_of_the_file(tmp_path):
+    records = [dialogue("a", k) for k in range(50)]
+    one = take("a", write_set(tmp_path / "1", "a", 0, records), None, 0.3, seed=1)
+    two = take("a", write_set(tmp_path / "2", "a", 0, records[::-1]), None, 0.3, seed=1)
+    assert set(taken_ids(one)) == set(taken_ids(two))
+
+
+def test_dropped_and_repeated_records_are_left_out_and_counted(tmp_path):
+    records = [dialogue("a", k) for k in (0, 1, 2, 2, 3)]
+    place = write_set(tmp_path, "a", 0, records)
+    drops = tmp_path / "drops"
+    drops.mkdir()
+    (drops / "drops.jsonl").write_bytes(
+        orjson.dumps({"id": record_id("a", 1), "step": "decontaminate"}) + b"\n"
+    )
+    taken = take("a", place, drops, 1.0, seed=1)
+    assert taken_ids(taken) == [record_id("a", k) for k in (0, 2, 3)]
+    assert taken.counts == {"records": 5, "dropped": 1, "duplicates": 1, "held_out": 0, "taken": 3}
+
+
+def test_a_share_above_one_is_refused(tmp_path):
+    with pytest.raises(NodeError, match="between 0 and 1"):
+        take("a", write_set(tmp_path, "a", 3), None, 1.5, seed=1)
+
+
+def prepared(tmp_path, tokenizer, shares, name="out", **more):
+    out = tmp_path / name
+    out.mkdir()
+    sets = tuple((s, tmp_path / s, None, share) for s, share in shares.items())
+    fields = {"seed": 1, "max_tokens": 200, "packed_tokens": 255} | more
+    return out, examples.prepare(examples.Work(tokenizer=tokenizer, sets=sets, out=out, **fields))
+
+
+def test_a_prepared_mixture(tmp_path, tokenizer):
+    write_set(tmp_path, "a", 100)
+    write_set(tmp_path, "b", 40)
+    out, accounting = prepared(tmp_path, tokenizer, {"b": 0.5, "a": 1.0})
+    lines = [orjson.loads(x) for x in (out / "mixture.jsonl").read_bytes().splitlines()]
+    assert [x["set"] for x in lines] == ["a"] * 100 + ["b"] * 20
+    assert sum(x["split"] == "val" for x in lines) == 16
+    assert accounting["mixture_digest"] == hashlib.sha256((out / "mixture.jsonl").read_bytes()).hexdigest()
+    held_out = [each["held_out"] for each in accounting["sets"].values()]
+    assert held_out == [13, 3]
+
+    packed = {"train": [], "val": []}
+    for part, ids in packed.items():
+        shard = ShardFile(out / "data" / f"{part}-00000.arrow")
+        for row in map(shard.read, range(shard.rows)):
+            ids += [i.hex() for i in row.doc_ids]
+    assert sorted(packed["train"]) == sorted(x["id"] for x in lines if x["split"] == "train")
+    assert sorted(packed["val"]) == sorted(x["id"] for x in lines if x["split"] == "val")
+
+
+def test_targets_are_the_replies_and_their_end(tmp_path, tokenizer):
+    write_set(tmp_path, "a", 5)
+    out, accounting = prepared(tmp_path, tokenizer, {"a": 1.0})
+    encoder = Encoder(tokenizer)
+    shard = ShardFile(out / "data" / "train-00000.arrow")
+    seen = []
+    for row in map(shard.read, range(shard.rows)):
+        for start, end in zip(row.doc_starts, [*row.doc_starts[1:], row.valid], strict=True):
+            mask = row.loss_mask[start:end].astype(bool)
+            seen.append(row.input_ids[start:end][mask].tolist())
+        assert not row.loss_mask[row.valid :].any()
+    due = [[*encoder.encode(f"It is {k * 7}."), encoder.special_id(IM_END)] for k in range(5)]
+    assert sorted(seen) == sorted(due)
+    assert accounting["sets"]["a"]["targets"] == sum(map(len, due))
+    assert accounting["val"]["rows"] == 0  # too few to spare any
+    assert "⟦It is 7.<|im_end|>⟧" in (out / "sample.txt").read_text()
+
+
+def test_long_examples_keep_their_head_and_are_counted(tmp_path, tokenizer):
+    long_prompt = dialogue("a", 2)
+    long_prompt["messages"][0]["content"] = "x" * 300
+    write_set(tmp_path, "a", 0, [dialogue("a", 0), dialogue("a", 1, reply="y" * 300), long_prompt])
+    _, accounting = prepared(tmp_path, tokenizer, {"a": 1.0})
+    counts = accounting["sets"]["a"]
+    assert counts["truncated"] == 2
+    assert counts["reply_cut_off"] == 1
+    assert counts["examples"] == 2
+    assert counts["tokens"] < 400
+
+
+def test_an_example_without_a_target_fails_loudly(tmp_path, tokenizer):
+    mute = dialogue("a", 0)
+    mute["messages"] = mute["messages"][:1]
+    write_set(tmp_path, "a", 0, [mute])
+    with pytest.raises(NodeError, match="0 targets"):
+        prepared(tmp_path, tokenizer, {"a": 1.0})
+
+
+def test_the_same_mixture_gives_the_same_bytes_and_another_one_another_manifest(tmp_path, tokenizer):
+    write_set(tmp_path, "a", 80)
+    write_set(tmp_path, "b", 30)
+    first, one = prepared(tmp_path, tokenizer, {"a": 1.0}, "1")
+    again, two = prepared(tmp_path, tokenizer, {"a": 1.0}, "2")
+    _, other = prepared(tmp_path, tokenizer, {"a": 0.5, "b": 1.0}, "3")
+    for name in ("mixture.jsonl", "accounting.json", "sample.txt", "data/train-00000.arrow"):
+        assert (first / name).read_bytes() == (again / name).read_bytes()
+    assert one["mixture_digest"] == two["mixture_digest"] != other["mixture_digest"]
+
+
+def test_held_out_examples_are_the_same_across_variants_that_share_a_set(tmp_path):
+    place = write_set(tmp_path, "a", 400)
+    held = []
+    for share in (0.5, 1.0):
+        taken = take("a", place, None, share, seed=3)
+        taken.hold_out(10)
+        held.append([r["id"] for r, out in taken if out])
+    assert held[0] == held[1]
+    assert len(held[0]) == 10
