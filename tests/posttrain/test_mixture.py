@@ -11,7 +11,6 @@ from tasks.posttrain import examples
 from tasks.posttrain.records import take
 from tasks.tokenize.chat import IM_END
 from tasks.tokenize.encode import Encoder
-from tests.posttrain.tiny import byte_tokenizer
 
 
 def record_id(name, k):
@@ -43,13 +42,6 @@ def write_set(folder, name, n, records=None):
 
 def taken_ids(taken):
     return [record["id"] for record, _ in taken]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tokenizer")
-    byte_tokenizer().save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.parametrize(
