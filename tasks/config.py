@@ -34,6 +34,8 @@ class Source(Section):
     """Dataset id on the hub, or the folder's path below one of runtime.folders."""
     below: Literal["sources", "posttrain", "benchmarks"] | None = None
     """For `folder`: which of runtime.folders; None goes by `use`."""
+    revision: str = "main"
+    """For `huggingface`: branch, tag or commit; a commit makes the run repeatable."""
     files: list[str] = ["**"]
     """Glob patterns of the wanted files."""
     reader: str
@@ -84,9 +86,14 @@ class Clean(Section):
 class Tokenize(Section):
     tokenizer: Literal["train", "folder"] = "train"
     """`train` a BPE in the run, or take the one in runtime.folders.tokenizer."""
-    vocab_size: int = 4096
-    """For `train`: the size of the vocabulary, special tokens included."""
-    block_size: int = 2048
+    vocab_size: int = Field(4096, ge=260)
+    """For `train`: the size of the vocabulary, special tokens included (256 bytes and 3 are given)."""
+    merge_han: bool = False
+    """For `train`: may a token span several Chinese characters? A small corpus made from templates
+    would otherwise turn whole phrases into one token."""
+    max_token_bytes: int = Field(16, ge=4)
+    """For `train`: no token is longer than so many UTF-8 bytes."""
+    block_size: int = Field(2048, gt=0)
     """Tokens a model sees at once; a block holds block_size + 1."""
     val_share: float = Field(0.01, ge=0, lt=0.5)
     """Share of documents per source held out for validation loss."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +51,7 @@ class ShardInfo:
     tokens: int
     """Real tokens, separators included, padding not."""
     documents: int
-    """Documents that begin in this shard (one that is split over rows counts once)."""
+    """Documents with tokens in this shard; one that is split over rows counts once."""
     digest: str
 
 
@@ -80,6 +79,65 @@ def file_digest(path: Path) -> str:
 
 
 # ---------------------------------------------------------------------------------- writing
+class ShardWriter:
+    """Writes rows as they come (memory: 1,024 rows); the file gets its name when it is complete."""
+
+    def __init__(
+        self,
+        path: Path | str,
+        block_size: int,
+        metadata: Mapping[str, str] | None = None,
+        *,
+        loss_mask: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        self.rows = self.tokens = self.documents = 0
+        self._block_size = block_size
+        self._schema = schema(block_size, loss_mask, metadata)
+        self._partial = self.path.with_name(self.path.name + ".part")
+        self._sink = pa.OSFile(str(self._partial), "wb")
+        self._writer = pa.ipc.new_file(self._sink, self._schema)
+        self._pending: list[Row] = []
+        self._last_id: bytes | None = None
+
+    @property
+    def rows_written(self) -> int:
+        """Rows taken so far."""
+        return self.rows + len(self._pending)
+
+    def write(self, row: Row) -> None:
+        """Take a row; what it refers to must not change any more."""
+        if len(self._pending) == ROWS_PER_BATCH:
+            self._flush(last=False)
+        self._pending.append(row)
+
+    def close(self) -> ShardInfo:
+        """Finish the file and say what it holds."""
+        self._flush(last=True)
+        self._writer.close()
+        self._sink.close()
+        os.replace(self._partial, self.path)
+        return ShardInfo(self.path.name, self.rows, self.tokens, self.documents, file_digest(self.path))
+
+    def _flush(self, last: bool) -> None:
+        if not self._pending:
+            return
+        batch = _record_batch(self._pending, self._block_size, self._schema)
+        for row in self._pending:
+            self._count(row)
+        self._pending = []
+        # The totals are known only at the end of the stream: they ride on the last batch.
+        totals = {"rows": str(self.rows), "tokens": str(self.tokens), "documents": str(self.documents)}
+        self._writer.write_batch(batch, custom_metadata=totals if last else None)
+
+    def _count(self, row: Row) -> None:
+        self.rows += 1
+        self.tokens += row.valid
+        # A document that fills the row before to its end and goes on here was counted there.
+        self.documents += len(row.doc_ids) - (row.doc_ids[0] == self._last_id)
+        self._last_id = row.doc_ids[-1] if row.valid == len(row.input_ids) else None
+
+
 def write_shard(
     path: Path | str,
     rows: Iterable[Row],
@@ -88,44 +146,11 @@ def write_shard(
     *,
     loss_mask: bool = False,
 ) -> ShardInfo:
-    """Write rows as they come (memory: 1,024 rows); the file appears under its name when complete."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".part")
-    columns = schema(block_size, loss_mask, metadata)
-    totals = _Totals()
-    rows = iter(rows)
-    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, columns) as writer:
-        pending = list(islice(rows, ROWS_PER_BATCH))
-        while pending:
-            batch = _record_batch(pending, block_size, columns)
-            totals.add(pending)
-            pending = list(islice(rows, ROWS_PER_BATCH))
-            # The totals are known only at the end of the stream: they ride on the last batch.
-            writer.write_batch(batch, custom_metadata=None if pending else totals.as_metadata())
-    os.replace(partial, path)
-    return ShardInfo(path.name, totals.rows, totals.tokens, totals.documents, file_digest(path))
-
-
-@dataclass
-class _Totals:
-    rows: int = 0
-    tokens: int = 0
-    documents: int = 0
-    last_id: bytes = b""
-    last_full: bool = False
-
-    def add(self, rows: Sequence[Row]) -> None:
-        for row in rows:
-            self.rows += 1
-            self.tokens += row.valid
-            goes_on = self.last_full and len(row.doc_ids) > 0 and row.doc_ids[0] == self.last_id
-            self.documents += len(row.doc_ids) - goes_on
-            if row.doc_ids:
-                self.last_id = row.doc_ids[-1]
-            self.last_full = row.valid == len(row.input_ids)
-
-    def as_metadata(self) -> dict[str, str]:
-        return {"rows": str(self.rows), "tokens": str(self.tokens), "documents": str(self.documents)}
+    """Write a shard from any iterable of rows."""
+    writer = ShardWriter(path, block_size, metadata, loss_mask=loss_mask)
+    for row in rows:
+        writer.write(row)
+    return writer.close()
 
 
 def _record_batch(rows: Sequence[Row], block_size: int, columns: pa.Schema) -> pa.RecordBatch:

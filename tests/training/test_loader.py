@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from shard_helpers import PADDING, make_file
 
 from model.training.loader import BlockLoader, DataError, val_batches
 from model.training.shards import Row, write_shard
+from tests.training.shard_helpers import PADDING, make_file
 
 BLOCK = 8
 

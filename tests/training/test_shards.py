@@ -3,9 +3,9 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from shard_helpers import make_file, make_rows
 
 from model.training.shards import Row, ShardError, ShardFile, file_digest, write_shard
+from tests.training.shard_helpers import make_file, make_rows
 
 BLOCK = 8
 

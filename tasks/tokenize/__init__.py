@@ -1,0 +1,67 @@
+"""Room of the tokenizer and the shards: cleaned records -> packed Arrow shards and their manifest."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from tasks.config import SteelRun
+from tasks.node import Node, NodeError
+from tasks.tokenize import manifest, source, tokenizer
+
+ENCODING = ("tasks.tokenize.chat", "tasks.tokenize.encode")
+
+
+def nodes(config: SteelRun) -> list[Node]:
+    """tokenize:tokenizer, tokenize:<source> for every pre-training source, tokenize:manifest."""
+    names = list(config.using("pretrain"))
+    settings = config.tokenize
+    if unknown := sorted(set(settings.weights) - set(names)):
+        raise NodeError(f"tokenize.weights names no pre-training source: {', '.join(unknown)}")
+    if negative := sorted(name for name, weight in settings.weights.items() if weight < 0):
+        raise NodeError(f"tokenize.weights are 0 or more: {', '.join(negative)}")
+    return [
+        _tokenizer_node(config, names),
+        *(
+            Node(
+                name=f"tokenize:{name}",
+                body=source.body,
+                config={"block_size": settings.block_size, "val_share": settings.val_share},
+                inputs={
+                    "records": f"clean:{name}",
+                    "drops": f"clean:decontaminate#{name}",
+                    "tokenizer": "tokenize:tokenizer",
+                },
+                code=(*ENCODING, "tasks.tokenize.packing", "model.training.shards"),
+            )
+            for name in names
+        ),
+        Node(
+            name="tokenize:manifest",
+            body=manifest.body,
+            config={
+                "block_size": settings.block_size,
+                "weights": {name: settings.weights.get(name, 1) for name in names},
+            },
+            inputs={**{name: f"tokenize:{name}" for name in names}, "tokenizer": "tokenize:tokenizer"},
+        ),
+    ]
+
+
+def _tokenizer_node(config: SteelRun, names: list[str]) -> Node:
+    if config.tokenize.tokenizer == "folder":
+        return Node(
+            name="tokenize:tokenizer",
+            body=tokenizer.folder_body,
+            config={"tokenizer": "folder"},
+            external=partial(tokenizer.folder_digests, config.runtime.folders.tokenizer),
+            code=ENCODING,
+        )
+    return Node(
+        name="tokenize:tokenizer",
+        body=tokenizer.train_body,
+        config=config.tokenize.model_dump(
+            include={"tokenizer", "vocab_size", "merge_han", "max_token_bytes"}
+        ),
+        inputs={**{name: f"clean:{name}" for name in names}, "decontaminate": "clean:decontaminate"},
+        code=(*ENCODING, "tasks.tokenize.source"),
+    )

@@ -1,0 +1,135 @@
+"""Text -> token ids, in bulk. Two backends that must agree to the last id.
+
+`tokenizers` is the reference (what transformers runs); `fastokens` is used where it can be
+imported, many times as fast. It is checked against the reference at start-up and on samples of
+every so many batches: at start-up a difference means falling back, later it means stopping.
+
+Special tokens that occur as strings in a text are never parsed: a web page that contains
+`<|endoftext|>` must not be able to end a document.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import logging
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks.node import NodeError
+from tasks.tokenize.chat import END_OF_TEXT, IM_END, IM_START, SPECIALS
+
+log = logging.getLogger(__name__)
+
+PROBES = (
+    "",
+    " ",
+    "\n",
+    "北京是中华人民共和国的首都，人口两千多万。",
+    "The quick brown fox's 1234567890 jumps; it'll, WE'VE, don't.",
+    "  leading, trailing  \t\t tabs\t\n\n\r\n  and   lines \r\n",
+    "def f(x):\n    return x**2  # 平方\n\n\n",
+    END_OF_TEXT + IM_START + "user\n" + IM_END + "<|im_", "<|endoftext", "|><|",
+    "e\u0301 \u1112\u1161\u11ab \ufb01 \u2126 Å",  # NFC changes these
+    "👩‍👩‍👧‍👦🇨🇳 \u200b\ufeff\u00a0\u3000全角　１２３",
+    "\u0000\u0001\u007f\u0085\u2028",
+    "𠮷野家𝒳",
+    "a" * 3000,
+    "哈" * 1000 + " " * 1000,
+    "ſ'S K'T İ'll",
+)  # fmt: skip
+CHECK_EVERY = 256
+"""Batches between two comparisons of a few texts with the reference."""
+
+
+class Encoder:
+    """A tokenizer folder, ready to encode."""
+
+    def __init__(self, folder: Path | str, backend: str = "auto") -> None:
+        """`backend`: fastokens, tokenizers, or auto (the faster one that works)."""
+        from tokenizers import Tokenizer
+
+        file = Path(folder) / "tokenizer.json"
+        if not file.is_file():
+            raise NodeError(f"there is no {file}")
+        self._reference: Any = Tokenizer.from_file(str(file))
+        self._reference.encode_special_tokens = True
+        self.vocab_size: int = self._reference.get_vocab_size()
+        self._specials = {token: self._reference.token_to_id(token) for token in SPECIALS}
+        if missing := [token for token, found in self._specials.items() if found is None]:
+            raise NodeError(f"the tokenizer {file} lacks the special tokens {', '.join(missing)}")
+        self.end_of_text, self.im_start, self.im_end = (self._specials[token] for token in SPECIALS)
+        self.digest = tokenizer_digest(folder)
+        self.warnings: list[str] = []
+        self._batches = 0
+        self._fast = (
+            None if backend == "tokenizers" else self._open_fast(file, required=backend == "fastokens")
+        )
+        name = "tokenizers" if self._fast is None else "fastokens"
+        self.backend = f"{name} {importlib.metadata.version(name)}"
+
+    def special_id(self, token: str) -> int:
+        """The id of <|endoftext|>, <|im_start|> or <|im_end|>."""
+        return self._specials[token]
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of one text."""
+        return self.encode_batch([text])[0].tolist()
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The ids of each text, uint32."""
+        if self._fast is None:
+            return self._encode_reference(texts)
+        found = self._encode_fast(self._fast, texts)
+        if self._batches % CHECK_EVERY == 0 and texts:
+            sample = texts[:: max(1, len(texts) // 8)][:8]
+            for text, due in zip(sample, self._encode_reference(sample), strict=True):
+                if not np.array_equal(self._encode_fast(self._fast, [text])[0], due):
+                    raise NodeError(f"{self.backend} and tokenizers disagree on {text[:80]!r}")
+        self._batches += 1
+        return found
+
+    def _encode_reference(self, texts: Sequence[str]) -> list[np.ndarray]:
+        found = self._reference.encode_batch(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, np.uint32) for encoding in found]
+
+    @staticmethod
+    def _encode_fast(fast: Any, texts: Sequence[str]) -> list[np.ndarray]:
+        ids, offsets = fast.encode_batch_flat(list(texts), split_special_tokens=True)
+        flat, ends = np.frombuffer(ids, "<u4"), np.frombuffer(offsets, "<u8").tolist()
+        return [flat[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+
+    def _open_fast(self, file: Path, *, required: bool) -> Any:
+        """The fast backend if it loads and agrees with the reference on PROBES, else None, loudly."""
+        try:
+            import fastokens
+
+            fast = fastokens.Tokenizer.from_file(str(file))
+            found = self._encode_fast(fast, PROBES)
+        except (ImportError, ValueError, RuntimeError) as error:
+            return self._fall_back(f"fastokens cannot be used: {error}", required)
+        for text, ids, due in zip(PROBES, found, self._encode_reference(PROBES), strict=True):
+            if not np.array_equal(ids, due):
+                return self._fall_back(f"fastokens differs from tokenizers on {text[:40]!r}", required)
+        return fast
+
+    def _fall_back(self, why: str, required: bool) -> None:
+        if required:
+            raise NodeError(why)
+        self.warnings.append(f"{why}; encoding with tokenizers, many times slower")
+        log.warning(self.warnings[-1])
+
+
+def tokenizer_digest(folder: Path | str) -> str:
+    """The sha256 of tokenizer.json: shards made with another tokenizer have another one."""
+    return hashlib.sha256((Path(folder) / "tokenizer.json").read_bytes()).hexdigest()
+
+
+@lru_cache(maxsize=2)
+def shared_encoder(folder: str) -> Encoder:
+    """One encoder a process and folder (an artifact, which never changes): loading takes seconds."""
+    return Encoder(folder)
