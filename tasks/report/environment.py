@@ -1,0 +1,93 @@
+"""What was run on what: geometry and size of the model, versions, ranks, precision."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tasks.report.gather import Nodes
+from tasks.report.style import big, count
+
+PACKAGES = ("torch", "transformers", "pyarrow", "py-data-juicer", "prefect", "mlflow", "matplotlib")
+TRAINING_FACTS = ("world_size", "nproc", "micro_batch_size", "precision", "device", "threads", "compile")
+
+
+def model_config(nodes: Nodes) -> dict[str, Any]:
+    """config.json of the exported base model; empty when nothing was trained."""
+    path = nodes["pretrain"].path / "export" / "config.json" if "pretrain" in nodes else None
+    return json.loads(path.read_text("utf-8")) if path and path.exists() else {}
+
+
+def parameters(export: Path) -> int:
+    """Number of weights in a folder of safetensors files, read from their headers alone."""
+    total = 0
+    for path in sorted(export.glob("*.safetensors")):
+        with open(path, "rb") as handle:
+            header = json.loads(handle.read(int.from_bytes(handle.read(8), "little")))
+        total += sum(math.prod(t["shape"]) for name, t in header.items() if name != "__metadata__")
+    return total
+
+
+def geometry(nodes: Nodes) -> list[tuple[str, str]]:
+    """The model in a few lines: (what, value)."""
+    config = model_config(nodes)
+    if not config:
+        return []
+    rows = [("parameters", count(n))] if (n := parameters(nodes["pretrain"].path / "export")) else []
+    ffn = config.get("ffn")
+    if ffn:
+        experts = f", {config.get('num_experts')} experts" if ffn != "dense" else ""
+        rows.append(("feed-forward", f"{ffn}{experts}, {config.get('expert', '')}".rstrip(", ")))
+    for key, label in (
+        ("num_hidden_layers", "layers"),
+        ("hidden_size", "width"),
+        ("num_attention_heads", "attention heads"),
+        ("num_key_value_heads", "key/value heads"),
+        ("vocab_size", "vocabulary"),
+    ):
+        if key in config:
+            rows.append((label, count(config[key])))
+    if "tie_word_embeddings" in config:
+        rows.append(("embeddings", "tied" if config["tie_word_embeddings"] else "untied"))
+    return rows
+
+
+def training(nodes: Nodes) -> list[tuple[str, str]]:
+    """How the trainings were executed, as their manifests say it: (node, facts)."""
+    rows = []
+    for name, artifact in nodes.items():
+        if name != "pretrain" and not name.startswith("sft:") and name != "dpo:train":
+            continue
+        known = {**artifact.manifest.get("extra", {}), **artifact.manifest.get("metrics", {})}
+        facts = [f"{key.replace('_', ' ')} {known[key]}" for key in TRAINING_FACTS if key in known]
+        for key in ("tokens_per_second", "tokens_per_s"):
+            if key in known:
+                facts.append(f"{big(known[key])} tokens/s")
+        if facts:
+            rows.append((name, " · ".join(facts)))
+    return rows
+
+
+def versions() -> list[tuple[str, str]]:
+    """Python and the packages that decide results, where they are installed."""
+    found = [("Python", platform.python_version())]
+    for package in PACKAGES:
+        try:
+            found.append((package, metadata.version(package)))
+        except metadata.PackageNotFoundError:  # a report can be made where not every stage can run
+            continue
+    return found
+
+
+def origin(nodes: Nodes) -> list[tuple[str, str]]:
+    """Host, platform and commit: (what, value)."""
+    hosts = sorted({h for a in nodes.values() if (h := a.manifest.get("host"))})
+    commits = sorted({c[:12] for a in nodes.values() if (c := a.manifest.get("code_commit"))})
+    rows = [("platform", f"{platform.system()} {platform.machine()}")]
+    rows += [("made on", ", ".join(hosts))] if hosts else []
+    rows += [("code", ", ".join(commits))] if commits else []
+    return rows

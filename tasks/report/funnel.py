@@ -1,0 +1,125 @@
+"""The data funnel: raw records → converted → cleaned → deduplicated → decontaminated.
+
+Each hop of a source wrote an accounting.json; here they are chained. Nothing may appear or vanish
+between two hops, and over the whole way records_in = quarantined + Σ dropped + kept, or the report
+fails: a funnel that does not add up is worse than none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tasks.config import Source
+from tasks.node import Artifact, NodeError
+from tasks.report.gather import Nodes
+
+HOPS = ("convert", "clean", "dedup", "decontaminate")
+
+
+@dataclass
+class Funnel:
+    """The way of one source's records; `dropped` by step or operator, in the order they act."""
+
+    source: str
+    use: str
+    language: str
+    records_in: int = 0
+    chars_in: int = 0
+    kept: int = 0
+    chars_out: int = 0
+    quarantined: dict[str, int] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
+    changed: dict[str, int] = field(default_factory=dict)
+    by_hop: dict[str, int] = field(default_factory=dict)
+    """Hop -> records that ended there (dropped; for `quarantine`, set aside)."""
+    hops: list[str] = field(default_factory=list)
+
+    @property
+    def quarantined_total(self) -> int:
+        return sum(self.quarantined.values())
+
+    @property
+    def dropped_total(self) -> int:
+        return sum(self.dropped.values())
+
+    def row(self) -> dict[str, Any]:
+        """The line of summary.json."""
+        return {
+            "source": self.source,
+            "records_in": self.records_in,
+            "quarantined": self.quarantined_total,
+            "dropped": {name: n for name, n in self.dropped.items() if n},
+            "kept": self.kept,
+        }
+
+
+def collect(nodes: Nodes, sources: Mapping[str, Source], *uses: str) -> list[Funnel]:
+    """The funnels of all sources with one of these uses, in the order of the profile."""
+    return [
+        chain(name, source, accounts)
+        for name, source in sources.items()
+        if source.use in uses and (accounts := _accounts(nodes, name))
+    ]
+
+
+def chain(name: str, source: Source, accounts: list[tuple[str, dict[str, Any]]]) -> Funnel:
+    """Join the accounting of consecutive hops into one funnel; NodeError when it does not add up."""
+    funnel = Funnel(name, source.use, source.language)
+    for index, (hop, account) in enumerate(accounts):
+        records_in, kept = int(account["records_in"]), int(account["kept"])
+        quarantined, dropped = account.get("quarantined", {}), account.get("dropped", {})
+        if records_in != kept + sum(quarantined.values()) + sum(dropped.values()):
+            raise NodeError(
+                f"{name}: the accounting of {hop} does not add up: {records_in} records in, "
+                f"but {kept} kept + {sum(quarantined.values())} quarantined + {sum(dropped.values())} dropped"
+            )
+        if index == 0:
+            funnel.records_in, funnel.chars_in = records_in, int(account.get("chars_in", 0))
+        elif records_in != funnel.kept:
+            before = accounts[index - 1][0]
+            raise NodeError(f"{name}: {before} kept {funnel.kept} records, but {hop} counted {records_in} in")
+        funnel.kept, funnel.chars_out = kept, int(account.get("chars_out", 0))
+        _add(funnel.quarantined, quarantined)
+        _add(funnel.dropped, dropped)
+        _add(funnel.changed, account.get("changed", {}))
+        funnel.by_hop[hop] = sum(dropped.values())
+        funnel.hops.append(hop)
+    if funnel.records_in != funnel.quarantined_total + funnel.dropped_total + funnel.kept:
+        raise NodeError(f"{name}: the data funnel does not add up")
+    return funnel
+
+
+def totals(funnels: list[Funnel]) -> Funnel:
+    """All sources together."""
+    total = Funnel("all", "", "")
+    for funnel in funnels:
+        for name in ("records_in", "chars_in", "kept", "chars_out"):
+            setattr(total, name, getattr(total, name) + getattr(funnel, name))
+        for name in ("quarantined", "dropped", "changed", "by_hop"):
+            _add(getattr(total, name), getattr(funnel, name))
+    return total
+
+
+def _accounts(nodes: Nodes, name: str) -> list[tuple[str, dict[str, Any]]]:
+    places = (
+        ("convert", nodes.get(f"convert:{name}"), "accounting.json"),
+        ("clean", nodes.get(f"clean:{name}"), "accounting.json"),
+        ("dedup", nodes.get("clean:dedup"), f"{name}/accounting.json"),
+        ("decontaminate", nodes.get("clean:decontaminate"), f"{name}/accounting.json"),
+    )
+    return [(hop, _read(artifact, file)) for hop, artifact, file in places if _has(artifact, file)]
+
+
+def _has(artifact: Artifact | None, file: str) -> bool:
+    return artifact is not None and (artifact.path / file).is_file()
+
+
+def _read(artifact: Artifact, file: str) -> dict[str, Any]:
+    return artifact.read_json(file)
+
+
+def _add(into: dict[str, int], counts: Mapping[str, int]) -> None:
+    for name, n in counts.items():
+        into[name] = into.get(name, 0) + int(n)

@@ -1,0 +1,128 @@
+"""The numbers of post-training: benchmark scores, the SFT ablation, DPO before and after.
+
+Scores come from the evaluate nodes as they are. What is added here is the paired test: a variant and
+the base model answered the same questions, so McNemar's test on the discordant ones is used, never
+two overlapping intervals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tasks.config import SteelRun
+from tasks.node import Artifact, NodeError
+from tasks.report.gather import Nodes, read_lines, units
+
+CHANCE = 0.25
+"""Four options."""
+CONTROL_PROTOCOL = "options-only"
+HELD_OUT = "held-out"
+"""Part of the name of a benchmark of facts that no training text states."""
+FIELDS = ("model", "benchmark", "protocol", "accuracy", "n", "ci95")
+
+
+def model_name(unit: str) -> str:
+    """Unit of an evaluate node -> the name of the model in summary.json (`sft-exp4` → `sft:exp4`)."""
+    return f"sft:{unit[4:]}" if unit.startswith("sft-") else unit
+
+
+def model_order(model: str) -> tuple[int, str]:
+    """untrained, base, the SFT variants, dpo."""
+    first = {"untrained": 0, "base": 1, "dpo": 3}
+    return first.get(model, 2), model
+
+
+def is_control(row: Mapping[str, Any]) -> bool:
+    return row["protocol"] == CONTROL_PROTOCOL or HELD_OUT in row["benchmark"]
+
+
+def benchmarks(nodes: Nodes) -> list[dict[str, Any]]:
+    """All scores of all models, models in the order of training."""
+    rows = []
+    for unit, artifact in units(nodes, "evaluate").items():
+        for row in artifact.read_json("results.json"):
+            missing = [name for name in FIELDS if name not in row]
+            if missing:
+                raise NodeError(f"evaluate:{unit}: results.json has a row without {', '.join(missing)}")
+            kept = {name: row[name] for name in FIELDS}
+            kept["model"] = model_name(str(row["model"]))
+            if row.get("scoring"):
+                kept["scoring"] = row["scoring"]
+            rows.append(kept)
+    return sorted(rows, key=lambda row: model_order(row["model"]))
+
+
+def subjects(nodes: Nodes, model: str) -> list[dict[str, Any]]:
+    """The rows of one model that carry scores by subject, controls left out."""
+    for unit, artifact in units(nodes, "evaluate").items():
+        if model_name(unit) == model:
+            rows = artifact.read_json("results.json")
+            return [row for row in rows if row.get("subjects") and not is_control(row)]
+    return []
+
+
+def compare(of: Artifact, against: Artifact, benchmark: str, protocol: str) -> dict[str, Any]:
+    """A model (a) against another (b) on the same questions: n, accuracy_a, accuracy_b, p_value …"""
+    from tasks.evaluate.statistics import paired
+
+    files = (read_lines(artifact.path / "answers.jsonl") for artifact in (of, against))
+    return paired(*files, benchmark=benchmark, protocol=protocol)
+
+
+def ablation(nodes: Nodes, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The paper's Table 3: one row for each variant, benchmark and protocol."""
+    evaluated = {model_name(unit): artifact for unit, artifact in units(nodes, "evaluate").items()}
+    base = evaluated.get("base")
+    table = []
+    for row in rows:
+        if not row["model"].startswith("sft:") or is_control(row):
+            continue
+        variant = row["model"][4:]
+        which = (row["benchmark"], row["protocol"])
+        p = compare(evaluated[row["model"]], base, *which)["p_value"] if base else None
+        manifest = mixture_digest(nodes[f"sft:{variant}"]) if f"sft:{variant}" in nodes else None
+        table.append(
+            {
+                "variant": variant,
+                **{name: row[name] for name in ("benchmark", "protocol", "accuracy", "n", "ci95")},
+                "p_vs_base": p,
+                "manifest": manifest,
+            }
+        )
+    return table
+
+
+def mixture_digest(artifact: Artifact) -> str | None:
+    """sha256 of the list of record ids that a variant was trained on (its mixture.jsonl)."""
+    for entry in artifact.manifest.get("files", []):
+        if Path(entry["path"]).name == "mixture.jsonl":
+            return entry["sha256"]
+    return None
+
+
+def mixtures(config: SteelRun, nodes: Nodes) -> dict[str, dict[str, Any]]:
+    """Variant -> its mixture in words, and how many records of each set it took."""
+    found = {}
+    for name, variant in config.sft.variants.items():
+        taken: dict[str, int] = {}
+        if f"sft:{name}" in nodes:
+            for line in read_lines(nodes[f"sft:{name}"].path / "mixture.jsonl"):
+                source = str(line.get("source") or line.get("set") or "?")
+                taken[source] = taken.get(source, 0) + 1
+        found[name] = {
+            "note": variant.note,
+            "shares": [(s, share) for s, share in variant.mixture.items() if share > 0],
+            "records": taken,
+            "total": sum(taken.values()),
+        }
+    return found
+
+
+def dpo(nodes: Nodes) -> dict[str, Any] | None:
+    """Share of held-out pairs whose chosen reply is likelier, before and after."""
+    if "dpo:train" not in nodes:
+        return None
+    values = nodes["dpo:train"].read_json("dpo.json")
+    return {name: values[name] for name in ("accuracy_before", "accuracy_after", "n", "p_value")}
