@@ -1,0 +1,71 @@
+# Steel, from the command line. `make` alone lists the targets.
+#   make run PROFILE=demo            the whole pipeline; what is done is skipped
+#   make run FORCE=sft:exp4          run a stage or a node again
+#   make run SET='pretrain.steps=200 runtime.nproc=1'
+#   make run PROFILE=samples SOURCES=… POSTTRAIN=… TOKENIZER=… BENCHMARKS=…
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PROFILE    ?= demo
+UNTIL      ?=
+FORCE      ?=
+SET        ?=
+SOURCES    ?=
+POSTTRAIN  ?=
+TOKENIZER  ?=
+BENCHMARKS ?=
+
+PYTHON := .venv/bin/python
+CLI    := $(PYTHON) -m flows.cli
+REQUEST = --profile '$(PROFILE)' \
+          $(if $(UNTIL),--until '$(UNTIL)') $(if $(FORCE),--force '$(FORCE)') $(if $(SET),--set '$(SET)') \
+          $(if $(SOURCES),--sources '$(SOURCES)') $(if $(POSTTRAIN),--posttrain '$(POSTTRAIN)') \
+          $(if $(TOKENIZER),--tokenizer '$(TOKENIZER)') $(if $(BENCHMARKS),--benchmarks '$(BENCHMARKS)')
+
+.PHONY: help setup run plan check watch up down status test test-full lint format
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/.installed ## .venv with the pinned dependencies (once per change of requirements)
+
+.venv/.installed: requirements.txt requirements.lock deployments/setup.sh
+	@deployments/setup.sh
+
+run: setup ## run a profile's pipeline and follow it; starts the servers if need be
+	@$(CLI) run $(REQUEST)
+
+plan: setup ## what a run would skip, what it would do, and why
+	@$(CLI) plan $(REQUEST)
+
+check: setup ## only the checks that come before a run
+	@$(CLI) check $(REQUEST)
+
+watch: setup ## follow the newest flow run
+	@$(CLI) watch
+
+up: setup ## start Prefect, MLflow and the worker; deploy prefect.yaml
+	@$(CLI) up
+
+down: setup ## stop them
+	@$(CLI) down
+
+status: setup ## addresses, processes, memory
+	@$(CLI) status
+
+lint: setup ## style, and the import rules of the floors
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/lint-imports
+
+format: setup ## apply the style
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+test: lint ## lint, unit tests, and the smoke profile through real servers (20 minutes at most)
+	$(PYTHON) -m pytest
+
+test-full: lint ## the slow tests too
+	$(PYTHON) -m pytest -m ''
