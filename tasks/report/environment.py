@@ -13,7 +13,7 @@ from tasks.report.gather import Nodes
 from tasks.report.style import big, count
 
 PACKAGES = ("torch", "transformers", "pyarrow", "py-data-juicer", "prefect", "mlflow", "matplotlib")
-TRAINING_FACTS = ("world_size", "nproc", "micro_batch_size", "precision", "device", "threads", "compile")
+TRAINING_FACTS = ("ranks", "threads_per_rank", "device", "precision", "micro_batch_size", "compile")
 
 
 def model_config(nodes: Nodes) -> dict[str, Any]:
@@ -64,9 +64,8 @@ def training(nodes: Nodes) -> list[tuple[str, str]]:
             continue
         known = {**artifact.manifest.get("extra", {}), **artifact.manifest.get("metrics", {})}
         facts = [f"{key.replace('_', ' ')} {known[key]}" for key in TRAINING_FACTS if key in known]
-        for key in ("tokens_per_second", "tokens_per_s"):
-            if key in known:
-                facts.append(f"{big(known[key])} tokens/s")
+        if "tokens_per_s" in known:
+            facts.append(f"{big(known['tokens_per_s'])} tokens/s")
         if facts:
             rows.append((name, " · ".join(facts)))
     return rows

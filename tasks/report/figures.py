@@ -71,7 +71,7 @@ def funnel_bars(funnels: list[Funnel]) -> Figure:
     fates = {
         "kept": [f.kept for f in funnels],
         "dropped by operators": [f.by_hop.get("convert", 0) + f.by_hop.get("clean", 0) for f in funnels],
-        "near-duplicates": [f.by_hop.get("dedup", 0) for f in funnels],
+        "duplicates": [f.by_hop.get("dedup", 0) for f in funnels],
         "decontaminated": [f.by_hop.get("decontaminate", 0) for f in funnels],
         "quarantined": [f.quarantined_total for f in funnels],
     }

@@ -35,6 +35,8 @@ class Funnel:
     by_hop: dict[str, int] = field(default_factory=dict)
     """Hop -> records that ended there (dropped; for `quarantine`, set aside)."""
     hops: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Operator of the recipe that could not run -> why."""
 
     @property
     def quarantined_total(self) -> int:
@@ -69,7 +71,7 @@ def chain(name: str, source: Source, accounts: list[tuple[str, dict[str, Any]]])
     funnel = Funnel(name, source.use, source.language)
     for index, (hop, account) in enumerate(accounts):
         records_in, kept = int(account["records_in"]), int(account["kept"])
-        quarantined, dropped = account.get("quarantined", {}), account.get("dropped", {})
+        quarantined, dropped = account.get("quarantined", {}), _named(hop, account.get("dropped", {}))
         if records_in != kept + sum(quarantined.values()) + sum(dropped.values()):
             raise NodeError(
                 f"{name}: the accounting of {hop} does not add up: {records_in} records in, "
@@ -86,6 +88,7 @@ def chain(name: str, source: Source, accounts: list[tuple[str, dict[str, Any]]])
         _add(funnel.changed, account.get("changed", {}))
         funnel.by_hop[hop] = sum(dropped.values())
         funnel.hops.append(hop)
+        funnel.skipped |= {step["operator"]: step["reason"] for step in account.get("skipped", [])}
     if funnel.records_in != funnel.quarantined_total + funnel.dropped_total + funnel.kept:
         raise NodeError(f"{name}: the data funnel does not add up")
     return funnel
@@ -99,7 +102,13 @@ def totals(funnels: list[Funnel]) -> Funnel:
             setattr(total, name, getattr(total, name) + getattr(funnel, name))
         for name in ("quarantined", "dropped", "changed", "by_hop"):
             _add(getattr(total, name), getattr(funnel, name))
+        total.skipped |= funnel.skipped
     return total
+
+
+def _named(hop: str, dropped: Mapping[str, int]) -> dict[str, int]:
+    """Deduplication names its methods (exact, near) only; on the whole way they need its name."""
+    return {f"dedup-{name}" if hop == "dedup" else name: n for name, n in dropped.items()}
 
 
 def _accounts(nodes: Nodes, name: str) -> list[tuple[str, dict[str, Any]]]:

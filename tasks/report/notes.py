@@ -53,6 +53,13 @@ def caveats(view: View) -> list[str]:
             "The data are a small generated world of real facts in many wordings. A high score shows that the "
             "pipeline works and the model learnt these facts; it says nothing about general knowledge."
         )
+    if view.total.skipped:
+        steps = "; ".join(f"{operator} ({reason})" for operator, reason in view.total.skipped.items())
+        found.append(f"These steps of the cleaning recipes could not run: {steps}.")
+    if view.funnels:
+        found.append(
+            "Characters are those of readable records: what was quarantined has none that could be counted."
+        )
     found.append(
         "Seconds of a stage are summed over its nodes, which may have run side by side; for a reused node they are "
         "those of the run that made it."

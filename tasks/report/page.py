@@ -87,6 +87,7 @@ def render(view: View, drawings: dict[str, str]) -> str:
         versions=environment.versions(),
         origin=environment.origin(view.nodes),
         reading=reading,
+        effect=tables.dpo_details(view.nodes),
         caveats=notes.caveats(view),
         config_yaml=config_yaml(view.config),
     )

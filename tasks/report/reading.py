@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tasks.report.style import big, count, interval, p_value, percent
@@ -97,8 +98,10 @@ def _options_only(rows: list[dict[str, Any]]) -> list[str]:
     if not mine:
         return []
     worst = max(mine, key=lambda r: r["accuracy"])
+    # the worst of many controls is high by chance alone: Bonferroni's bound on a one-sided normal test
+    z = (worst["accuracy"] - CHANCE) / math.sqrt(CHANCE * (1 - CHANCE) / worst["n"])
+    betrayed = math.erfc(z / math.sqrt(2)) / 2 * len(mine) < 0.05
     text = f"With the question removed, no model exceeds {percent(worst['accuracy'])} % ({worst['model']}, {worst['benchmark']})"
-    betrayed = worst["accuracy"] > 0.30 and worst["ci95"][0] > CHANCE
     verdict = (
         "the options alone give something away" if betrayed else "the options alone do not betray the answer"
     )

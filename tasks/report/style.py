@@ -9,7 +9,7 @@ LANGUAGES = {"zh": STEEL, "en": AMBER, "code": TEAL, "mixed": PLUM}
 FATES = {
     "kept": STEEL,
     "dropped by operators": AMBER,
-    "near-duplicates": TEAL,
+    "duplicates": TEAL,
     "decontaminated": PLUM,
     "quarantined": BRICK,
 }

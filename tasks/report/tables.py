@@ -106,11 +106,8 @@ def mixtures(config: SteelRun, nodes: Nodes) -> dict[str, dict[str, Any]]:
     """Variant -> its mixture in words, and how many records of each set it took."""
     found = {}
     for name, variant in config.sft.variants.items():
-        taken: dict[str, int] = {}
-        if f"sft:{name}" in nodes:
-            for line in read_lines(nodes[f"sft:{name}"].path / "mixture.jsonl"):
-                source = str(line.get("source") or line.get("set") or "?")
-                taken[source] = taken.get(source, 0) + 1
+        node = nodes.get(f"sft:{name}")
+        taken: dict[str, int] = node.manifest["extra"].get("mixture", {}) if node else {}
         found[name] = {
             "note": variant.note,
             "shares": [(s, share) for s, share in variant.mixture.items() if share > 0],
@@ -126,3 +123,8 @@ def dpo(nodes: Nodes) -> dict[str, Any] | None:
         return None
     values = nodes["dpo:train"].read_json("dpo.json")
     return {name: values[name] for name in ("accuracy_before", "accuracy_after", "n", "p_value")}
+
+
+def dpo_details(nodes: Nodes) -> dict[str, Any]:
+    """What else is known of the effect: intervals, pairs gained and lost."""
+    return nodes["dpo:train"].read_json("dpo.json") if "dpo:train" in nodes else {}

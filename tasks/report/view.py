@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tasks.config import STAGES, SteelRun
-from tasks.report import environment, funnel, gather, reading, summary, tables, unigram
+from tasks.report import environment, funnel, gather, reading, summary, tables
 from tasks.report.funnel import Funnel
 from tasks.report.gather import Curve, Nodes
 
@@ -43,6 +43,8 @@ class View:
     dpo: dict[str, Any] | None
     parameters: int
     decontamination: list[dict[str, Any]]
+    choice: dict[str, Any]
+    """How the variant was chosen: protocol, and the scores on the selection split."""
     sample_model: str = ""
     samples: list[Sample] = field(default_factory=list)
 
@@ -107,6 +109,7 @@ def assemble(config: SteelRun, nodes: Nodes) -> View:
         dpo=tables.dpo(nodes),
         parameters=environment.parameters(nodes["pretrain"].path / "export") if "pretrain" in nodes else 0,
         decontamination=decontamination(nodes),
+        choice=nodes["sft:select"].read_json("choice.json") if "sft:select" in nodes else {},
     )
 
 
@@ -137,18 +140,22 @@ def source_mix(config: SteelRun, nodes: Nodes) -> list[dict[str, Any]]:
 
 
 def decontamination(nodes: Nodes) -> list[dict[str, Any]]:
-    """Per benchmark: questions, and the records that shared text with one."""
-    artifact = nodes.get("clean:decontaminate")
-    if artifact is None or not (artifact.path / "report.json").exists():
+    """Per benchmark: its questions, how many of them occur in training data, records dropped for it."""
+    if "clean:decontaminate" not in nodes:
         return []
-    found = artifact.read_json("report.json")
-    found = found.get("benchmarks", found)
-    return [{"benchmark": name, **values} for name, values in found.items() if isinstance(values, dict)]
+    found = nodes["clean:decontaminate"].read_json("report.json")["benchmarks"]
+    return [
+        {
+            "benchmark": name,
+            "questions": part["questions"],
+            "hit": part["questions_hit"],
+            "dropped": sum(part["dropped"].values()),
+            "where": part["dropped"],
+        }
+        for name, part in found.items()
+    ]
 
 
 def _unigram(nodes: Nodes) -> float | None:
-    """As the pretrain node measured it, or measured here."""
-    if "pretrain" not in nodes:
-        return None
-    known = nodes["pretrain"].manifest.get("metrics", {}).get("unigram_loss")
-    return float(known) if known is not None else unigram.loss(nodes)
+    """Validation loss of the token frequencies alone, as the pretrain node measured it."""
+    return nodes["pretrain"].manifest["metrics"].get("unigram_loss") if "pretrain" in nodes else None

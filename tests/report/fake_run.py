@@ -9,11 +9,8 @@ import random
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
 from tasks.artifacts import MANIFEST, content_digest, list_files
-from tasks.config import Evaluate, Report, Runtime, Sft, Source, SteelRun, Tokenize, Variant, World
+from tasks.config import Evaluate, Report, Sft, Source, SteelRun, Tokenize, Variant, World
 from tasks.evaluate.statistics import wilson
 from tasks.node import Artifact
 
@@ -168,12 +165,13 @@ class FakeRun:
                 changed = {"clean_html_mapper": draw(20, 200), "chinese_convert_mapper": draw(0, 80)}
                 last = self._hop(name, last, dropped, changed)
                 self.add(f"clean:{name}", {"accounting.json": last}, (f"convert:{name}",))
-                last = self._hop(name, last, {"dedup": draw(10, 90)}, {})
+                last = self._hop(name, last, {"exact": draw(2, 20), "near": draw(10, 70)}, {})
                 dedup[f"{name}/accounting.json"] = last
             last = self._hop(name, last, {"decontaminate": self.random.randint(0, 6)}, {})
             decontaminate[f"{name}/accounting.json"] = last
             decontaminate[f"{name}/drops.jsonl"] = []
-        decontaminate["report.json"] = {"demo_exam": {"questions": 1100, "records": 12}}
+        part = {"questions": 1100, "questions_hit": 4, "dropped": {"zhihu": 12}, "examples": []}
+        decontaminate["report.json"] = {"ngram": 13, "ignored_ngrams": {}, "benchmarks": {"demo_exam": part}}
         everything = tuple(f"convert:{n}" for n in self.config.sources)
         self.add("clean:dedup", dedup, tuple(f"clean:{n}" for n in self.config.using("pretrain")))
         self.add("clean:decontaminate", decontaminate, everything)
@@ -182,12 +180,10 @@ class FakeRun:
         self.add("tokenize:tokenizer", {"tokenizer.json": {}})
         sources = {}
         for name in self.config.using("pretrain"):
-            train, val = self._shard(40), self._shard(4)
-            artifact = self.add(
-                f"tokenize:{name}", {"train-00000.arrow": train, "val-00000.arrow": val}, (f"clean:{name}",)
+            self.add(
+                f"tokenize:{name}", {"train-00000.arrow": b"", "val-00000.arrow": b""}, (f"clean:{name}",)
             )
             tokens = self.random.randint(20_000, 200_000)
-            del artifact
             entry = {"rows": 40, "tokens": tokens, "documents": tokens // 90, "digest": "xxh3:0"}
             sources[name] = {
                 "weight": self.config.tokenize.weights.get(name, 1),
@@ -197,19 +193,6 @@ class FakeRun:
         shards = {"format": 1, "block_size": 32, "vocab_size": VOCAB, "sources": sources}
         inputs = tuple(f"tokenize:{n}" for n in sources)
         self.add("tokenize:manifest", {"shards.json": shards}, inputs)
-
-    def _shard(self, rows: int) -> bytes:
-        draw = np.random.default_rng(self.random.randint(0, 99))
-        ids = (draw.zipf(1.4, (rows, 33)) % VOCAB).astype(np.uint32)
-        columns = {
-            "input_ids": pa.FixedSizeListArray.from_arrays(pa.array(ids.ravel()), 33),
-            "valid": pa.array([33] * (rows - 1) + [20], pa.int32()),
-        }
-        table = pa.table(columns)
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
-        return sink.getvalue().to_pybytes()
 
     def _loss(
         self, steps: int, start: float, end: float, **extra: tuple[float, float]
@@ -247,30 +230,48 @@ class FakeRun:
 
     def pretrain(self) -> None:
         files = {"metrics.jsonl": self._loss(800, 6.2, 1.9), **self._export()}
-        facts = {"world_size": 2, "micro_batch_size": 4, "precision": "bf16"}
-        self.add("pretrain", files, ("tokenize:manifest", "tokenize:tokenizer"), seconds=142.3, extra=facts)
+        facts = {"ranks": 2, "threads_per_rank": 1, "device": "cpu"}
+        numbers = {"final_loss": 1.9, "val_loss": 2.0, "tokens_per_s": 12345.6, "unigram_loss": 5.43}
+        inputs = ("tokenize:manifest", "tokenize:tokenizer")
+        self.add("pretrain", files, inputs, seconds=142.3, extra=facts, metrics=numbers)
 
     def sft(self) -> None:
         for variant, settings in self.config.sft.variants.items():
             taken = [
-                {"source": name, "id": f"{name}{i:04}"}
+                {"set": name, "id": f"{name}{i:04}", "split": "train"}
                 for name, share in settings.mixture.items()
                 for i in range(round(300 * share))
             ]
             files = {"metrics.jsonl": self._loss(300, 3.0, 0.8), "mixture.jsonl": taken, **self._export()}
             inputs = ("pretrain", "tokenize:tokenizer", *(f"convert:{n}" for n in settings.mixture))
-            self.add(f"sft:{variant}", files, inputs, seconds=self.random.uniform(20, 40))
+            counts = {name: round(300 * share) for name, share in settings.mixture.items()}
+            self.add(
+                f"sft:{variant}",
+                files,
+                inputs,
+                seconds=self.random.uniform(20, 40),
+                extra={"mixture": counts},
+            )
         chosen = list(self.config.sft.variants)[-1]
+        score = {"correct": 190, "n": 200, "accuracy": 0.95, "ci95": list(wilson(190, 200))}
+        choice = {
+            "variant": chosen,
+            "protocol": "cloze",
+            "scores": dict.fromkeys(self.config.sft.variants, score),
+        }
         self.add(
             "sft:select",
-            {"choice.json": {"variant": chosen}},
+            {"choice.json": choice},
             tuple(f"sft:{v}" for v in self.config.sft.variants),
         )
 
     def dpo(self) -> None:
         self.add("dpo:reference", {"logprobs.jsonl": []}, ("sft:select", "convert:demo_dpo_zh"))
-        curves = self._loss(120, 0.693, 0.31, reward_margin=(0.0, 2.1), reward_accuracy=(0.5, 0.93))
-        effect = {"accuracy_before": 0.6133, "accuracy_after": 0.8267, "n": 300, "p_value": 1.3e-9}
+        rewards = {"rewards/margins": (0.0, 2.1), "rewards/accuracies": (0.5, 0.93)}
+        curves = self._loss(120, 0.693, 0.31, **rewards)
+        effect = {"accuracy_before": 184 / 300, "accuracy_after": 248 / 300, "n": 300, "p_value": 1.3e-9}
+        effect |= {"ci95_before": list(wilson(184, 300)), "ci95_after": list(wilson(248, 300))}
+        effect |= {"gained": 80, "lost": 16}
         self.add(
             "dpo:train", {"metrics.jsonl": curves, "dpo.json": effect, **self._export()}, ("dpo:reference",)
         )
@@ -326,7 +327,3 @@ class FakeRun:
             if "held-out" not in benchmark:
                 yield benchmark, "options-only", "cloze", 0.25, n
                 yield benchmark, "options-only", "paper-first-token", 0.25, n
-
-
-def runtime(root: Path) -> Runtime:
-    return Runtime(artifacts=root)

@@ -27,7 +27,7 @@ def test_hops_are_chained_and_operators_kept_apart():
         [
             ("convert", account(100, 90, {"too few votes": 6}, {"broken JSON": 4})),
             ("clean", account(90, 70, {"text_length_filter": 15, "perplexity_filter": 5})),
-            ("dedup", account(70, 60, {"dedup": 10})),
+            ("dedup", account(70, 60, {"exact": 4, "near": 6})),
             ("decontaminate", account(60, 58, {"decontaminate": 2, "unused": 0})),
         ],
     )
@@ -37,7 +37,8 @@ def test_hops_are_chained_and_operators_kept_apart():
         "too few votes": 6,
         "text_length_filter": 15,
         "perplexity_filter": 5,
-        "dedup": 10,
+        "dedup-exact": 4,
+        "dedup-near": 6,
         "decontaminate": 2,
     }
     assert joined.by_hop == {"convert": 6, "clean": 20, "dedup": 10, "decontaminate": 2}

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 from tasks import report
 from tasks.node import Context
-from tasks.report import model_card, reading, unigram
+from tasks.report import model_card, reading
 from tasks.report.gather import thin
 from tests.report.fake_run import config
 
@@ -66,12 +66,6 @@ def test_variants_with_overlapping_intervals_are_not_ranked():
     first, second = reading.about_ablation(table)
     assert first.startswith("1 of 2 comparisons")
     assert "do not rank variants there" in second
-
-
-def test_unigram_loss_lies_between_certainty_and_uniform(run):
-    import math
-
-    assert 0 < unigram.loss(run.nodes) < math.log(512)
 
 
 def test_thinning_keeps_both_ends():
