@@ -1,0 +1,115 @@
+"""Who changed and who dropped what: counted per operator, asserted to add up, shown as a table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+WINDOW = 160  # characters of an example
+
+
+@dataclass
+class StepCount:
+    """One operator of one recipe, over the records that reached it."""
+
+    operator: str
+    recipe: str
+    records_in: int = 0
+    records_out: int = 0
+    changed: int = 0
+    dropped: int = 0
+    chars_in: int = 0
+    chars_out: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        fields = asdict(self)
+        fields["in"], fields["out"] = fields.pop("records_in"), fields.pop("records_out")
+        return fields
+
+
+@dataclass
+class Accounting:
+    """What became of the records of one source in one node."""
+
+    source: str
+    records_in: int = 0
+    chars_in: int = 0
+    kept: int = 0
+    chars_out: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    steps: list[StepCount] = field(default_factory=list)
+    skipped: list[dict[str, str]] = field(default_factory=list)
+    """Operators of the recipe that could not run, with the reason."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The room's accounting.json; raises if the numbers do not add up."""
+        if self.records_in != self.kept + self.dropped.total():
+            raise AssertionError(
+                f"{self.source}: {self.records_in} records in, but {self.kept} kept and {self.dropped.total()} dropped"
+            )
+        changed: Counter[str] = Counter()
+        for step in self.steps:
+            changed[step.operator] += step.changed
+        return {
+            "source": self.source,
+            "records_in": self.records_in,
+            "chars_in": self.chars_in,
+            "kept": self.kept,
+            "chars_out": self.chars_out,
+            "quarantined": {},
+            "dropped": {name: n for name, n in sorted(self.dropped.items()) if n},
+            "changed": {name: n for name, n in sorted(changed.items()) if n},
+            "steps": [step.as_json() for step in self.steps],
+            "skipped": self.skipped,
+        }
+
+
+def excerpt(text: str, around: int = 0) -> str:
+    """At most WINDOW characters of `text`, from a little before position `around`."""
+    start = max(0, around - WINDOW // 4)
+    return text[start : start + WINDOW]
+
+
+def first_difference(before: str, after: str) -> int:
+    """Position of the first character in which two texts differ."""
+    for position, (a, b) in enumerate(zip(before, after, strict=False)):
+        if a != b:
+            return position
+    return min(len(before), len(after))
+
+
+def headline(accounts: Iterable[Mapping[str, Any]]) -> str:
+    """`9,512 of 10,104 kept`."""
+    accounts = list(accounts)
+    return f"{sum(a['kept'] for a in accounts):,} of {sum(a['records_in'] for a in accounts):,} kept"
+
+
+def steps_table(account: Mapping[str, Any]) -> str:
+    """Markdown: the steps of one source."""
+    lines = [
+        f"### {account['source']}: {headline([account])}, "
+        f"{account['chars_in']:,} → {account['chars_out']:,} characters",
+        "",
+        "| recipe | operator | in | changed | dropped | characters out |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {s['recipe']} | {s['operator']} | {s['in']:,} | {s['changed']:,} | {s['dropped']:,} | {s['chars_out']:,} |"
+        for s in account["steps"]
+        if s["in"]
+    ]
+    lines += [f"\nNot run: {s['operator']} ({s['recipe']}): {s['reason']}" for s in account["skipped"]]
+    return "\n".join(lines) + "\n"
+
+
+def sources_table(accounts: Iterable[Mapping[str, Any]]) -> str:
+    """Markdown: one line per source."""
+    lines = ["| source | in | kept | dropped | characters kept |", "|---|---:|---:|---|---:|"]
+    for a in accounts:
+        dropped = ", ".join(f"{name} {n:,}" for name, n in a["dropped"].items()) or "–"
+        lines.append(
+            f"| {a['source']} | {a['records_in']:,} | {a['kept']:,} | {dropped} | {a['chars_out']:,} |"
+        )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,178 @@
+"""clean:assets: the models behind perplexity_filter, trained from the run's own converted records.
+
+Data-Juicer would fetch a SentencePiece and a KenLM model of Chinese Wikipedia from the network,
+unchecked. Here both are trained, deterministically and in seconds, on a seed corpus (seeds.py), for
+each language that has enough of it:
+
+    <lang>.sp.model    SentencePiece unigram pieces
+    <lang>.arpa.bin    an n-gram model over them; ARPA text, which KenLM takes under any name
+    assets.json        what they were trained on, and the perplexity of held-out lines
+
+A model whose own held-out lines it finds unlikely would drop good text, so such a language goes
+without (the filter's step is then skipped and said to be).
+With recipe `paper` also a byte-level BPE of code, at the place where alphanumeric_filter(tokenization:
+true) looks for the tokenizer of pythia-6.9b, for which it stands in.
+"""
+
+from __future__ import annotations
+
+import io
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from tasks.clean import operators
+from tasks.node import Context, Outcome
+
+MIN_CHARS = 20_000
+"""Below this much seed text no model is trained."""
+MAX_HELD_OUT_PERPLEXITY = 750
+"""Median over held-out lines: half of what the recipes let pass."""
+PIECES_CHARS = 400_000
+"""SentencePiece's EM needs no more for a few thousand pieces, and costs most of the time."""
+COVERAGE = 0.9995
+CODE_VOCABULARY = 8000
+
+
+def body(ctx: Context) -> Outcome:
+    """Train the models in a worker process of the pool."""
+    from tasks import pool
+
+    files = {name: artifact.path / "records.jsonl" for name, artifact in ctx.inputs.items()}
+    info = pool.submit(train, files, ctx.out, ctx.config).result()
+    trained = [lang for lang, model in info.items() if model.get("usable")]
+    lines = [
+        "| model | seed characters | vocabulary | n-grams | held-out perplexity (median, p95) |",
+        "|---|---:|---:|---|---|",
+    ]
+    for lang, model in info.items():
+        held_out = model.get("held_out", {})
+        lines.append(
+            f"| {lang} | {model['chars']:,} | {model.get('vocabulary', 0):,} "
+            f"| {' / '.join(f'{n:,}' for n in model.get('ngrams', {}).values())} "
+            f"| {held_out.get('median', '–')}, {held_out.get('p95', '–')} {model.get('reason', '')} |"
+        )
+    return Outcome(
+        headline=f"language models: {', '.join(trained) or 'none'}",
+        counts={f"{lang}.seed_chars": model["chars"] for lang, model in info.items()},
+        metrics={
+            f"{lang}.held_out_perplexity": info[lang]["held_out"]["median"]
+            for lang in trained
+            if "held_out" in info[lang]
+        },
+        extra={"models": info},
+        summary="\n".join(lines) + "\n",
+        files=["assets.json"],
+    )
+
+
+def train(files: Mapping[str, Path], out: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Train all models into `out`; returns what is in assets.json."""
+    from tasks.clean.seeds import seed_lines
+
+    settings = config["assets"]
+    info: dict[str, Any] = {}
+    for lang, lines in seed_lines(files, settings["max_chars"]).items():
+        info[lang] = train_language(lang, lines, out, settings["vocab_size"], settings["order"])
+    if config["code_tokenizer"]:
+        info["code"] = _train_code_tokenizer(files, out, settings["max_chars"])
+    (out / "assets.json").write_bytes(orjson.dumps(info, option=orjson.OPT_INDENT_2))
+    return info
+
+
+def train_language(lang: str, lines: Sequence[str], out: Path, vocab_size: int, order: int) -> dict[str, Any]:
+    """`<lang>.sp.model` and `<lang>.arpa.bin` in `out`, if the lines suffice for a usable model."""
+    from tasks.clean.kneser_ney import estimate
+
+    info: dict[str, Any] = {"chars": sum(map(len, lines)), "lines": len(lines), "usable": False}
+    if info["chars"] < MIN_CHARS:
+        return info | {"reason": f"fewer than {MIN_CHARS:,} characters of seed text"}
+    held_out, train_on = lines[::50], [line for i, line in enumerate(lines) if i % 50]
+    pieces = out / operators.SENTENCEPIECE.format(lang=lang)
+    ngrams = out / operators.KENLM.format(lang=lang)
+    info["vocabulary"] = _train_pieces(train_on, pieces, vocab_size)
+    encoder = operators.load_sentencepiece(pieces)
+    info["ngrams"] = estimate((encoder.encode_as_pieces(line) for line in train_on), order, ngrams)
+    model = operators.load_kenlm(ngrams)
+    scores = sorted(_perplexity(model, encoder.encode_as_pieces(line)) for line in held_out)
+    info["held_out"] = {
+        "lines": len(scores),
+        "median": round(scores[len(scores) // 2], 1),
+        "p95": round(scores[len(scores) * 95 // 100], 1),
+    }
+    info["usable"] = info["held_out"]["median"] <= MAX_HELD_OUT_PERPLEXITY
+    if not info["usable"]:
+        pieces.unlink()
+        ngrams.unlink()
+        info["reason"] = "its own held-out lines are too unlikely: too little or too mixed seed text"
+    return info
+
+
+def _train_pieces(lines: Sequence[str], path: Path, vocab_size: int) -> int:
+    """Train SentencePiece; returns the size, which every character of the coverage has to fit in."""
+    import sentencepiece
+
+    sample, chars = [], 0
+    stride = max(1, sum(map(len, lines)) // PIECES_CHARS)
+    for line in lines[::stride]:
+        sample.append(line)
+        chars += len(line)
+        if chars >= PIECES_CHARS:
+            break
+    required = _required_characters(sample)
+    size = max(vocab_size, required + required // 4 + 16)
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sample),
+        model_writer=model,
+        vocab_size=size,
+        hard_vocab_limit=False,
+        character_coverage=COVERAGE,
+        model_type="unigram",
+        num_threads=1,  # more would make the pieces depend on the machine
+        seed_sentencepiece_size=50_000,
+        minloglevel=2,
+    )
+    path.write_bytes(model.getvalue())
+    return operators.load_sentencepiece(path).get_piece_size()
+
+
+def _required_characters(lines: Sequence[str]) -> int:
+    counts = Counter(unicodedata.normalize("NFKC", "".join(lines)))
+    covered, total = 0, counts.total()
+    for needed, (_, count) in enumerate(counts.most_common(), start=1):
+        covered += count
+        if covered >= COVERAGE * total:
+            return needed
+    return len(counts)
+
+
+def _perplexity(model: Any, pieces: Sequence[str]) -> float:
+    """As perplexity_filter computes it."""
+    return 10.0 ** (-model.score(" ".join(pieces)) / (len(pieces) + 1))
+
+
+def _train_code_tokenizer(files: Mapping[str, Path], out: Path, max_chars: int) -> dict[str, Any]:
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    from tasks.clean.seeds import code_texts
+
+    texts = list(code_texts(files, max_chars))
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=CODE_VOCABULARY,
+        show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    folder = out / operators.TOKENIZER
+    folder.mkdir(parents=True)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    return {"chars": sum(map(len, texts)), "vocabulary": tokenizer.get_vocab_size(), "usable": True}

@@ -1,0 +1,132 @@
+"""A recipe at work: its operators in order over batches of records, each change and drop attributed.
+
+Data-Juicer's own executor does not say which operator dropped which record, and an exception inside
+it costs a thousand rows. So its operators are called here directly, one after the other, on plain
+`{"text": [...]}` batches. Mappers see one text or message at a time; filters judge a record by its
+texts joined with newlines. A record whose text (or one of whose messages) a mapper has emptied is
+dropped by that mapper: a dialogue with a missing turn teaches nonsense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from tasks.clean import operators
+from tasks.clean.accounting import StepCount, excerpt, first_difference
+from tasks.clean.language import language_of
+from tasks.clean.recipe import Step
+from tasks.clean.records import Record, length, texts_of, with_texts
+
+
+@dataclass
+class Row:
+    """One record on its way through a chain."""
+
+    record: Record
+    texts: list[str]
+    language: str
+    changed: bool = False
+    dropped_by: str = ""
+    why: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def chars(self) -> int:
+        return length(self.texts)
+
+    def result(self) -> Record:
+        return with_texts(self.record, self.texts) if self.changed else self.record
+
+
+class Chain:
+    """The steps of one recipe, loaded, with their counts."""
+
+    def __init__(self, kind: str, steps: Sequence[Step], models: Path | None, examples: int):
+        self.kind = kind
+        self.skipped = [
+            {"recipe": kind, "operator": step.operator, "reason": reason}
+            for step in steps
+            if (reason := _cannot_run(step, models))
+        ]
+        steps = [step for step in steps if not _cannot_run(step, models)]
+        self.steps = [(step, _loaded(step.model_dump_json(), models)) for step in steps]
+        self.counts = [StepCount(step.operator, kind) for step in steps]
+        self.wanted_examples = examples
+        self.examples: dict[str, list[dict[str, Any]]] = {}
+
+    def run(self, records: Iterable[Record]) -> list[Row]:
+        """Clean one batch; every record comes back as a row, in order."""
+        rows = []
+        for record in records:
+            texts = texts_of(record)
+            rows.append(Row(record, texts, language_of("\n".join(texts[:4]))))
+        for (step, op), count in zip(self.steps, self.counts, strict=True):
+            here = [row for row in rows if not row.dropped_by]
+            chosen = [row for row in here if _applies(step, row)]
+            count.records_in += len(here)
+            count.chars_in += sum(row.chars for row in here)
+            (self._filter if step.is_filter else self._map)(step, op, chosen, count)
+            count.dropped += sum(bool(row.dropped_by) for row in chosen)
+            kept = [row for row in here if not row.dropped_by]
+            count.records_out += len(kept)
+            count.chars_out += sum(row.chars for row in kept)
+        return rows
+
+    def _map(self, step: Step, op: Any, rows: Sequence[Row], count: StepCount) -> None:
+        before = [text for row in rows for text in row.texts]
+        # the operators write into the list they are given
+        after = iter(op.process_batched({"text": list(before)})["text"] if before else [])
+        for row in rows:
+            new = [next(after) for _ in row.texts]
+            if new == row.texts:
+                continue
+            count.changed += 1
+            row.changed = True
+            self._keep_example(step, row, new)
+            if any(old.strip() and not text.strip() for old, text in zip(row.texts, new, strict=True)):
+                row.dropped_by, row.why = step.operator, {"emptied": True}
+            row.texts = new
+
+    def _filter(self, step: Step, op: Any, rows: Sequence[Row], count: StepCount) -> None:
+        from data_juicer.utils.constant import Fields
+
+        batch = {"text": ["\n".join(row.texts) for row in rows], Fields.stats: [{} for _ in rows]}
+        batch = op.compute_stats_batched(batch)
+        for row, keep, stats in zip(rows, op.process_batched(batch), batch[Fields.stats], strict=True):
+            if not keep:
+                row.dropped_by = step.operator
+                row.why = {name: round(float(value), 4) for name, value in stats.items()}
+                self._keep_example(step, row, None)
+
+    def _keep_example(self, step: Step, row: Row, new: list[str] | None) -> None:
+        examples = self.examples.setdefault(f"{self.kind}/{step.operator}", [])
+        if len(examples) >= self.wanted_examples:
+            return
+        if new is None:
+            examples.append(
+                {"id": row.record["id"], "dropped": excerpt("\n".join(row.texts)), "why": row.why}
+            )
+            return
+        old, text = next((a, b) for a, b in zip(row.texts, new, strict=True) if a != b)
+        at = first_difference(old, text)
+        examples.append({"id": row.record["id"], "before": excerpt(old, at), "after": excerpt(text, at)})
+
+
+def _applies(step: Step, row: Row) -> bool:
+    return (step.language in (None, row.language)) and (not step.min_chars or row.chars >= step.min_chars)
+
+
+def _cannot_run(step: Step, models: Path | None) -> str:
+    if step.operator == "perplexity_filter" and not operators.has_models(models, step.settings()["lang"]):
+        return f"no language model for {step.settings()['lang']} in the assets: too little text to train one"
+    return ""
+
+
+@lru_cache(maxsize=128)
+def _loaded(step: str, models: Path | None) -> Any:
+    """Operators are kept between nodes: a worker process cleans many sources with the same recipe."""
+    parsed = Step.model_validate_json(step)
+    return operators.load(parsed.operator, parsed.settings(), models)

@@ -1,0 +1,107 @@
+"""Two operators of Steel's own, registered with Data-Juicer: repairs that no parameter of the originals offers.
+
+Each subclasses the operator it repairs. Imported by `operators.prepare`, never before it: the import
+pulls in Data-Juicer, whose run-time installer must be denied first.
+"""
+
+from __future__ import annotations
+
+import html
+
+import ftfy
+import regex
+from data_juicer.ops.base_op import OPERATORS, Mapper
+from data_juicer.ops.mapper.clean_html_mapper import CleanHtmlMapper
+
+_INLINE = (
+    "a|abbr|acronym|address|area|b|base|basefont|bdo|big|body|button|canvas|"
+    "center|cite|code|col|colgroup|del|dfn|em|embed|font|form|frame|frameset|head|"
+    "html|i|iframe|img|input|ins|kbd|label|legend|link|map|mark|meta|noscript|"
+    "object|option|param|q|s|samp|script|select|small|source|span|strike|strong|"
+    "style|sub|sup|svg|textarea|time|tt|u|ul|var|video|wbr"
+)
+_BLOCK = (
+    "article|aside|blockquote|br|caption|dd|div|dl|dt|fieldset|figcaption|figure|"
+    "footer|h1|h2|h3|h4|h5|h6|header|hr|li|main|nav|ol|p|pre|section|table|"
+    "tbody|td|tfoot|th|thead|title|tr"
+)
+_ATTRIBUTES = r"(?:\s+[\w:-]+\s*=\s*(?:\"[^\"]*\"|'[^']*'|[^\s\"'<>]+)|\s+(?:checked|defer|disabled|hidden|nowrap|selected))*"
+_TAG = regex.compile(rf"(?i)</?(?:{_INLINE}|{_BLOCK}){_ATTRIBUTES}\s*/?>|<!--|-->|<!doctype\b")
+_BREAK = regex.compile(rf"(?i)<(?:br|hr){_ATTRIBUTES}\s*/?>|</(?:{_BLOCK})\s*>")
+_UNSEEN = regex.compile(r"(?is)<(script|style|noscript)\b[^>]*>.*?</\1\s*>|<!--.*?-->")
+_EXAMPLE = regex.compile(r"(?i)```|html|<(?:head|script|style|svg)\b")
+_ENTITY = regex.compile(r"&(?:[A-Za-z][A-Za-z0-9]{1,9}|#[0-9]{1,6}|#[xX][0-9A-Fa-f]{1,5});")
+_BLANK_LINES = regex.compile(r"\n[ \t]*(?:\n[ \t]*)+\n")
+# letters and digits only: full-width punctuation is how Chinese is written
+_WIDE = {c: c - 0xFEE0 for c in (*range(0xFF10, 0xFF1A), *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B))}
+
+
+@OPERATORS.register_module("steel_clean_html_mapper")
+class SteelCleanHtml(CleanHtmlMapper):
+    """clean_html_mapper for texts that also hold `<` for other reasons.
+
+    The original takes every `<` before a letter for a tag, so that `a<b and c>d` loses its middle,
+    and joins paragraphs without a break. Here only HTML's own tags are tags, the end of a block
+    ends a line, scripts and comments go with their content, and a text without tags or entities is
+    returned as it came. With `keep_examples`, for dialogues, so is one that shows markup rather than
+    being marked up: with fenced code, a whole page, or the word HTML.
+    """
+
+    _batched_op = True
+
+    def __init__(self, keep_examples: bool = False, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.keep_examples = keep_examples
+
+    def process_batched(self, samples):
+        samples[self.text_key] = [self._clean(text) for text in samples[self.text_key]]
+        return samples
+
+    def _clean(self, text: str) -> str:
+        if self.keep_examples and _EXAMPLE.search(text):
+            return text
+        if not _TAG.search(text):
+            return html.unescape(text) if _ENTITY.search(text) else text
+        text = _UNSEEN.sub("", text)
+        text = _BREAK.sub(lambda tag: tag[0] + "\n", text)
+        text = "".join(self._escape_others(text))
+        [text] = super().process_batched({self.text_key: [text]})[self.text_key]
+        return _BLANK_LINES.sub("\n\n", text).strip()
+
+    @staticmethod
+    def _escape_others(text: str):
+        """`text` with every `<` that starts no known tag written as an entity."""
+        end = 0
+        for tag in _TAG.finditer(text):
+            yield text[end : tag.start()].replace("<", "&lt;")
+            yield tag[0]
+            end = tag.end()
+        yield text[end:].replace("<", "&lt;")
+
+
+@OPERATORS.register_module("steel_fix_encoding_mapper")
+class SteelFixEncoding(Mapper):
+    """fix_unicode_mapper that leaves punctuation alone.
+
+    Both run ftfy; the original also turns `，。？（）“”` into `,.?()""`. Here: mojibake, stray control
+    characters, ligatures, line ends, entities (unless `html_entities` is false, for code, where
+    `&lt;` means itself), full-width letters and digits, and NFC.
+    """
+
+    _batched_op = True
+
+    def __init__(self, html_entities: bool = True, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.config = ftfy.TextFixerConfig(
+            unescape_html="auto" if html_entities else False,
+            fix_character_width=False,
+            uncurl_quotes=False,
+            normalization="NFC",
+            explain=False,
+        )
+
+    def process_batched(self, samples):
+        samples[self.text_key] = [
+            ftfy.fix_text(text, self.config).translate(_WIDE) for text in samples[self.text_key]
+        ]
+        return samples

@@ -1,0 +1,120 @@
+"""clean:<source>: the records of one source through the recipe of their kind.
+
+Output: records.jsonl (kept, in order), dropped.jsonl (id, operator, why, excerpt), accounting.json,
+examples.json (up to N before/after pairs an operator). Memory is bounded by a batch; in = kept +
+dropped is asserted. Ids are unique within a source (tasks/convert sees to it).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from tasks.clean import accounting, records
+from tasks.clean.accounting import Accounting
+from tasks.clean.chain import Chain
+from tasks.clean.recipe import Step
+from tasks.clean.records import Record
+from tasks.node import Context, NodeError, Outcome
+
+BATCH_RECORDS = 1000
+BATCH_CHARS = 4_000_000
+
+
+def body(ctx: Context) -> Outcome:
+    """Clean one source in a worker process of the pool."""
+    from tasks import pool
+
+    started = time.monotonic()
+    job = pool.submit(
+        clean_source,
+        ctx.inputs["records"].path / "records.jsonl",
+        ctx.inputs["assets"].path,
+        ctx.out,
+        ctx.config["recipes"],
+        ctx.config["trace_examples"],
+        source=ctx.inputs["records"].node.partition(":")[2],
+    )
+    account = job.result()
+    seconds = time.monotonic() - started
+    return Outcome(
+        headline=accounting.headline([account]),
+        counts={name: account[name] for name in ("records_in", "kept", "chars_in", "chars_out")}
+        | {f"dropped.{name}": n for name, n in account["dropped"].items()},
+        metrics={"kept_share": account["kept"] / max(1, account["records_in"]), "clean_seconds": seconds},
+        extra={"dropped": account["dropped"], "changed": account["changed"]},
+        summary=accounting.steps_table(account),
+        files=["accounting.json", "examples.json"],
+    )
+
+
+def clean_source(
+    records_path: Path,
+    models: Path | None,
+    out: Path,
+    recipes: Mapping[str, Sequence[Mapping[str, Any]]],
+    examples: int,
+    *,
+    source: str,
+) -> dict[str, Any]:
+    """Clean the records of one file into the folder `out`; returns what is in accounting.json.
+
+    `recipes` maps a kind of record to the steps of its recipe (see tasks/clean/recipe.py).
+    """
+    parsed = {kind: [Step.model_validate(step) for step in steps] for kind, steps in recipes.items()}
+    chains: dict[str, Chain] = {}
+    account = Accounting(source)
+    with (out / "records.jsonl").open("wb") as kept_file, (out / "dropped.jsonl").open("wb") as dropped_file:
+        for batch in _batches(records_path):
+            account.records_in += len(batch)
+            account.chars_in += sum(records.length(records.texts_of(record)) for record in batch)
+            rows = {}
+            for kind in sorted({record["kind"] for record in batch}):
+                if kind not in chains:
+                    if kind not in parsed:
+                        raise NodeError(f"{source}: there is no recipe for records of kind {kind!r}")
+                    chains[kind] = Chain(kind, parsed[kind], models, examples)
+                for row in chains[kind].run(r for r in batch if r["kind"] == kind):
+                    rows[row.record["id"]] = row
+            for record in batch:
+                row = rows[record["id"]]
+                if row.dropped_by:
+                    account.dropped[row.dropped_by] += 1
+                    text = accounting.excerpt("\n".join(row.texts)) or accounting.excerpt(
+                        "\n".join(records.texts_of(record))
+                    )
+                    dropped_file.write(
+                        records.dump(
+                            {"id": record["id"], "operator": row.dropped_by, "why": row.why, "excerpt": text}
+                        )
+                    )
+                else:
+                    account.kept += 1
+                    account.chars_out += row.chars
+                    kept_file.write(records.dump(row.result()))
+    found: dict[str, Any] = {}
+    for _, chain in sorted(chains.items()):
+        account.steps += chain.counts
+        account.skipped += chain.skipped
+        found |= chain.examples
+    result = account.as_json()
+    (out / "accounting.json").write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
+    (out / "examples.json").write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2))
+    return result
+
+
+def _batches(path: Path) -> Iterator[list[Record]]:
+    batch: list[Record] = []
+    chars = 0
+    for record in records.read(path):
+        batch.append(record)
+        chars += records.length(records.texts_of(record))
+        if len(batch) >= BATCH_RECORDS or chars >= BATCH_CHARS:
+            yield batch
+            batch, chars = [], 0
+    if batch:
+        yield batch

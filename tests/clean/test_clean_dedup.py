@@ -1,0 +1,119 @@
+"""Duplicates within and across sources: the first stays, near ones are checked, different ones stay."""
+
+import json
+
+import pytest
+
+from tasks.clean import dedup
+from tasks.clean.recipe import load_set
+from tests.clean.samples import dialogue, real_text, record, write
+
+DISTINCT = sorted({real_text(seed) for seed in range(400)}, key=len, reverse=True)
+TEXT = "\n".join(DISTINCT[:4])
+OTHER = "\n".join(DISTINCT[4:8])
+
+
+def find(tmp_path, sources, recipe="steel", min_chars=100):
+    near = {kind: r.near_duplicates for kind, r in load_set(recipe).items()}
+    settings = {kind: value.model_dump() for kind, value in near.items()}
+    paths = {name: write(tmp_path / name / "records.jsonl", items) for name, items in sources.items()}
+    hashed = {name: dedup.fingerprints(path, settings, min_chars) for name, path in paths.items()}
+    drops, report = dedup.find_duplicates(paths, hashed, near)
+    named = {name: {sources[name][i]["id"]: d for i, d in found.items()} for name, found in drops.items()}
+    return named, report, hashed, drops
+
+
+def test_the_first_in_source_order_stays(tmp_path):
+    a, b, c = record(TEXT, source="a"), record(OTHER, source="a"), record(TEXT, source="b")
+    drops, *_ = find(tmp_path, {"b": [c], "a": [a, b]})
+    assert set(drops["a"]) == {a["id"]}
+    assert (drops["a"][a["id"]].duplicate_of.hex(), drops["a"][a["id"]].method) == (c["id"], "exact")
+    assert not drops["b"]
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        TEXT.replace("，", ",").replace("。", ". "),
+        TEXT.replace("\n", "\n\n  ") + "！",
+        TEXT.replace("，", ""),
+    ],
+)
+def test_punctuation_and_spaces_make_no_difference(tmp_path, copy):
+    drops, *_ = find(tmp_path, {"a": [record(TEXT), record(OTHER), record(copy)]})
+    assert list(drops["a"]) == [record(copy)["id"]]
+
+
+def test_a_slightly_edited_long_text_is_a_near_duplicate(tmp_path):
+    edited = TEXT.replace("小学生", "学生", 1) + "完。"
+    drops, report, *_ = find(tmp_path, {"a": [record(TEXT), record(OTHER), record(edited)]})
+    assert [d.method for d in drops["a"].values()] == ["near"]
+    assert report["largest_groups"][0]["size"] == 2
+
+
+def test_texts_from_one_template_are_no_duplicates(tmp_path):
+    form = "{0}是一个省，它的省会是{1}。{0}的经济、文化和交通都以{1}为中心，来往的旅客很多。如果有人问起{0}的省会在哪里，就应当回答：{1}。每年都有许多人到{1}去看风景，也有许多人从{1}出发，走遍{0}的山山水水。"
+    places = [
+        "河北 石家庄",
+        "山西 太原",
+        "辽宁 沈阳",
+        "吉林 长春",
+        "江苏 南京",
+        "浙江 杭州",
+        "安徽 合肥",
+        "福建 福州",
+        "江西 南昌",
+        "山东 济南",
+    ]
+    items = [record(form.format(*place.split())) for place in places]
+    drops, *_ = find(tmp_path, {"a": items})
+    assert not drops["a"]
+
+
+def test_numbers_are_told_apart(tmp_path):
+    items = [record(f"计算的结果等于{n}。") for n in ("3.14", "314", "-314", "3:14", "314%")]
+    drops, *_ = find(tmp_path, {"a": items})
+    assert not drops["a"]
+
+
+def test_dialogues_and_short_texts_are_compared_exactly(tmp_path):
+    items = [
+        dialogue("你好", "你好！"),
+        dialogue("你好。", "你好"),
+        dialogue("你好", "你也好！"),
+        record("你好\n你好！"),
+    ]
+    drops, *_ = find(tmp_path, {"a": items})
+    assert list(drops["a"]) == [items[1]["id"], items[3]["id"]]
+
+
+def test_code_differs_by_its_signs(tmp_path):
+    body = (
+        "def f(values):\n    total = 0\n    for value in values:\n        total {} value\n    return total\n"
+    )
+    items = [record(body.format(sign), "code") for sign in ("+=", "-=", "*=")]
+    copy = record(body.format("+=").replace("\n", "  \n") + "\n\n", "code")
+    drops, *_ = find(tmp_path, {"a": [*items, copy]}, min_chars=1000)
+    assert list(drops["a"]) == [copy["id"]]
+
+
+def test_the_papers_setting_takes_all_texts_of_few_words_for_one(tmp_path):
+    items = [record(text) for text in DISTINCT[:20]]
+    drops, report, *_ = find(tmp_path, {"a": items}, recipe="paper")
+    assert len(drops["a"]) == 19
+    assert report["hash_zero"] == 20
+
+
+def test_files_and_counts_per_source(tmp_path):
+    edited = TEXT + "完。"
+    items = [record(TEXT), record(OTHER), record(TEXT + "！"), record(edited)]
+    _, _, hashed, drops = find(tmp_path, {"a": items})
+    account = dedup._write(tmp_path / "out" / "a", "a", hashed["a"], drops["a"])
+    assert account["dropped"] == {"exact": 1, "near": 1}
+    assert (account["records_in"], account["kept"]) == (4, 2)
+    assert account["chars_out"] == len(TEXT) + len(OTHER)
+    written = [json.loads(line) for line in (tmp_path / "out" / "a" / "drops.jsonl").read_text().splitlines()]
+    assert written == [
+        {"id": items[2]["id"], "duplicate_of": items[0]["id"], "method": "exact"},
+        {"id": items[3]["id"], "duplicate_of": items[0]["id"], "method": "near"},
+    ]

@@ -1,0 +1,117 @@
+"""A source through its recipes: files, counts that add up, examples, determinism, bad luck in an operator."""
+
+import json
+
+import pytest
+
+from tasks.clean import partition
+from tasks.clean.accounting import Accounting
+from tasks.clean.recipe import load_set
+from tests.clean.samples import dialogue, real_text, record, write
+
+GOOD = [record(real_text(seed)) for seed in range(30)]
+DIRTY = [
+    record("<p>" + real_text(100) + "</p>"),
+    record("這是" + real_text(101)),
+    record("短"),
+    record("#$%^" * 20),
+    record("龘靐齉爩鱻麤龗灪吁龖厵滟爨癵籱饢驫鲡鹂鸾麣纞虋讟钃骊郁"),
+    dialogue("网址？", "https://example.com/a"),
+    dialogue("你好。", real_text(103)),
+    record("#include <map>\nint main() {\n\treturn 0;\n}\n", "code"),
+]
+
+
+@pytest.fixture(scope="module")
+def cleaned(models, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clean")
+    return folder, run(folder, [*GOOD, *DIRTY], models)
+
+
+def run(folder, records, models, examples=2):
+    path = write(folder / "in" / "records.jsonl", records)
+    out = folder / "out"
+    out.mkdir(exist_ok=True)
+    steps = {kind: [step.model_dump() for step in r.steps] for kind, r in load_set("steel").items()}
+    return partition.clean_source(path, models, out, steps, examples, source="test")
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def test_every_record_is_kept_or_dropped_by_someone(cleaned):
+    folder, account = cleaned
+    kept, dropped = lines(folder / "out" / "records.jsonl"), lines(folder / "out" / "dropped.jsonl")
+    assert account["records_in"] == len(GOOD) + len(DIRTY) == len(kept) + len(dropped)
+    assert account["kept"] == len(kept)
+    assert account["dropped"] == {
+        "text_length_filter": 1,
+        "alphanumeric_filter": 1,
+        "clean_links_mapper": 1,
+        "perplexity_filter": 1,
+    }
+    assert {r["id"] for r in kept} | {d["id"] for d in dropped} == {r["id"] for r in [*GOOD, *DIRTY]}
+    assert account["chars_out"] == sum(
+        len(r["text"]) if "text" in r else sum(len(m["content"]) for m in r["messages"]) for r in kept
+    )
+    assert json.loads((folder / "out" / "accounting.json").read_text()) == account
+
+
+def test_order_and_ids_stay_and_only_texts_change(cleaned):
+    folder, _ = cleaned
+    originals = {r["id"]: r for r in [*GOOD, *DIRTY]}
+    kept = lines(folder / "out" / "records.jsonl")
+    assert [r["id"] for r in kept] == [i for i in originals if i in {r["id"] for r in kept}]
+    for item in kept:
+        before = originals[item["id"]]
+        assert {k: v for k, v in item.items() if k not in ("text", "messages")} == {
+            k: v for k, v in before.items() if k not in ("text", "messages")
+        }
+
+
+def test_the_steps_of_a_kind_follow_on_each_other(cleaned):
+    _, account = cleaned
+    for kind in ("text", "dialogue", "code"):
+        steps = [s for s in account["steps"] if s["recipe"] == kind]
+        assert steps
+        for before, after in zip(steps, steps[1:], strict=False):
+            assert (before["out"], before["chars_out"]) == (after["in"], after["chars_in"])
+        assert all(s["in"] == s["out"] + s["dropped"] for s in steps)
+    assert sum(s["dropped"] for s in account["steps"]) == sum(account["dropped"].values())
+
+
+def test_examples_show_the_change_and_are_limited(cleaned):
+    folder, account = cleaned
+    examples = json.loads((folder / "out" / "examples.json").read_text("utf-8"))
+    assert all(len(found) <= 2 for found in examples.values())
+    [example] = examples["text/chinese_convert_mapper"]
+    assert example["before"].startswith("這是")
+    assert example["after"].startswith("这是")
+    assert examples["text/text_length_filter"][0]["why"] == {"text_len": 1.0}
+    assert account["skipped"] == [s for s in account["skipped"] if s["operator"] == "perplexity_filter"]
+
+
+def test_the_same_input_makes_the_same_bytes(cleaned, models, tmp_path):
+    folder, _ = cleaned
+    run(tmp_path, [*GOOD, *DIRTY], models)
+    for name in ("records.jsonl", "dropped.jsonl", "accounting.json", "examples.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (folder / "out" / name).read_bytes()
+
+
+def test_batches_do_not_matter(cleaned, models, tmp_path, monkeypatch):
+    folder, _ = cleaned
+    monkeypatch.setattr(partition, "BATCH_RECORDS", 3)
+    run(tmp_path, [*GOOD, *DIRTY], models)
+    for name in ("records.jsonl", "dropped.jsonl", "accounting.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (folder / "out" / name).read_bytes()
+
+
+def test_an_empty_source_is_no_failure(models, tmp_path):
+    account = run(tmp_path, [], models)
+    assert (account["records_in"], account["kept"], account["dropped"]) == (0, 0, {})
+
+
+def test_sums_that_disagree_are_refused():
+    with pytest.raises(AssertionError, match="2 records in, but 1 kept"):
+        Accounting("test", records_in=2, kept=1).as_json()
