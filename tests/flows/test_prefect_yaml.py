@@ -1,0 +1,85 @@
+"""prefect.yaml: Prefect ignores keys that it does not know and keeps unset variables as they stand,
+so a typo would only show as a missing feature. It is compared with Prefect's own models here."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, get_args, get_origin
+
+import pytest
+import yaml
+from prefect.cli.deploy._models import ConcurrencyLimitSpec, PrefectYamlModel
+from pydantic import BaseModel
+
+from flows.settings import POOL, ROOT, Addresses, State, variables
+from tasks.config import STAGES
+
+TEXT = (ROOT / "prefect.yaml").read_text("utf-8")
+TREE = yaml.safe_load(TEXT)
+OURS = {"definitions"}  # anchors only
+
+
+def unknown_keys(model: type[BaseModel], tree: dict[str, Any], path: str = "") -> list[str]:
+    known = {field.alias or name: field.annotation for name, field in model.model_fields.items()}
+    found = []
+    for key, value in tree.items():
+        if key not in known:
+            found.append(f"{path}{key}")
+            continue
+        for part in _models(known[key]):
+            for item in value if isinstance(value, list) else [value]:
+                if isinstance(item, dict):
+                    found += unknown_keys(part, item, f"{path}{key}.")
+    return found
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if "ConcurrencyLimitSpec" in str(annotation):
+        return [ConcurrencyLimitSpec]
+    return [m for part in get_args(annotation) if get_origin(annotation) is not dict for m in _models(part)]
+
+
+def test_prefect_knows_every_key():
+    assert unknown_keys(PrefectYamlModel, {k: v for k, v in TREE.items() if k not in OURS}) == []
+
+
+@pytest.mark.parametrize(
+    "typo",
+    [
+        {"deploymets": []},
+        {"deployments": [{"name": "x", "concurency_limit": 1}]},
+        {"deployments": [{"name": "x", "work_pool": {"jobvariables": {}}}]},
+        {"deployments": [{"name": "x", "concurrency_limit": {"limits": 1}}]},
+    ],
+)
+def test_the_check_itself_sees_typos(typo):
+    assert unknown_keys(PrefectYamlModel, typo)
+
+
+def test_a_deployment_for_the_pipeline_and_one_for_each_stage():
+    by_name = {d["name"]: d for d in TREE["deployments"]}
+    assert list(by_name) == ["full-pipeline", *STAGES]
+    for stage in STAGES:
+        assert by_name[stage]["parameters"] == {"until": stage, "force": [stage]}
+    for deployment in by_name.values():
+        assert deployment["entrypoint"] == "flows/steel.py:steel"
+        assert deployment["work_pool"]["name"] == POOL
+        assert deployment["work_pool"]["job_variables"]["stream_output"] is False
+        assert deployment["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
+
+
+def test_every_variable_in_it_is_set_by_make_up(tmp_path):
+    used = set(re.findall(r"\{\{\s*\$(\w+)\s*\}\}", TEXT))
+    assert used
+    assert used <= set(variables(State(tmp_path), Addresses(1, 2)))
+
+
+def test_the_parameters_are_those_of_the_flow():
+    from flows.steel import steel
+
+    for deployment in TREE["deployments"]:
+        steel.validate_parameters(deployment.get("parameters") or {})
+    with pytest.raises(Exception, match="until"):
+        steel.validate_parameters({"until": "pretrian"})

@@ -1,0 +1,113 @@
+"""flows.preflight and the command line: what is wrong is one clear line, and nothing starts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from flows import cli, preflight
+from flows.preflight import Request, Wrong, assignments, folder_overrides
+from flows.settings import ROOT
+
+
+@pytest.fixture(autouse=True)
+def nothing_starts(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a server was started")
+
+    monkeypatch.setattr("flows.servers.up", refuse)
+
+
+def complaint(capsys, *arguments: str) -> str:
+    assert cli.main(["run", *arguments]) == 2
+    return capsys.readouterr().err.strip()
+
+
+def test_the_default_request_is_in_order():
+    assert preflight.run(Request()).profile == "demo"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--profile", "dmeo"], "there is no profile 'dmeo'"),
+        (["--until", "pretrian"], "there is no stage 'pretrian'"),
+        (["--force", "stf"], "there is no stage 'stf'"),
+        (["--force", "clean:zhihu", "--force", "stf"], "there is no stage 'stf'"),
+        (["--set", "pretrain.step=5"], "there is no setting 'pretrain.step'"),
+        (["--set", "pretrain.steps=-1"], "pretrain.steps: Input should be greater than 0"),
+        (["--set", "steps"], "SET wants key=value pairs"),
+        (["--profile", "samples"], "needs SOURCES=<folder>"),
+        (["--profile", "samples", "--tokenizer", "/no/such"], "TOKENIZER=/no/such: there is no such folder"),
+    ],
+)
+def test_one_clear_line(capsys, arguments, said):
+    text = complaint(capsys, *arguments)
+    assert said in text
+    assert "Traceback" not in text
+
+
+def test_two_mistakes_are_both_told(capsys):
+    text = complaint(capsys, "--until", "nowhere", "--force", "nothing")
+    assert "nowhere" in text
+    assert "nothing" in text
+
+
+def test_a_folder_without_the_data_set_names_it(capsys, tmp_path):
+    (tmp_path / "skypile").mkdir()
+    text = complaint(capsys, "--profile", "samples", "--sources", str(tmp_path))
+    assert "no 'wanjuan' in it" in text
+    assert "no 'skypile' in it" not in text
+
+
+def test_the_wrong_python_is_one_line():
+    assert list(preflight.check_python((3, 11))) == []
+    (line,) = preflight.check_python((3, 13))
+    assert "this is 3.13" in line
+
+
+def test_set_takes_dotted_keys_and_yaml_values():
+    assert assignments("pretrain.steps=200 runtime.nproc=1") == {
+        "pretrain": {"steps": 200},
+        "runtime": {"nproc": 1},
+    }
+    assert assignments('model={"ffn": "dense"} sft.variants.exp1=null') == {
+        "model": {"ffn": "dense"},
+        "sft": {"variants": {"exp1": None}},
+    }
+    assert assignments("report.generations=[a b, c] seed=7") == {
+        "report": {"generations": ["a b", "c"]},
+        "seed": 7,
+    }
+    assert assignments("  ") == {}
+    with pytest.raises(Wrong, match="twice"):
+        assignments("seed=1 seed.x=2")
+    with pytest.raises(Wrong, match="is not a value"):
+        assignments("seed=[1")
+
+
+def test_folders_are_taken_from_where_the_user_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert folder_overrides({"sources": "data", "tokenizer": None}) == {
+        "runtime": {"folders": {"sources": str(tmp_path / "data")}}
+    }
+
+
+def test_only_what_was_asked_for_becomes_a_parameter():
+    assert Request().parameters() == {"profile": "demo", "until": "report"}
+    assert Request(force=["sft"]).parameters()["force"] == ["sft"]
+
+
+def test_help_needs_neither_servers_nor_prefect():
+    script = (
+        "import sys; from flows import cli\n"
+        "try: cli.main(['run', '--help'])\n"
+        "except SystemExit: print('prefect' in sys.modules, 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "False False"
+    assert "--force" in done.stdout
