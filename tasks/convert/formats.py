@@ -55,7 +55,7 @@ def parse(raw: bytes) -> Any:
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        if "recursion" in str(error).lower():
+        if "depth limit" in str(error):
             return Bad("nested too deeply")
     try:
         raw.decode("utf-8")

@@ -34,6 +34,8 @@ def elements(
         if raw and not raw.isspace():
             number += 1
             value = Bad("over-long record") if why == "limit" else parse(raw)
+            if why == "end of file" and isinstance(value, list):  # a stray bracket has swallowed the rest
+                value = Bad("broken JSON")
             if isinstance(value, Bad):
                 seam = SEAM.search(raw)
                 if seam:
@@ -49,10 +51,12 @@ def elements(
                     value = Bad("truncated record")
             yield number, value, raw
         window.start = min(end + 1, len(window.buffer))
-        if why == "]" and window.more_than_space():
-            yield number + 1, Bad("data after the array"), window.buffer[window.start :]
-        if why in ("]", "end of file"):
+        if why == "end of file" or why == "]" and not window.more_than_space():
             return
+        if why == "]":  # a stray bracket, unless no element follows
+            number += 1
+            yield number, Bad("data after the array"), window.buffer[window.start :][:1000]
+            window.skip_to_seam()
 
 
 class _Window:

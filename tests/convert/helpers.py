@@ -1,0 +1,67 @@
+"""Run a reader over files made on the spot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from tasks.convert.source import convert_source
+
+SETTINGS = {"max_chars": 2000, "max_quarantined_share": 1.0}
+
+
+class Converted:
+    """What convert_source left behind."""
+
+    def __init__(self, out: Path, account: dict[str, Any]):
+        self.account = account
+        self.records = lines(out / "records.jsonl") + lines(out / "questions.jsonl")
+        self.quarantine = lines(out / "quarantine.jsonl")
+
+    @property
+    def reasons(self) -> list[tuple[int, str]]:
+        return [(q["position"], q["reason"]) for q in self.quarantine]
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [orjson.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+
+
+def jsonl(*values: Any) -> bytes:
+    """JSON lines; bytes among the values are put in as they are."""
+    return b"".join((v if isinstance(v, bytes) else json.dumps(v).encode()) + b"\n" for v in values)
+
+
+def convert(
+    tmp_path: Path,
+    reader: str,
+    files: dict[str, bytes],
+    options: dict | None = None,
+    language="zh",
+    **settings,
+) -> Converted:
+    """Write the raw files, convert them, and check that the counts add up."""
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    for name, body in files.items():
+        (raw / name).parent.mkdir(parents=True, exist_ok=True)
+        (raw / name).write_bytes(body)
+    out.mkdir(exist_ok=True)
+    source = {"reader": reader, "language": language, "options": options or {}}
+    account = convert_source(str(raw), str(out), "src", source, {**SETTINGS, **settings})
+    done = Converted(out, account)
+    quarantined, dropped = sum(account["quarantined"].values()), sum(account["dropped"].values())
+    assert account["records_in"] == account["kept"] + quarantined + dropped
+    assert len(done.records) == account["kept"]
+    assert sum(q.get("records", 1) for q in done.quarantine) == quarantined
+    assert json.loads((out / "accounting.json").read_text("utf-8")) == account
+    return done
+
+
+def one(tmp_path: Path, reader: str, *values: Any, file: str = "part.jsonl", **kwargs: Any) -> dict[str, Any]:
+    """The single record that comes of these values."""
+    done = convert(tmp_path, reader, {file: jsonl(*values)}, **kwargs)
+    assert len(done.records) == 1, done.quarantine
+    return done.records[0]

@@ -1,0 +1,122 @@
+"""The download nodes: declaration, local folders, and the body from end to end."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import pytest
+
+from tasks import download
+from tasks.config import Runtime, SteelRun
+from tasks.download import local
+from tasks.node import Context, NodeError
+
+
+def run(config, tmp_path, name):
+    node = {n.name: n for n in download.nodes(config)}[f"download:{name}"]
+    out = tmp_path / "out"
+    out.mkdir(exist_ok=True)
+    return node.body(
+        Context(
+            name=node.name,
+            out=out,
+            config=node.config,
+            inputs={},
+            runtime=config.runtime,
+            seed=0,
+            log=logging.getLogger("test"),
+            track=None,
+        )
+    ), out
+
+
+def folder_config(tmp_path, **source):
+    fields = {"hub": "folder", "dataset": "s", "reader": "skypile", **source}
+    folders = {"sources": str(tmp_path / "raw"), "posttrain": str(tmp_path / "post")}
+    return SteelRun(
+        profile="t",
+        sources={"s": fields},
+        runtime=Runtime(artifacts=tmp_path / "artifacts", folders=folders),
+    )
+
+
+@pytest.fixture
+def raw(tmp_path):
+    base = tmp_path / "raw" / "s"
+    (base / "sub").mkdir(parents=True)
+    (base / "a.jsonl").write_text('{"text": "a"}\n')
+    (base / "sub/b.jsonl").write_text('{"text": "b"}\n')
+    (base / "note.txt").write_text("n")
+    (base / ".hidden.jsonl").write_text("h")
+    return base
+
+
+def test_a_local_folder_is_taken(tmp_path, raw):
+    config = folder_config(tmp_path, files=["**/*.jsonl"])
+    outcome, out = run(config, tmp_path, "s")
+    assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*.*")) == ["a.jsonl", "sub/b.jsonl"]
+    assert outcome.counts == {"files": 2, "bytes": 28}
+    (raw / "a.jsonl").write_text("later edit")
+    assert (out / "a.jsonl").read_text() == '{"text": "a"}\n'
+
+
+def test_digests_are_remembered_and_noticed(tmp_path, raw, monkeypatch):
+    (node,) = download.nodes(folder_config(tmp_path))
+    first = node.external()
+    assert set(first) == {"a.jsonl", "note.txt", "sub/b.jsonl"}
+    hashed = []
+    real = local._sha256
+    monkeypatch.setattr(local, "_sha256", lambda path: hashed.append(path.name) or real(path))
+    assert node.external() == first
+    assert hashed == []
+    (raw / "a.jsonl").write_text('{"text": "A"}\n')
+    os.utime(raw / "a.jsonl", ns=(1, 1))  # the same size; another time of change
+    assert node.external()["a.jsonl"] != first["a.jsonl"]
+    assert hashed == ["a.jsonl"]
+
+
+def test_a_large_file_is_linked(tmp_path, raw, monkeypatch):
+    monkeypatch.setattr(local, "LINK_SIZE", 10)
+    _, out = run(folder_config(tmp_path, files=["a.jsonl"]), tmp_path, "s")
+    assert os.path.samefile(out / "a.jsonl", raw / "a.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"dataset": "nowhere"}, r"no folder .*raw/nowhere below SOURCES="),
+        ({"use": "sft"}, r"there is no folder .*post, which POSTTRAIN="),
+        ({"below": "benchmarks"}, r"set BENCHMARKS= \(runtime\.folders\.benchmarks\)"),
+        ({"files": ["*.parquet"]}, r"none of the 3 files .* matches files: \*\.parquet"),
+    ],
+)
+def test_a_missing_folder_names_its_setting(tmp_path, raw, source, message):
+    (node,) = download.nodes(folder_config(tmp_path, **source))
+    with pytest.raises(NodeError, match=message) as error:
+        node.external()
+    assert "\n" not in str(error.value)
+
+
+def test_the_slice_holds_no_paths(tmp_path, raw):
+    (node,) = download.nodes(folder_config(tmp_path))
+    assert str(tmp_path) not in str(node.config)
+    assert node.resumable
+
+
+def test_the_hub_of_the_config_is_used(tmp_path, monkeypatch):
+    from tasks.download.hub import Hub
+
+    with Hub("org/set", {"a.jsonl": b"{}\n"}, token="hf_x") as hub:
+        config = SteelRun(
+            profile="t",
+            sources={"s": {"hub": "huggingface", "dataset": "org/set", "reader": "skypile"}},
+            runtime={"hub_endpoint": hub.endpoint + "/"},
+        )
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        with pytest.raises(NodeError, match="then set HF_TOKEN"):
+            run(config, tmp_path, "s")
+        monkeypatch.setenv("HF_TOKEN", "hf_x")
+        outcome, out = run(config, tmp_path, "s")
+    assert (out / "a.jsonl").read_bytes() == b"{}\n"
+    assert outcome.extra == {"revision": hub.commit}
