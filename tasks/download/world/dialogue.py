@@ -1,0 +1,78 @@
+"""Documents of the four dialogue sources: single questions, lists of questions, conversations."""
+
+from __future__ import annotations
+
+from random import Random
+
+from tasks.config import World
+from tasks.download.world import phrases as p
+from tasks.download.world import voice
+from tasks.download.world.document import Doc
+from tasks.download.world.relations import trained_facts
+from tasks.download.world.voice import Item
+
+MIN_MEAN_LINE = 11
+"""Cleaning drops texts whose lines are shorter than 10 characters on average."""
+
+KINDS = ("OpenQA", "KeywordRecognition", "Dictionary", "MRC", "Cot")
+"""Some of Firefly's task names."""
+
+
+def documents(world: World, source: str) -> list[Doc]:
+    """All clean documents of a dialogue source, shuffled."""
+    random = voice.rng(world, "dialogue", source)
+    items = voice.items(world, source, trained_facts())
+    groups: dict[bool, list[Item]] = {True: [], False: []}
+    for item in items:
+        groups[voice.language(item.fact) == "zh"].append(item)
+    docs: list[Doc] = []
+    for zh, group in groups.items():
+        random.shuffle(group)
+        docs += _conversations(world, source, zh, group, random)
+    random.shuffle(docs)
+    return docs
+
+
+def _conversations(world: World, source: str, zh: bool, items: list[Item], random: Random) -> list[Doc]:
+    sizes = {"belle_2m": (1, 1, 3, 4), "belle_3_5m": (2, 3, 4), "moss": (3, 4, 5), "firefly": (1, 1, 2)}[
+        source
+    ]
+    language = "zh" if zh else "en"
+    rest, docs = list(items), []
+    while rest:
+        portion = [rest.pop() for _ in range(min(random.choice(sizes), len(rest)))]
+        if source in ("belle_2m", "firefly") and len(portion) > 1:
+            turns = (_list(portion, zh, random),)
+        else:
+            turns = tuple(_turn(world, i, random) for i in portion)
+        kind = random.choice(KINDS) if source == "firefly" else ""
+        docs.append(_long_enough(Doc(language, turns=turns, kind=kind), zh, random))
+    return docs
+
+
+def _turn(world: World, item: Item, random: Random) -> tuple[str, str]:
+    return voice.ask(item, random), voice.reply(item, random, world.seed)
+
+
+def _list(items: list[Item], zh: bool, random: Random) -> tuple[str, str]:
+    """Several questions in one message, answered one a line."""
+    heading = "请依次回答下面的问题：" if zh else "Please answer these questions one after another:"
+    asked = [f"（{k}）{i.text}" if zh else f"({k}) {i.text}" for k, i in enumerate(items, 1)]
+    end, said = "。" if zh else ".", []
+    for k, item in enumerate(items, 1):
+        mark = f"（{k}）" if zh else f"({k}) "
+        said.append(
+            f"{mark}{voice.mention(item.fact)}：{item.fact.answer}{end}"
+            if zh
+            else f"{mark}{item.fact.subject}: {item.fact.answer}{end}"
+        )
+    return "\n".join([heading, *asked]), "\n".join(said)
+
+
+def _long_enough(doc: Doc, zh: bool, random: Random) -> Doc:
+    """Lead into the first question with more words while the lines are too short on average."""
+    while len(doc.text) / (doc.text.count("\n") + 1) < MIN_MEAN_LINE:
+        question, answer = doc.turns[0]
+        first = (voice.opener(zh, random) if zh else random.choice(p.OPENERS_EN) + " ") + question
+        doc = Doc(doc.language, doc.title, doc.parts, ((first, answer), *doc.turns[1:]), doc.kind)
+    return doc
