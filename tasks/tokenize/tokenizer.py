@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -73,8 +72,6 @@ def _outcome(ctx: Context, facts: Mapping[str, Any], counts: Mapping[str, int]) 
 # ---------------------------------------------------------------------------------- training
 def train(sources: Mapping[str, tuple[str, str]], out: str, settings: Mapping[str, Any]) -> dict[str, int]:
     """Train a BPE on (records, drops) files per source and write its folder (in a pool worker)."""
-    # Rayon's workers would count words in any order; the result is the same only with one.
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     from tokenizers import AddedToken, Regex, pre_tokenizers
     from tokenizers.trainers import BpeTrainer
 
