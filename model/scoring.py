@@ -41,14 +41,15 @@ def load(export_dir: str | Path, device: str = "cpu", dtype: torch.dtype | None 
 
 
 def untrained(export_dir: str | Path, seed: int, device: str = "cpu") -> nn.Module:
-    """A model of the same geometry as the export, with its weights drawn anew from the seed."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    """The model that the training with this seed started from, in the geometry of its export."""
+    from model.steel import SteelConfig, SteelForCausalLM
+    from model.training.parallel import from_seed
 
-    _register()
-    config = AutoConfig.from_pretrained(str(export_dir))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = SteelForCausalLM(SteelConfig.from_pretrained(str(export_dir)))
+    tensor_of = from_seed(model.config, model, seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(tensor_of(name))
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     return model.to(device=device, dtype=dtype).eval()
 

@@ -33,7 +33,8 @@ class Work:
 
 
 def prepare(work: Work) -> dict[str, Any]:
-    """Write train.jsonl and held_out.jsonl into work.out; hand back the counts."""
+    """Write train.arrow, held_out.arrow and the manifest pairs.jsonl into work.out; hand back the counts."""
+    from model.training.pairs import Pair, write_pairs
     from tasks.tokenize.encode import shared_encoder
 
     encoder = shared_encoder(str(work.tokenizer))
@@ -41,13 +42,18 @@ def prepare(work: Work) -> dict[str, Any]:
     lines, counts = tokenized(sets, encoder, work.max_tokens)
     lines, counts["thinned"] = thinned(lines, work.zh_per_en, work.seed)
     train, held_out = split(lines, work.held_out, work.seed)
-    for name, part in (("train", train), ("held_out", held_out)):
-        with (work.out / f"{name}.jsonl").open("wb") as file:
+    with (work.out / "pairs.jsonl").open("wb") as manifest:
+        for name, part in (("train", train), ("held_out", held_out)):
+            counts[name] = write_pairs(
+                work.out / f"{name}.arrow",
+                (Pair(line["id"], line["prompt"], line["chosen"], line["rejected"]) for line in part),
+                {"tokenizer_digest": encoder.digest},
+            )
             for line in part:
-                file.write(orjson.dumps(line) + b"\n")
-        counts[name] = len(part)
-        for language in ("zh", "en"):
-            counts[f"{name}_{language}"] = sum(line["language"] == language for line in part)
+                shown = {"set": line["set"], "id": line["id"], "language": line["language"], "split": name}
+                manifest.write(orjson.dumps(shown) + b"\n")
+            for language in ("zh", "en"):
+                counts[f"{name}_{language}"] = sum(line["language"] == language for line in part)
     counts["sets"] = {s.name: dict(s.counts) for s in sets}
     return counts
 

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
-import orjson
-
-
-def read_pairs(path: Path) -> list[dict[str, Any]]:
-    with path.open("rb") as lines:
-        return [orjson.loads(line) for line in lines]
 
 
 def prefer(export: Path, pairs: Path, device: str, batch_tokens: int) -> list[tuple[float, float]]:
     """Length-normalised log-probability of (chosen, rejected) for each pair. Runs in a worker."""
+    import pyarrow as pa
     import torch
 
     from model import scoring
@@ -24,16 +18,15 @@ def prefer(export: Path, pairs: Path, device: str, batch_tokens: int) -> list[tu
     if device == "cpu":
         torch.set_num_threads(1)
     model = scoring.load(export, device)
-    lines = read_pairs(pairs)
+    with pa.memory_map(str(pairs)) as source:
+        lines = pa.ipc.open_file(source).read_all().to_pylist()
     prompts = [line["prompt"] for line in lines]
     options = [[line["chosen"], line["rejected"]] for line in lines]
     found = scoring.choice_logprobs(model, prompts, options, batch_tokens)
     return [tuple(total / tokens for total, tokens in both) for both in found]
 
 
-def compare(
-    before: Iterable[tuple[float, float]], after: Iterable[tuple[float, float]]
-) -> Mapping[str, float | int]:
+def compare(before: Iterable[tuple[float, float]], after: Iterable[tuple[float, float]]) -> dict[str, Any]:
     """dpo.json: the share of pairs in which the chosen reply is likelier, and McNemar's exact test."""
     from tasks.evaluate.statistics import mcnemar_exact, wilson
 

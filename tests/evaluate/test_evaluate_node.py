@@ -8,7 +8,7 @@ import pytest
 from tasks.config import SteelRun
 from tasks.evaluate import benchmarks, evaluate, nodes, results
 from tasks.node import NodeError
-from tests.posttrain.tiny import artifact, byte_tokenizer, context, qwen2
+from tests.posttrain.tiny import artifact, byte_tokenizer, context, steel
 
 
 def write_questions(folder, lines):
@@ -107,7 +107,7 @@ def test_a_limit_draws_the_same_questions_of_each_row(tmp_path):
 @pytest.fixture
 def tiny(tmp_path):
     byte_tokenizer().save_pretrained(tmp_path / "tokenizer")
-    qwen2().save_pretrained(tmp_path / "model" / "export")
+    steel().save_pretrained(tmp_path / "model" / "export")
     lines = [line(k, answer=k % 4, half="known-words" if k % 2 else "new-words") for k in range(10)]
     lines += [line(50 + k, answer=0, half="known-words", held_out_fact=True) for k in range(4)]
     write_questions(tmp_path / "exam", lines)

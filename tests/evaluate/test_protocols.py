@@ -9,7 +9,7 @@ from torch import nn
 from tasks.evaluate import protocols, results, scorer
 from tasks.evaluate.benchmarks import Question
 from tasks.tokenize.encode import Encoder
-from tests.posttrain.tiny import byte_tokenizer, qwen2
+from tests.posttrain.tiny import byte_tokenizer, steel
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_a_scripted_key_by_cloze(encoder, form, language):
 
 
 def test_cloze_is_normalised_by_the_options_length(encoder):
-    model = qwen2()
+    model = steel()
     [q] = [question(5)]
     [prompt], [options] = protocols.cloze(encoder, [q], "plain")
     [scores] = scorer.ask(model, encoder, [q], "cloze", "plain")

@@ -1,6 +1,7 @@
 """Preference pairs: the split, the ratio of languages, what is cut, and the paired comparison."""
 
 import orjson
+import pyarrow as pa
 import pytest
 from scipy import stats
 
@@ -30,10 +31,15 @@ def prepared(tmp_path, tokenizer, sets, name="out", **more):
     places = tuple((s, write_set(tmp_path, s, 0, r), None, 1.0) for s, r in sets.items())
     fields = {"seed": 1, "max_tokens": 120, "zh_per_en": None, "held_out": 5} | more
     counts = pairs.prepare(pairs.Work(tokenizer=tokenizer, sets=places, out=out, **fields))
-    read = {
-        p: [orjson.loads(x) for x in (out / f"{p}.jsonl").read_bytes().splitlines()]
-        for p in ("train", "held_out")
-    }
+    language = {}
+    for raw in (out / "pairs.jsonl").read_bytes().splitlines():
+        line = orjson.loads(raw)
+        language[line["id"]] = line["language"]
+    read = {}
+    for part in ("train", "held_out"):
+        with pa.memory_map(str(out / f"{part}.arrow")) as file:
+            rows = pa.ipc.open_file(file).read_all().to_pylist()
+        read[part] = [row | {"language": language[row["id"]]} for row in rows]
     return read["train"], read["held_out"], counts
 
 

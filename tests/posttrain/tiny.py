@@ -27,25 +27,23 @@ def byte_tokenizer():
     return tokenizer
 
 
-def qwen2(vocab_size=320, seed=0, **fields):
-    """A random two-layer Qwen2."""
+def steel(vocab_size=320, seed=0, **fields):
+    """A random two-layer Steel model."""
     import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    config = Qwen2Config(
-        vocab_size=vocab_size,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        intermediate_size=48,
-        max_position_embeddings=2048,
-        initializer_range=0.2,
-        **fields,
-    )
+    from model.steel import SteelConfig, SteelForCausalLM
+
+    geometry = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_experts": 3,
+        "max_position_embeddings": 2048,
+        "initializer_range": 0.15,
+    }
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return Qwen2ForCausalLM(config).eval()
+        return SteelForCausalLM(SteelConfig(vocab_size=vocab_size, **(geometry | fields))).eval()
 
 
 def context(out: Path, config, inputs=None, **more):

@@ -1,0 +1,143 @@
+"""The pretrain stage: hand the packed shards to the engine, and set its result beside a unigram model.
+
+A validation loss means something only next to what needs no model at all: the loss of the token
+frequencies of the training text (each count plus one), measured on the same validation blocks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks import engine
+from tasks.config import SteelRun, Train
+from tasks.node import Context, Node, NodeError, Outcome
+
+
+def nodes(config: SteelRun) -> list[Node]:
+    """One node, which wants the machine for itself and goes on where it was stopped."""
+    return [
+        Node(
+            name="pretrain",
+            body=pretrain,
+            config={
+                "model": config.model.model_dump(mode="json"),
+                "train": config.pretrain.model_dump(mode="json"),
+            },
+            inputs={
+                "shards": "tokenize:manifest",
+                "tokenizer": "tokenize:tokenizer",
+                **{name: f"tokenize:{name}" for name in config.using("pretrain")},
+            },
+            code=engine.CODE,
+            resumable=True,
+            exclusive=True,
+            on_code_change="keep" if config.keep_trained_on_code_change else "rerun",
+        )
+    ]
+
+
+def pretrain(ctx: Context) -> Outcome:
+    """Train, then compare with the unigram model."""
+    from tasks import pool
+    from tasks.launch import launch
+
+    train = Train.model_validate(ctx.config["train"])
+    shards = ctx.inputs["shards"].read_json("shards.json")
+    files, val_files = data_files(ctx, shards)
+    rows = sum(file["repeats"] * file["rows"] for file in files)
+    vocab_size = rounded_vocab(ctx.config["model"]["vocab_size"], shards["vocab_size"])
+    # counted beside the training
+    unigram = pool.submit(unigram_loss, files, val_files, vocab_size)
+    found = pool.submit(engine.machine, ctx.runtime.device, train.precision).result()
+    nproc = engine.ranks(found, ctx.runtime.nproc)
+    settings = engine.settings(
+        ctx,
+        "pretrain",
+        train,
+        files,
+        val_files=val_files,
+        steps=engine.steps(train, rows),
+        model={**ctx.config["model"], "vocab_size": vocab_size},
+    )
+    launch(ctx, settings, nproc=nproc)
+    engine.finish(ctx.out)
+    return _outcome(ctx, unigram.result(), rows, engine.execution(ctx, train, found, nproc))
+
+
+def data_files(ctx: Context, shards: dict[str, Any]) -> tuple[list[dict], list[dict]]:
+    """(train, val) shards of all sources, in the manifest's order, with absolute paths.
+
+    A source's weight is how often each of its blocks is seen per epoch.
+    """
+    train, val = [], []
+    for source, entry in shards["sources"].items():
+        if source not in ctx.inputs:
+            raise NodeError(f"shards.json names the source {source!r}, which this run does not have")
+        for part, files, repeats in (("train", train, entry["weight"]), ("val", val, 1)):
+            for shard in entry[part]:
+                if shard["rows"] and repeats:
+                    path = str(ctx.inputs[source].path / shard["file"])
+                    known = {"rows": shard["rows"], "digest": shard["digest"]}
+                    files.append({"path": path, "repeats": repeats, "source": source, **known})
+    return train, val
+
+
+def rounded_vocab(wanted: int | None, tokenizer_size: int) -> int:
+    """The model's vocabulary: as wished, or the tokenizer's rounded up to a multiple of 64."""
+    if wanted is None:
+        return -(-tokenizer_size // 64) * 64
+    if wanted < tokenizer_size:
+        raise NodeError(f"model.vocab_size is {wanted}, but the tokenizer has {tokenizer_size} tokens")
+    return wanted
+
+
+def unigram_loss(train: Sequence[dict], val: Sequence[dict], vocab_size: int) -> float | None:
+    """Mean loss on the validation targets of the training text's token frequencies, add-one smoothed.
+
+    Targets are what the engine's are: not padding, not the first token of a document.
+    """
+    import numpy as np
+
+    counts = np.ones(vocab_size, np.int64)
+    for file in train:
+        for tokens, _ in _rows(Path(file["path"])):
+            counts += file["repeats"] * np.bincount(tokens, minlength=vocab_size)
+    logp = np.log(counts) - math.log(counts.sum())
+    total, targets = 0.0, 0
+    for file in val:
+        for tokens, starts in _rows(Path(file["path"])):
+            is_target = np.ones(len(tokens), bool)
+            is_target[starts] = False
+            total -= float(logp[tokens[is_target]].sum())
+            targets += int(is_target.sum())
+    return total / targets if targets else None
+
+
+def _rows(path: Path):
+    from model.training.shards import ShardFile
+
+    shard = ShardFile(path)
+    for number in range(shard.rows):
+        row = shard.read(number)
+        yield row.input_ids[: row.valid], row.doc_starts
+
+
+def _outcome(ctx: Context, unigram: float | None, rows: int, execution: dict[str, Any]) -> Outcome:
+    metrics = engine.read_metrics(ctx.out)
+    found = engine.headline_metrics(metrics)
+    if unigram is not None:
+        found["unigram_loss"] = unigram
+    if "val_loss" in found and unigram is not None:
+        headline = f"val loss {found['val_loss']:.3f} (unigram {unigram:.3f})"
+    else:
+        headline = f"loss {found['final_loss']:.3f}, no validation data"
+    return Outcome(
+        headline=headline,
+        counts={"steps": int(engine.last(metrics, "step") or 0), "rows_per_epoch": rows},
+        metrics=found,
+        extra=execution,
+        summary=f"{headline}; {found.get('tokens', 0):,.0f} tokens at {found.get('tokens_per_s', 0):,.0f} a second",
+    )
