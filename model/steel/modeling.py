@@ -24,6 +24,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .attention import Documents, packed_attention
 from .configuration import SteelConfig
 from .soft_moe import SteelFFN
 
@@ -57,7 +58,12 @@ class SteelAttention(nn.Module):
         self.o_proj = nn.Linear(width, width, bias=False)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None, rope: tuple[Tensor, Tensor], cache: Cache | None, **kwargs
+        self,
+        x: Tensor,
+        mask: Tensor | Documents | None,
+        rope: tuple[Tensor, Tensor],
+        cache: Cache | None,
+        **kwargs,
     ) -> tuple[Tensor, Tensor | None]:
         """x [B, T, D], mask as the attention kernel wants it -> [B, T, D], weights (eager attention only)."""
         q, k, v = (
@@ -67,6 +73,8 @@ class SteelAttention(nn.Module):
         q, k = rotate(q, *rope), rotate(k, *rope)
         if cache is not None:
             k, v = cache.update(k, v, self.layer_idx)
+        if isinstance(mask, Documents):
+            return self.o_proj(packed_attention(q, k, v, mask, self.scaling).flatten(2)), None
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
         out, weights = attend(self, q, k, v, mask, dropout=0.0, scaling=self.scaling, **kwargs)
         return self.o_proj(out.flatten(2)), weights
@@ -83,7 +91,7 @@ class SteelDecoderLayer(GradientCheckpointingLayer):
     def forward(
         self,
         x: Tensor,
-        mask: Tensor | None,
+        mask: Tensor | Documents | None,
         rope: tuple[Tensor, Tensor],
         past_key_values: Cache | None = None,
         **kwargs,
@@ -127,6 +135,7 @@ class SteelModel(SteelPreTrainedModel):
         self.norm = SteelRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.register_buffer("inv_freq", self.rope_frequencies(), persistent=False)
         self.gradient_checkpointing = False
+        self.chunk_documents: bool | None = None
         self.post_init()
 
     def rope_frequencies(self) -> Tensor:
@@ -159,7 +168,7 @@ class SteelModel(SteelPreTrainedModel):
             seen = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = torch.arange(seen, seen + x.shape[1], device=x.device).unsqueeze(0)
         if doc_index is not None:
-            mask = document_mask(doc_index, x.dtype)
+            mask = Documents.of(doc_index, x.dtype, chunked=self.chunk_documents)
         else:
             mask = create_causal_mask(
                 config=self.config,
@@ -252,15 +261,6 @@ def initial_distribution(config: SteelConfig, module: str, name: str) -> tuple[f
     if module == "Embedding" and config.embedding_initializer_range is not None:
         return 0.0, config.embedding_initializer_range
     return 0.0, config.initializer_range
-
-
-def document_mask(doc_index: Tensor, dtype: torch.dtype) -> Tensor:
-    """Additive mask [B, 1, T, T]: 0 where key <= query lies in the same document, else -inf."""
-    length = doc_index.shape[1]
-    same = doc_index.unsqueeze(1) == doc_index.unsqueeze(2)
-    causal = torch.ones(length, length, dtype=torch.bool, device=doc_index.device).tril()
-    mask = torch.zeros(same.shape, dtype=dtype, device=doc_index.device)
-    return mask.masked_fill_(~(same & causal), float("-inf")).unsqueeze(1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

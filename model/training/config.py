@@ -1,0 +1,212 @@
+"""The engine's own configuration: what one training run is, as the JSON file it is started with.
+
+Plain dataclasses, because the engine runs where pydantic may be missing. Unknown keys, wrong types and contradictions
+are refused when the file is read, with one line that names the place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+OBJECTIVES = ("pretrain", "sft", "dpo", "logprobs")
+SCHEDULES = ("wsd", "cosine", "linear", "constant")
+PRECISIONS = ("auto", "bf16", "fp32")
+DEVICES = ("auto", "cpu", "cuda")
+EXPORT_DTYPES = ("float32", "bfloat16")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run: one clear line."""
+
+
+@dataclass(frozen=True)
+class FileConfig:
+    """One shard (pretrain, sft) or one file of pairs (dpo, logprobs)."""
+
+    path: str
+    repeats: int = 1
+    """How many times each of its rows is seen per epoch."""
+    source: str = ""
+    """Name under which its validation loss is reported."""
+    rows: int | None = None
+    """Known from the manifest; None: read from the file."""
+    digest: str | None = None
+    """Content hash from the manifest; None: computed when the loader starts."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    files: list[FileConfig] = field(default_factory=list)
+    val_files: list[FileConfig] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW and the schedule of its learning rate."""
+
+    lr: float = 3e-4
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    eps: float = 1e-8
+    weight_decay: float = 0.05
+    """Not applied to norms, biases, phi and scale."""
+    decay_embeddings: bool = True
+    grad_clip: float = 1.0
+    """Largest norm of the whole gradient; 0: no clipping."""
+    schedule: str = "wsd"
+    warmup_steps: int = 0
+    decay_share: float = 0.6
+    """wsd: the last share of all steps, in which the rate falls linearly."""
+    min_lr_ratio: float = 0.0
+    """The rate at the end, as a share of lr."""
+    z_loss: float = 0.0
+    """Weight of logsumexp^2 per target (pretrain, sft)."""
+
+
+@dataclass(frozen=True)
+class DpoConfig:
+    beta: float = 0.1
+    nll_weight: float = 0.0
+    """Weight of the chosen reply's negative log-likelihood per token."""
+    reference: str = ""
+    """The file that the objective `logprobs` wrote with the reference model."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One run of the engine."""
+
+    objective: str
+    work_dir: str
+    """Metrics, checkpoints and the export go here."""
+    model: dict[str, Any] | None = None
+    """SteelConfig fields: start from fresh weights."""
+    init_from: str | None = None
+    """An export folder: start from its weights. Choose model or init_from."""
+    tokenizer_dir: str | None = None
+    """Copied into the export, and gives the special tokens' ids."""
+    data: DataConfig = field(default_factory=DataConfig)
+    batch_size: int = 8
+    """Blocks, or pairs, per optimizer step over all ranks."""
+    micro_batch_size: int | None = None
+    """Of one rank and micro-step; None: all of the rank's share at once."""
+    steps: int | None = None
+    epochs: float | None = None
+    """Choose steps or epochs."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    dpo: DpoConfig = field(default_factory=DpoConfig)
+    precision: str = "auto"
+    """`auto`: bf16 where the device computes it natively, else fp32."""
+    compile: bool = False
+    seed: int = 1234
+    """Of the fresh weights and the order of the data."""
+    device: str = "auto"
+    log_every: int = 10
+    eval_every: int = 100
+    """Validation loss every so many steps and at the end (0: at the end only)."""
+    save_every: int = 200
+    keep_checkpoints: int = 2
+    export_dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        _one_of("objective", self.objective, OBJECTIVES)
+        _one_of("optim.schedule", self.optim.schedule, SCHEDULES)
+        _one_of("precision", self.precision, PRECISIONS)
+        _one_of("device", self.device, DEVICES)
+        _one_of("export_dtype", self.export_dtype, EXPORT_DTYPES)
+        if (self.model is None) == (self.init_from is None):
+            raise ConfigError("give model or init_from. Choose one.")
+        if not self.data.files:
+            raise ConfigError("data.files is empty: there is nothing to read")
+        if self.objective != "logprobs" and (self.steps is None) == (self.epochs is None):
+            raise ConfigError("give steps or epochs. Choose one.")
+        if self.objective == "dpo" and not self.dpo.reference:
+            raise ConfigError(
+                "dpo.reference is missing: run the objective logprobs with the reference model first"
+            )
+        if self.objective in ("dpo", "logprobs") and self.init_from is None:
+            raise ConfigError(f"the objective {self.objective} needs a trained model: give init_from")
+        for name in (
+            "batch_size",
+            "micro_batch_size",
+            "steps",
+            "log_every",
+            "save_every",
+            "keep_checkpoints",
+        ):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, not {value}")
+        if len(self.optim.betas) != 2:
+            raise ConfigError("optim.betas needs two numbers")
+
+
+def from_json(path: str | Path) -> TrainConfig:
+    """Read and check a configuration file."""
+    try:
+        values = json.loads(Path(path).read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no configuration file {path}") from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from None
+    return from_dict(values)
+
+
+def from_dict(values: dict[str, Any]) -> TrainConfig:
+    """The same from parsed JSON."""
+    return _build(TrainConfig, values, "")
+
+
+def to_dict(config: TrainConfig) -> dict[str, Any]:
+    """JSON again, with every default spelled out."""
+    return dataclasses.asdict(config)
+
+
+def _build(cls: type, values: Any, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where or 'the configuration'} must be an object of named values")
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in hints:
+            raise ConfigError(f"unknown key {where}{key}; known are {', '.join(hints)}")
+    missing = [
+        f.name
+        for f in dataclasses.fields(cls)
+        if f.name not in values
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"{where}{missing[0]} is missing")
+    return cls(**{key: _value(hints[key], value, f"{where}{key}") for key, value in values.items()})
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, f"{where}.")
+    origin = typing.get_origin(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        return _value(next(a for a in typing.get_args(hint) if a is not type(None)), value, where)
+    if origin is list:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where} must be a list")
+        (item,) = typing.get_args(hint)
+        return [_value(item, v, f"{where}[{i}]") for i, v in enumerate(value)]
+    plain = dict if origin is dict else hint
+    if plain is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, plain) or (plain is int and isinstance(value, bool)):
+        raise ConfigError(f"{where} must be {plain.__name__}, not {value!r}")
+    return value
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name}: {value} is unknown. Choose one of {', '.join(choices)}.")

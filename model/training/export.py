@@ -1,0 +1,106 @@
+"""The export folder: a model that transformers loads by itself, here and elsewhere.
+
+    config.json, model*.safetensors, generation_config.json, the tokenizer's files,
+    and the source of model/steel (configuration, attention, soft_moe, modeling) for trust_remote_code.
+
+After `import model.steel` the folder loads without trust_remote_code; with it, it needs nothing of this repository.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+from torch.distributed.tensor import DTensor
+from transformers import GenerationConfig
+
+import model.steel  # noqa: F401  (registers the classes whose source save_pretrained copies)
+from model.steel.chat import CHAT_TEMPLATE, DOCUMENT_END, TURN_END
+from model.steel.configuration import SteelConfig
+from model.steel.modeling import SteelForCausalLM
+from model.training.config import ConfigError
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+
+
+def full_weights(lm: nn.Module, dtype: torch.dtype, *, keep: bool) -> dict[str, torch.Tensor]:
+    """All weights on the CPU, gathered one after the other (all ranks take part, only `keep` stores)."""
+    weights = {}
+    for name, parameter in lm.named_parameters():
+        full = parameter.detach()
+        full = full.full_tensor() if isinstance(full, DTensor) else full
+        if keep:
+            weights[name] = full.to("cpu", dtype).clone()
+    return weights
+
+
+def write_export(
+    folder: Path, config: SteelConfig, weights: dict[str, torch.Tensor], tokenizer_dir: str | Path | None
+) -> None:
+    """Write the folder aside and rename it into place."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    dtype = next(iter(weights.values())).dtype
+    config = SteelConfig(**{**_plain(config), **special_tokens(tokenizer_dir)})
+    with torch.device("meta"):
+        lm = SteelForCausalLM(config).to(dtype)
+    lm.generation_config = generation_config(config)
+    lm.save_pretrained(partial, state_dict=weights)
+    if tokenizer_dir is not None:
+        copy_tokenizer(Path(tokenizer_dir), partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def special_tokens(tokenizer_dir: str | Path | None) -> dict[str, Any]:
+    """bos, eos and pad ids as the tokenizer has them; without a tokenizer, none is claimed."""
+    if tokenizer_dir is None:
+        return {}
+    path = Path(tokenizer_dir) / "tokenizer.json"
+    if not path.is_file():
+        raise ConfigError(f"tokenizer_dir: {tokenizer_dir} has no tokenizer.json")
+    tokenizer = Tokenizer.from_file(str(path))
+    ids = {token: tokenizer.token_to_id(token) for token in (DOCUMENT_END, TURN_END)}
+    missing = [token for token, number in ids.items() if number is None]
+    if missing:
+        raise ConfigError(f"tokenizer_dir: {path} has no token {missing[0]}")
+    end, turn = ids[DOCUMENT_END], ids[TURN_END]
+    return {"bos_token_id": end, "eos_token_id": turn, "pad_token_id": end}
+
+
+def generation_config(config: SteelConfig) -> GenerationConfig:
+    """Greedy; a reply ends with the turn, a plain text with the document."""
+    ends = [config.eos_token_id, config.pad_token_id]
+    return GenerationConfig(
+        bos_token_id=config.bos_token_id,
+        eos_token_id=list(dict.fromkeys(e for e in ends if e is not None)),
+        pad_token_id=config.pad_token_id,
+    )
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy the tokenizer's files; one without a chat template gets Steel's."""
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+    settings = source / "tokenizer_config.json"
+    if "chat_template" not in (settings.read_text("utf-8") if settings.is_file() else ""):
+        (target / "chat_template.jinja").write_text(CHAT_TEMPLATE, "utf-8")
+
+
+def _plain(config: SteelConfig) -> dict[str, Any]:
+    """The config's own fields, without what transformers adds on saving."""
+    added = ("model_type", "transformers_version", "architectures", "auto_map", "dtype", "_name_or_path")
+    return {key: value for key, value in config.to_dict().items() if key not in added}

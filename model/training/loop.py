@@ -1,0 +1,190 @@
+"""The training loop, top to bottom.
+
+One optimizer step: read the batch, agree on how many units it has (and whether to stop), forward and backward per
+micro-step, clip, update, report. Everything a step needs follows from its number, so a run that is stopped and resumed
+goes through the same steps with the same bytes as one that is not (same machine, ranks and threads).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from model.training.checkpoint import Checkpoints
+from model.training.config import ConfigError, TrainConfig
+from model.training.export import full_weights, special_tokens, write_export
+from model.training.loader import BlockLoader, val_batches
+from model.training.metrics import Metrics, Window, peak_flops
+from model.training.objectives import Scorer, make_objective, reply_logprobs
+from model.training.optim import clip, learning_rate, local_gradients, make_optimizer, set_rate
+from model.training.pairs import PairLoader, write_logprobs
+from model.training.parallel import World, build
+from model.training.stop import StopFlag
+
+log = logging.getLogger("steel.training")
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on: one clear line."""
+
+
+def train(config: TrainConfig, world: World, stop: StopFlag) -> bool:
+    """Run or resume; True when finished, False when stopped at a checkpoint."""
+    work = Path(config.work_dir)
+    special_tokens(
+        config.tokenizer_dir
+    )  # a tokenizer that will not do is refused before the training, not after
+    scorer = build(config, world)
+    objective = make_objective(config)
+    optimizer = make_optimizer(scorer, config.optim)
+    loader = make_loader(config, world)
+    steps = config.steps or max(1, round(config.epochs * loader.steps_per_epoch))
+    checkpoints = Checkpoints(work / "checkpoints", config.keep_checkpoints)
+    state = checkpoints.load_newest(scorer, optimizer)
+    if state is None:
+        state = {"step": 0, "tokens": 0, "window": None}
+    else:
+        loader.check_state(state["loader"])
+    begin, tokens = state["step"], state["tokens"]
+    metrics = Metrics(work / "metrics.jsonl", active=world.first, step=begin)
+    window = Window(objective.stats, state["window"])
+    flops = scorer.lm.config.flops_per_token
+
+    def save(step: int) -> None:
+        kept = {"tokens": tokens, "window": window.state(), "loader": loader.state(step)}
+        checkpoints.save(step, scorer, optimizer, kept)
+
+    for step in range(begin, steps):
+        clock = time.perf_counter()
+        batches = loader.batch(step)
+        units = [objective.units(b) for b in batches]
+        seen = sum(b.input_ids.numel() for b in batches)
+        total, new_tokens, stopping = world.sum(sum(units), seen, stop.requested)
+        if stopping:
+            save(step)
+            log.info("stopped by a signal before step %d of %d", step + 1, steps)
+            return False
+
+        # FSDP averages over the ranks; the factor makes it the sum over all units divided by their number
+        scale = world.size / max(1.0, total)
+        stats = torch.zeros(len(objective.stats), dtype=torch.float64, device=world.device)
+        for i, batch in enumerate(batches):
+            scorer.set_requires_gradient_sync(i == len(batches) - 1)
+            loss, sums = objective(scorer, batch.to(world.device), scale)
+            loss.backward()
+            stats += sums
+
+        norm, stats = clip(local_gradients(scorer), config.optim.grad_clip, stats)
+        if not np.isfinite(norm):
+            raise TrainingError(
+                f"the gradient of step {step + 1} is not finite (norm {norm}); lower the learning rate"
+            )
+        rate = learning_rate(config.optim, step, steps)
+        set_rate(optimizer, rate)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+        done = step + 1
+        tokens += int(new_tokens)
+        work_done = new_tokens * flops(batches[0].input_ids.shape[1])
+        window.add(stats.tolist(), total, new_tokens, work_done, time.perf_counter() - clock)
+        if done % config.log_every == 0 or done == steps:
+            line = window.close(world.size, peak_flops(world.device))
+            metrics.write({"step": done, "lr": rate, "grad_norm": norm, "tokens": tokens, **line})
+            log.info(
+                "step %d of %d: loss %.4f, %.0f tokens/s", done, steps, line["loss"], line["tokens_per_s"]
+            )
+        if config.data.val_files and (done == steps or (config.eval_every and done % config.eval_every == 0)):
+            metrics.write({"step": done, **validate(config, world, scorer, objective)})
+        if done % config.save_every == 0 and done < steps:
+            save(done)
+
+    metrics.close()
+    export(config, world, scorer, work / "export")
+    return True
+
+
+def logprobs(config: TrainConfig, world: World, stop: StopFlag) -> bool:
+    """Score every pair with the model and write work_dir/logprobs.arrow; False when stopped."""
+    scorer = build(config, world)
+    scorer.eval()
+    loader = make_loader(config, world)
+    sums, counts = (torch.zeros(len(loader), 2, dtype=torch.float64) for _ in range(2))
+    begin = time.perf_counter()
+    for batch in loader.in_order():
+        with torch.no_grad():
+            found = reply_logprobs(scorer, batch.to(world.device)).double().cpu()
+        real = batch.index >= 0
+        sums[batch.index[real]] = found[real]
+        counts[batch.index[real]] = batch.reply_tokens[real].double()
+        if world.sum(stop.requested)[0]:
+            return False
+    both = torch.stack([sums, counts]).to(world.device)
+    torch.distributed.all_reduce(both)
+    sums, counts = both.cpu().numpy()
+    if world.first:
+        write_logprobs(Path(config.work_dir) / "logprobs.arrow", loader.ids, sums, counts)
+        log.info("%d pairs in %.1f s", len(loader), time.perf_counter() - begin)
+    return True
+
+
+def make_loader(config: TrainConfig, world: World) -> BlockLoader | PairLoader:
+    """The loader of this objective's data."""
+    settings = {
+        "seed": config.seed,
+        "batch_size": config.batch_size,
+        "rank": world.rank,
+        "world_size": world.size,
+        "micro_batch_size": config.micro_batch_size,
+    }
+    if config.objective in ("dpo", "logprobs"):
+        return PairLoader(_entries(config.data.files), reference=config.dpo.reference, **settings)
+    return BlockLoader(_entries(config.data.files), **settings)
+
+
+@torch.no_grad()
+def validate(config: TrainConfig, world: World, scorer: Scorer, objective: Any) -> dict[str, Any]:
+    """The loss on the validation files, each row once: in all, and by source."""
+    files = _entries(config.data.val_files)
+    micro = config.micro_batch_size or max(1, config.batch_size // world.size)
+    if config.objective == "dpo":
+        loader = PairLoader(
+            files, seed=0, batch_size=micro * world.size, rank=world.rank, world_size=world.size,
+            reference=config.dpo.reference,
+        )  # fmt: skip
+        batches = loader.in_order()
+    else:
+        batches = val_batches(files, micro, world.rank, world.size)
+    scorer.eval()
+    table = torch.zeros(len(files), 2, dtype=torch.float64, device=world.device)
+    for batch in batches:
+        table += objective.evaluate(scorer, batch.to(world.device), len(files))
+    scorer.train()
+    torch.distributed.all_reduce(table)
+    sources: dict[str, np.ndarray] = {}
+    for file, sums in zip(files, table.cpu().numpy(), strict=True):
+        sources[file["source"]] = sources.get(file["source"], 0) + sums
+    total, units = sum(sources.values())
+    if not units:
+        raise ConfigError("data.val_files hold nothing to predict")
+    by_source = {name: s / n for name, (s, n) in sorted(sources.items()) if name and n}
+    return {"val_loss": total / units, **({"val_loss_by_source": by_source} if by_source else {})}
+
+
+def export(config: TrainConfig, world: World, scorer: Scorer, folder: Path) -> None:
+    """Gather the weights and write the export folder (first rank)."""
+    weights = full_weights(scorer.lm, getattr(torch, config.export_dtype), keep=world.first)
+    if world.first:
+        write_export(folder, scorer.lm.config, weights, config.tokenizer_dir)
+        log.info("exported to %s", folder)
+    torch.distributed.barrier()
+
+
+def _entries(files: list[Any]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in asdict(f).items() if v is not None} for f in files]

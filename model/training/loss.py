@@ -1,0 +1,130 @@
+"""The head and its loss, over the positions that have a target, a chunk at a time.
+
+The logits of a whole batch are the largest tensor of training (16,384 tokens times 151,936 classes: 10 GB in FP32);
+nobody needs them at once. Both functions walk over chunks of tokens, with the softmax in FP32:
+
+- `cross_entropy_sum` computes the gradient during the forward pass (the loss is a plain sum, so the gradient of
+  every logit is known): 6 N D V operations, no logits kept;
+- `token_logprobs` gives one differentiable log-probability per target and computes the logits again in the
+  backward pass: 8 N D V operations, for losses such as DPO's that weigh sequences by their sums.
+
+Shape suffixes: P positions, N targets among them, C of those in a chunk, D hidden_size, V classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+CHUNK_LOGITS = 1 << 20
+"""Logits of a chunk on a CPU: 4 MB in FP32, about what stays in a core's caches."""
+CHUNK_TOKENS = 4096
+"""Tokens of a chunk on an accelerator: few, large products (1.2 GB of BF16 logits at 151,936 classes)."""
+
+
+def chunk_size(hidden_PD: Tensor, classes: int) -> int:
+    """Tokens per chunk."""
+    return CHUNK_TOKENS if hidden_PD.is_cuda else max(64, CHUNK_LOGITS // classes)
+
+
+def cross_entropy_sum(
+    hidden_PD: Tensor,
+    head_VD: Tensor,
+    targets_N: Tensor,
+    rows_N: Tensor,
+    scale: float = 1.0,
+    z_loss: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """scale * sum over the targets of (-log p + z_loss * logsumexp^2), to differentiate; and the sum of -log p alone.
+
+    `rows_N`: which position each target belongs to, without repetition. The scale belongs in here, so that it meets
+    the gradient while that is FP32.
+    """
+    return _CrossEntropySum.apply(hidden_PD, head_VD, targets_N, rows_N, scale, z_loss)
+
+
+def token_logprobs(hidden_PD: Tensor, head_VD: Tensor, targets_N: Tensor, rows_N: Tensor) -> Tensor:
+    """log p of each target, FP32 [N]; `rows_N` as above."""
+    return _TokenLogprobs.apply(hidden_PD, head_VD, targets_N, rows_N)
+
+
+class _CrossEntropySum(Function):
+    @staticmethod
+    def forward(ctx, hidden_PD, head_VD, targets_N, rows_N, scale, z_loss):
+        need = any(ctx.needs_input_grad)
+        grad_hidden_PD = torch.zeros_like(hidden_PD) if need else None
+        grad_head_VD = torch.zeros_like(head_VD, dtype=torch.float32) if need else None
+        nll = hidden_PD.new_zeros((), dtype=torch.float64)
+        penalty = hidden_PD.new_zeros((), dtype=torch.float64)
+        for rows_C, t_C1 in _chunks(hidden_PD, head_VD, targets_N, rows_N):
+            h_CD = hidden_PD[rows_C]
+            logits_CV = (h_CD @ head_VD.t()).float()
+            if z_loss:
+                lse_C1 = torch.logsumexp(logits_CV, dim=-1, keepdim=True)
+                penalty += (lse_C1.double() ** 2).sum()
+            logp_CV = torch.log_softmax(logits_CV, dim=-1)
+            nll -= logp_CV.gather(1, t_C1).double().sum()
+            if not need:
+                continue
+            grad_CV = logp_CV.exp_()
+            if z_loss:
+                grad_CV *= 1 + 2 * z_loss * lse_C1
+            grad_CV.scatter_add_(1, t_C1, grad_CV.new_full(t_C1.shape, -1.0))
+            grad_CV = grad_CV.mul_(scale).to(h_CD.dtype)
+            grad_hidden_PD.index_copy_(0, rows_C, grad_CV @ head_VD)
+            grad_head_VD += grad_CV.t() @ h_CD
+        if need:
+            ctx.save_for_backward(grad_hidden_PD, grad_head_VD)
+            ctx.head_dtype = head_VD.dtype
+        nll_sum = nll.float()
+        ctx.mark_non_differentiable(nll_sum)
+        return (scale * (nll + z_loss * penalty)).float(), nll_sum
+
+    @staticmethod
+    def backward(ctx, grad_loss, _):
+        grad_hidden_PD, grad_head_VD = ctx.saved_tensors
+        grad_head_VD = (grad_head_VD * grad_loss).to(ctx.head_dtype)
+        return grad_hidden_PD * grad_loss.to(grad_hidden_PD.dtype), grad_head_VD, None, None, None, None
+
+
+class _TokenLogprobs(Function):
+    @staticmethod
+    def forward(ctx, hidden_PD, head_VD, targets_N, rows_N):
+        out = [
+            _log_softmax(hidden_PD[rows_C], head_VD).gather(1, t_C1).squeeze(1)
+            for rows_C, t_C1 in _chunks(hidden_PD, head_VD, targets_N, rows_N)
+        ]
+        ctx.save_for_backward(hidden_PD, head_VD, targets_N, rows_N)
+        return torch.cat(out) if out else hidden_PD.new_zeros(0, dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx, grad_N):
+        hidden_PD, head_VD, targets_N, rows_N = ctx.saved_tensors
+        grad_hidden_PD = torch.zeros_like(hidden_PD)
+        grad_head_VD = torch.zeros_like(head_VD, dtype=torch.float32)
+        done = 0
+        for rows_C, t_C1 in _chunks(hidden_PD, head_VD, targets_N, rows_N):
+            h_CD, g_C1 = hidden_PD[rows_C], grad_N[done : done + len(rows_C), None]
+            done += len(rows_C)
+            grad_CV = _log_softmax(h_CD, head_VD).exp_().mul_(-g_C1)
+            grad_CV.scatter_add_(1, t_C1, g_C1)
+            grad_CV = grad_CV.to(h_CD.dtype)
+            grad_hidden_PD.index_copy_(0, rows_C, grad_CV @ head_VD)
+            grad_head_VD += grad_CV.t() @ h_CD
+        return grad_hidden_PD, grad_head_VD.to(head_VD.dtype), None, None
+
+
+def _chunks(
+    hidden_PD: Tensor, head_VD: Tensor, targets_N: Tensor, rows_N: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(positions [C], targets [C, 1]) of every chunk."""
+    step = chunk_size(hidden_PD, head_VD.shape[0])
+    for i in range(0, len(rows_N), step):
+        yield rows_N[i : i + step], targets_N[i : i + step, None]
+
+
+def _log_softmax(hidden_CD: Tensor, head_VD: Tensor) -> Tensor:
+    return torch.log_softmax((hidden_CD @ head_VD.t()).float(), dim=-1)

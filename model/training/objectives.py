@@ -1,0 +1,126 @@
+"""What is learned: the loss of a micro-batch, and what is reported of it.
+
+Every objective adds up a sum over *units* (target tokens, or pairs) and the loop divides by the units of the whole
+optimizer step, over all ranks and micro-steps. So the gradient does not depend on how a batch is cut, and a long
+example does not weigh more because it sat in a small micro-batch.
+
+    pretrain, sft   -log p per target token, + z_loss * logsumexp^2
+    dpo             -log sigmoid(beta * ((c - ref_c) - (r - ref_r))) per pair, where c and r are the replies' summed
+                    log-probabilities (Rafailov et al. 2023, equation 7), + nll_weight * -c / tokens of c
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.steel.modeling import SteelForCausalLM
+from model.training.config import TrainConfig
+from model.training.loader import IGNORED
+from model.training.loss import cross_entropy_sum, token_logprobs
+
+
+class Scorer(nn.Module):
+    """The network up to what a loss needs of it: sharded as one, so that the head's weight is gathered once."""
+
+    def __init__(self, lm: SteelForCausalLM):
+        super().__init__()
+        self.lm = lm
+
+    def forward(self, batch: Any, *, per_token: bool, scale: float = 1.0, z_loss: float = 0.0) -> Any:
+        """`per_token`: log p of every target, FP32 [N], in reading order. Else (scaled loss sum, -log p sum)."""
+        hidden = self.lm.model(
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            doc_index=batch.doc_index,
+            use_cache=False,
+        ).last_hidden_state.flatten(0, 1)
+        labels = batch.labels.flatten()
+        rows = (labels != IGNORED).nonzero().squeeze(1)
+        if per_token:
+            return token_logprobs(hidden, self.lm.lm_head.weight, labels[rows], rows)
+        return cross_entropy_sum(hidden, self.lm.lm_head.weight, labels[rows], rows, scale, z_loss)
+
+
+class NextToken:
+    """pretrain and sft: cross-entropy of the targets."""
+
+    stats = ("loss",)
+
+    def __init__(self, config: TrainConfig):
+        self.z_loss = config.optim.z_loss
+
+    def units(self, batch: Any) -> int:
+        return batch.targets
+
+    def __call__(self, scorer: Scorer, batch: Any, scale: float) -> tuple[Tensor, Tensor]:
+        """(scale * sum over the units, to differentiate; FP64 sums of `stats`)."""
+        loss, nll = scorer(batch, per_token=False, scale=scale, z_loss=self.z_loss)
+        return loss, nll.detach().double().reshape(1)
+
+    def evaluate(self, scorer: Scorer, batch: Any, sources: int) -> Tensor:
+        """FP64 [sources, 2]: -log p and targets of the batch's rows, by their file."""
+        logp = scorer(batch, per_token=True)
+        row = (batch.labels != IGNORED).nonzero()[:, 0]
+        file = batch.files.to(logp.device).long()[row]
+        table = torch.zeros(sources, 2, dtype=torch.float64, device=logp.device)
+        table[:, 0].index_add_(0, file, -logp.double())
+        table[:, 1].index_add_(0, file, torch.ones_like(logp, dtype=torch.float64))
+        return table
+
+
+class Dpo:
+    """dpo: pairs of replies against cached reference log-probabilities."""
+
+    stats = (
+        "loss",
+        "rewards/chosen",
+        "rewards/rejected",
+        "rewards/accuracies",
+        "rewards/margins",
+        "logps/chosen",
+        "logps/rejected",
+        "nll",
+    )
+
+    def __init__(self, config: TrainConfig):
+        self.beta, self.nll_weight = config.dpo.beta, config.dpo.nll_weight
+
+    def units(self, batch: Any) -> int:
+        return batch.pairs
+
+    def __call__(self, scorer: Scorer, batch: Any, scale: float) -> tuple[Tensor, Tensor]:
+        """(scale * sum over the units, to differentiate; FP64 sums of `stats`)."""
+        chosen, rejected = reply_logprobs(scorer, batch).unbind(1)
+        rewards = self.beta * (torch.stack([chosen, rejected]) - batch.reference.t())
+        margin = rewards[0] - rewards[1]
+        nll = -chosen / batch.reply_tokens[:, 0]
+        loss = (self.nll_weight * nll - F.logsigmoid(margin)).sum()
+        shown = [-F.logsigmoid(margin), *rewards, (margin > 0).float(), margin, chosen, rejected, nll]
+        return scale * loss, torch.stack([s.detach().double().sum() for s in shown])
+
+    def evaluate(self, scorer: Scorer, batch: Any, sources: int) -> Tensor:
+        """FP64 [sources, 2]: loss and pairs of the batch, by file."""
+        chosen, rejected = reply_logprobs(scorer, batch).unbind(1)
+        reference = batch.reference
+        margin = self.beta * ((chosen - reference[:, 0]) - (rejected - reference[:, 1]))
+        table = torch.zeros(sources, 2, dtype=torch.float64, device=margin.device)
+        file = batch.files.to(margin.device).long()
+        real = (file >= 0).double()
+        table[:, 0].index_add_(0, file.clamp(min=0), -F.logsigmoid(margin).double() * real)
+        table[:, 1].index_add_(0, file.clamp(min=0), real)
+        return table
+
+
+def reply_logprobs(scorer: Scorer, batch: Any) -> Tensor:
+    """FP32 [pairs, 2]: summed log-probability of each pair's chosen and rejected reply."""
+    logp = scorer(batch, per_token=True)
+    sums = torch.zeros(2 * batch.pairs, dtype=torch.float32, device=logp.device)
+    return sums.index_add(0, batch.reply_of_target, logp).view(batch.pairs, 2)
+
+
+def make_objective(config: TrainConfig) -> NextToken | Dpo:
+    return Dpo(config) if config.objective == "dpo" else NextToken(config)

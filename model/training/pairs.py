@@ -1,0 +1,276 @@
+"""Preference pairs: their file format, and the batches that DPO reads.
+
+A file of pairs is an uncompressed Arrow IPC file with one pair a row:
+
+    id        string            unique in the file
+    prompt    list<uint32>      token ids, template included, up to where the reply begins
+    chosen    list<uint32>      the better reply, its end token included
+    rejected  list<uint32>      the worse one
+
+and a file of log-probabilities, made by the objective `logprobs`, one row for each pair:
+
+    id string · chosen, rejected double (summed log-probability of the reply) · chosen_tokens, rejected_tokens int32
+
+The sequences of a micro-batch (prompt + chosen and prompt + rejected of every pair) are packed into rows as separate
+documents: attention does not mix them, and short pairs waste nothing. The order of pairs is model.training.plan's, a
+function of (seed, epoch) alone; equal input gives equal bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from model.training.loader import IGNORED, DataError
+from model.training.plan import Plan
+
+FORMAT = "1"
+TOKENS = pa.list_(pa.uint32())
+PAIRS = pa.schema([("id", pa.string()), ("prompt", TOKENS), ("chosen", TOKENS), ("rejected", TOKENS)])
+LOGPROBS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("chosen", pa.float64()),
+        ("rejected", pa.float64()),
+        ("chosen_tokens", pa.int32()),
+        ("rejected_tokens", pa.int32()),
+    ]
+)
+ROW_MULTIPLE = 64
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One pair, as it is written."""
+
+    id: str
+    prompt: Sequence[int]
+    chosen: Sequence[int]
+    rejected: Sequence[int]
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """One rank's micro-batch: the sequences of `pairs` pairs, packed into b rows of T positions."""
+
+    input_ids: Tensor
+    """int64 [b, T]"""
+    labels: Tensor
+    """int64 [b, T], shifted: the reply's tokens, -100 elsewhere."""
+    position_ids: Tensor
+    doc_index: Tensor
+    reply_of_target: Tensor
+    """int64 [targets in reading order]: 2i for the chosen reply of pair i, 2i + 1 for its rejected one."""
+    reply_tokens: Tensor
+    """float32 [pairs, 2]: tokens of the chosen and the rejected reply."""
+    reference: Tensor
+    """float32 [pairs, 2]: the reference's log-probabilities (zeros without a reference)."""
+    index: Tensor
+    """int64 [pairs], the pairs' numbers over all files."""
+    files: Tensor
+    """int32 [pairs], the file each came from."""
+
+    @property
+    def pairs(self) -> int:
+        return len(self.index)
+
+    @property
+    def targets(self) -> int:
+        return len(self.reply_of_target)
+
+    def to(self, device: torch.device | str) -> PairBatch:
+        moved = {
+            k: v.to(device, non_blocking=True) for k, v in vars(self).items() if k not in ("index", "files")
+        }
+        return replace(self, **moved)
+
+
+def write_pairs(path: Path, pairs: Iterable[Pair], metadata: Mapping[str, str] | None = None) -> int:
+    """Write a file of pairs; returns their number. Metadata may name the tokenizer's digest."""
+    rows = list(pairs)
+    for pair in rows:
+        if not (len(pair.prompt) and len(pair.chosen) and len(pair.rejected)):
+            raise DataError(f"pair {pair.id} has an empty prompt or reply")
+    if len({pair.id for pair in rows}) != len(rows):
+        raise DataError(f"two pairs for {path} have the same id")
+    schema = PAIRS.with_metadata({"format": FORMAT, **(metadata or {})})
+    columns = [pa.array([getattr(p, f.name) for p in rows], f.type) for f in PAIRS]
+    _write(path, pa.Table.from_arrays(columns, schema=schema))
+    return len(rows)
+
+
+def write_logprobs(path: Path, ids: Sequence[str], sums: np.ndarray, tokens: np.ndarray) -> None:
+    """Write log-probabilities: sums [n, 2] and reply tokens [n, 2], in the order of ids."""
+    columns = [
+        list(ids),
+        sums[:, 0],
+        sums[:, 1],
+        tokens[:, 0].astype(np.int32),
+        tokens[:, 1].astype(np.int32),
+    ]
+    arrays = [pa.array(c, f.type) for c, f in zip(columns, LOGPROBS, strict=True)]
+    _write(path, pa.Table.from_arrays(arrays, schema=LOGPROBS.with_metadata({"format": FORMAT})))
+
+
+def read_logprobs(path: str | Path) -> pa.Table:
+    return _read(path, LOGPROBS)
+
+
+class PairLoader:
+    """The pairs of a run; `batch(step)` is a pure function of the step, as BlockLoader's."""
+
+    def __init__(
+        self,
+        files: Sequence[Mapping[str, Any]],
+        *,
+        seed: int,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        micro_batch_size: int | None = None,
+        reference: str | Path | None = None,
+    ) -> None:
+        if batch_size % world_size:
+            raise DataError(f"batch_size {batch_size} cannot be shared evenly by {world_size} ranks")
+        share = batch_size // world_size
+        self.micro = micro_batch_size or share
+        if share % self.micro:
+            raise DataError(f"{share} pairs a rank are no multiple of micro_batch_size {self.micro}")
+        self.batch_size, self.rank, self.world_size, self.share = batch_size, rank, world_size, share
+        tables = [_read(f["path"], PAIRS) for f in files]
+        self._table = pa.concat_tables([t.replace_schema_metadata(None) for t in tables]).combine_chunks()
+        if not len(self._table):
+            raise DataError("the files hold no pairs")
+        self._file = np.repeat(np.arange(len(tables)), [len(t) for t in tables])
+        repeats = np.repeat([int(f.get("repeats", 1)) for f in files], [len(t) for t in tables])
+        self._seen = np.repeat(np.arange(len(self._table)), repeats)
+        if not len(self._seen):
+            raise DataError("the files hold no pairs (all repeats 0)")
+        self._reference = self._join(reference)
+        self._plan = Plan(seed, len(self._seen))
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    @property
+    def ids(self) -> list[str]:
+        return self._table["id"].to_pylist()
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return len(self._seen) / self.batch_size
+
+    def state(self, step: int) -> dict[str, Any]:
+        """What tells two runs' data apart; the position follows from the step."""
+        return {"pairs": len(self._seen), "batch_size": self.batch_size, "seed": self._plan.seed}
+
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        if dict(state) != self.state(0):
+            raise DataError(f"the checkpoint was trained on other pairs: {dict(state)}, here {self.state(0)}")
+
+    def batch(self, step: int) -> list[PairBatch]:
+        """This rank's micro-batches of optimizer step `step`."""
+        first = step * self.batch_size + self.rank * self.share
+        index = self._seen[self._plan.block(np.arange(first, first + self.share))]
+        return [self._pack(index[i : i + self.micro]) for i in range(0, self.share, self.micro)]
+
+    def in_order(self) -> Iterator[PairBatch]:
+        """All pairs once; every rank gets the same number of batches (the last are filled up with pair 0, whose index
+        and file are then -1)."""
+        group = self.micro * self.world_size
+        total = -(-len(self) // group) * group
+        for start in range(self.rank * self.micro, total, group):
+            yield self._pack(np.arange(start, start + self.micro))
+
+    def _join(self, path: str | Path | None) -> np.ndarray:
+        if not path:
+            return np.zeros((len(self), 2), np.float32)
+        table = read_logprobs(path)
+        values = np.stack([table["chosen"].to_numpy(), table["rejected"].to_numpy()], 1).astype(np.float32)
+        row = {name: i for i, name in enumerate(table["id"].to_pylist())}
+        missing = [name for name in self.ids if name not in row]
+        if missing:
+            raise DataError(f"{path} has no log-probabilities for {len(missing)} pairs, such as {missing[0]}")
+        return values[[row[name] for name in self.ids]]
+
+    def _pack(self, index: np.ndarray) -> PairBatch:
+        real = index < len(self)
+        index = np.where(real, index, 0)
+        rows = self._table.take(pa.array(index))
+        prompts, replies = (
+            rows["prompt"].to_pylist(),
+            (rows["chosen"].to_pylist(), rows["rejected"].to_pylist()),
+        )
+        # sequence 2i is pair i's chosen reply, 2i + 1 its rejected one
+        sequences = [prompts[i] + replies[side][i] for i in range(len(index)) for side in (0, 1)]
+        # the last token is predicted, never read
+        places, shape = _fit([len(s) - 1 for s in sequences])
+        input_ids, labels = np.zeros(shape, np.int64), np.full(shape, IGNORED, np.int64)
+        position, document, owner = (
+            np.zeros(shape, np.int64),
+            np.full(shape, -1, np.int32),
+            np.zeros(shape, np.int64),
+        )
+        for number, (sequence, (row, start)) in enumerate(zip(sequences, places, strict=True)):
+            length, prompt = len(sequence) - 1, len(prompts[number // 2])
+            here = slice(start, start + length)
+            input_ids[row, here] = sequence[:-1]
+            labels[row, start + prompt - 1 : start + length] = sequence[prompt:]
+            position[row, here] = np.arange(length)
+            document[row, here] = owner[row, here] = number
+        # padding is a document of its own; numbers must ascend along a row, and sequences were placed in any order
+        document = np.cumsum(np.diff(document, axis=1, prepend=document[:, :1]) != 0, axis=1, dtype=np.int32)
+        return PairBatch(
+            input_ids=torch.from_numpy(input_ids),
+            labels=torch.from_numpy(labels),
+            position_ids=torch.from_numpy(position),
+            doc_index=torch.from_numpy(document),
+            reply_of_target=torch.from_numpy(owner[labels != IGNORED]),
+            reply_tokens=torch.tensor(
+                [[len(replies[0][i]), len(replies[1][i])] for i in range(len(index))], dtype=torch.float32
+            ),
+            reference=torch.from_numpy(self._reference[index]),
+            index=torch.from_numpy(np.where(real, index, -1)),
+            files=torch.from_numpy(np.where(real, self._file[index], -1).astype(np.int32)),
+        )
+
+
+def _fit(lengths: Sequence[int]) -> tuple[list[tuple[int, int]], tuple[int, int]]:
+    """First fit by decreasing length: (row, start) of each sequence, and the shape of the rows."""
+    width = -(-max(lengths) // ROW_MULTIPLE) * ROW_MULTIPLE
+    used: list[int] = []
+    places: list[tuple[int, int]] = [(0, 0)] * len(lengths)
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        row = next((r for r, u in enumerate(used) if u + lengths[i] <= width), len(used))
+        if row == len(used):
+            used.append(0)
+        places[i] = (row, used[row])
+        used[row] += lengths[i]
+    return places, (len(used), width)
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=4096)
+
+
+def _read(path: str | Path, schema: pa.Schema) -> pa.Table:
+    try:
+        with pa.memory_map(str(path)) as source:
+            table = pa.ipc.open_file(source).read_all()
+    except FileNotFoundError:
+        raise DataError(f"there is no file {path}") from None
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path} is no Arrow file: {error}") from None
+    if not table.schema.equals(schema):
+        raise DataError(
+            f"{path} has the columns {', '.join(table.schema.names)}; expected {', '.join(schema.names)}"
+        )
+    return table

@@ -1,0 +1,187 @@
+"""Where and how a model runs: processes, device, precision, compile, sharding, and its first weights.
+
+Order: build on the meta device, compile each block (optional), shard each block and then the root (FSDP2), and only
+then make the weights. Weights are made one tensor at a time on the CPU, of which a rank keeps its shard; a fresh tensor
+depends on (seed, its name) alone. So results do not depend on the number of ranks beyond rounding, and no process ever
+holds the whole model twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from model.steel.configuration import SteelConfig
+from model.steel.modeling import SteelForCausalLM, initial_distribution
+from model.training.config import ConfigError, TrainConfig
+from model.training.objectives import Scorer
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among the others."""
+
+    rank: int
+    size: int
+    device: torch.device
+    mesh: DeviceMesh
+    dtype: torch.dtype
+    """What products are computed in; weights and optimizer stay FP32."""
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, *values: float) -> list[float]:
+        """The sums over all ranks, the same everywhere."""
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return total.tolist()
+
+
+def start(config: TrainConfig) -> World:
+    """Join the other processes (torchrun's environment; alone without it)."""
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
+        os.environ.setdefault(name, value)
+    kind = config.device
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device: cuda is asked for, but torch sees no GPU. Choose auto or cpu.")
+    device = torch.device("cpu")
+    if kind == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        backend = "cuda:nccl,cpu:gloo" if kind == "cuda" else "gloo"
+        if "MASTER_ADDR" in os.environ:
+            dist.init_process_group(backend)
+        else:
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    rank, size = dist.get_rank(), dist.get_world_size()
+    return World(rank, size, device, init_device_mesh(kind, (size,)), compute_dtype(config.precision, kind))
+
+
+def compute_dtype(precision: str, device: str) -> torch.dtype:
+    """bf16 or fp32; `auto` takes bf16 where the device has instructions for it."""
+    if precision == "auto":
+        native = torch.cuda.is_bf16_supported() if device == "cuda" else _cpu_has_bf16()
+        precision = "bf16" if native else "fp32"
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def _cpu_has_bf16() -> bool:
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+
+
+def build(config: TrainConfig, world: World) -> Scorer:
+    """The sharded model with its first weights."""
+    folder = None if config.init_from is None else Path(config.init_from)
+    geometry = read_geometry(config, folder)
+    with torch.device("meta"):
+        scorer = Scorer(SteelForCausalLM(geometry))
+    shard(scorer, world, compile_blocks=config.compile)
+    scorer.to_empty(device=world.device)
+    body = scorer.lm.model
+    body.inv_freq = body.rope_frequencies().to(world.device)
+    scorer.lm.tie_weights()
+    fill(scorer.lm, world, from_folder(folder) if folder else from_seed(geometry, scorer.lm, config.seed))
+    return scorer
+
+
+def read_geometry(config: TrainConfig, folder: Path | None) -> SteelConfig:
+    """SteelConfig of this run; what cannot be built is a ConfigError."""
+    try:
+        if folder is not None:
+            if not (folder / "config.json").is_file():
+                raise ConfigError(f"init_from: {folder} holds no model (config.json is missing)")
+            return SteelConfig.from_pretrained(folder)
+        known = set(SteelConfig().to_dict())
+        for key in config.model:
+            if key not in known:
+                raise ConfigError(f"unknown key model.{key}: SteelConfig has no such field")
+        return SteelConfig(**config.model)
+    except ConfigError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"model: {error}") from None
+
+
+def shard(scorer: Scorer, world: World, *, compile_blocks: bool = False) -> None:
+    """FSDP2: one unit per block, one of embedding, norm and head. Gathered weights stay until the backward pass has
+    used them (ZeRO-2): at this model's size memory is there, and a second gathering is not free."""
+    # inputs are not cast: RoPE's tables stay FP32
+    policy = MixedPrecisionPolicy(
+        param_dtype=world.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
+    body = scorer.lm.model
+    body.chunk_documents = world.device.type == "cpu" and not compile_blocks
+    for block in body.layers:
+        if compile_blocks:
+            block.compile(fullgraph=True)
+        fully_shard(block, mesh=world.mesh, mp_policy=policy, reshard_after_forward=False)
+    fully_shard(scorer, mesh=world.mesh, mp_policy=policy, reshard_after_forward=False)
+
+
+def fill(model: nn.Module, world: World, tensor_of: Callable[[str], Tensor]) -> None:
+    """Give every parameter its shard of `tensor_of(name)`, an FP32 tensor on the CPU."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            full = tensor_of(name)
+            if full.shape != parameter.shape:
+                raise ConfigError(
+                    f"{name} has the shape {tuple(full.shape)}, the model needs {tuple(parameter.shape)}"
+                )
+            if isinstance(parameter, DTensor):
+                full = distribute_tensor(
+                    full.to(world.device), parameter.device_mesh, parameter.placements, src_data_rank=None
+                )
+            parameter.copy_(full)
+
+
+def from_seed(geometry: SteelConfig, model: nn.Module, seed: int) -> Callable[[str], Tensor]:
+    """Fresh weights: each tensor has a generator of its own, seeded by (seed, name)."""
+    owners = {
+        f"{prefix}.{name}": (type(module).__name__, name, parameter.shape)
+        for prefix, module in model.named_modules()
+        for name, parameter in module.named_parameters(recurse=False)
+    }
+
+    def tensor_of(full_name: str) -> Tensor:
+        owner, name, shape = owners[full_name]
+        mean, std = initial_distribution(geometry, owner.removeprefix("FSDP"), name)
+        if not std:
+            return torch.full(shape, mean)
+        digest = hashlib.sha256(f"{seed}:{full_name}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+        return torch.empty(shape).normal_(mean, std, generator=generator)
+
+    return tensor_of
+
+
+def from_folder(folder: Path) -> Callable[[str], Tensor]:
+    """Weights of an export folder, read tensor by tensor."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ConfigError(f"init_from: {folder} holds no *.safetensors")
+    handles = [safe_open(file, framework="pt") for file in files]
+    place = {name: handle for handle in handles for name in handle.keys()}  # noqa: SIM118
+
+    def tensor_of(name: str) -> Tensor:
+        if name not in place:
+            raise ConfigError(f"init_from: {folder} has no weights for {name}")
+        return place[name].get_tensor(name).float()
+
+    return tensor_of
