@@ -150,7 +150,8 @@ class _Run:
             self.records_in += 1
             self.chars_in += size
             draft["meta"]["at"] = f"{shown}:{position}"
-            record = finish(draft)
+            # a record that is not wanted does not make its twin a duplicate
+            record = None if step else finish(draft)
             if not step and record is None:
                 step = DUPLICATE
             if step:
@@ -211,7 +212,10 @@ class _Run:
         self.asked[identity] += 1
         if self.asked[identity] > 1:
             identity = stable_id(self.name, [*parts, self.asked[identity]])
-        return {"id": identity, "benchmark": self.name, "language": self.language, **draft}
+        language = draft.get("language") or self.language
+        if language == "mixed":
+            language = guess_language(draft["question"])
+        return {"id": identity, "benchmark": self.name, **draft, "language": language}
 
     def _quarantine(self, bad: Bad, file: str, position: int, raw: Any) -> None:
         line = {"file": file, "position": position, "reason": bad.reason, "excerpt": excerpt(raw)}

@@ -131,6 +131,16 @@ def test_zhihu_min_votes_and_broken_metadata(tmp_path):
     assert (done.account["chars_in"], done.account["chars_out"]) == (12, 3)
 
 
+def test_an_unwanted_twin_does_not_make_a_duplicate(tmp_path):
+    rows = [
+        {"INSTRUCTION": "问", "RESPONSE": "答", "METADATA": f'{{"upvotes": "赞同 {votes}"}}'}
+        for votes in (1, 200)
+    ]
+    done = convert(tmp_path, "zhihu", {"a.parquet": parquet(rows)}, {"min_votes": 100})
+    assert [r["meta"]["votes"] for r in done.records] == [200]
+    assert done.account["dropped"] == {"min-votes": 1}
+
+
 @pytest.mark.parametrize("reader", ["belle_2m", "alpaca", "ruozhiba"])
 def test_instructions(tmp_path, reader):
     done = convert(
