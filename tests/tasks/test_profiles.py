@@ -54,7 +54,8 @@ def test_overrides_are_typed_for_the_form():
     schema = profiles.Overrides.model_json_schema()
     good = {"pretrain": {"optim": {"lr": 0.1}}, "sources": {"zhihu": {"options": {"min_votes": 100}}}}
     jsonschema.validate(good, schema)
-    assert profiles.Overrides.model_validate(good).model_dump(exclude_unset=True) == good
+    assert profiles.Overrides.model_validate(good).model_dump(mode="json") == good
+    assert profiles.Overrides().model_dump(mode="json") == {}
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"pretrain": {"stepz": 1}}, schema)
     with pytest.raises(ValidationError):
