@@ -91,7 +91,8 @@ def train_language(lang: str, lines: Sequence[str], out: Path, vocab_size: int, 
     info: dict[str, Any] = {"chars": sum(map(len, lines)), "lines": len(lines), "usable": False}
     if info["chars"] < MIN_CHARS:
         return info | {"reason": f"fewer than {MIN_CHARS:,} characters of seed text"}
-    held_out, train_on = lines[::50], [line for i, line in enumerate(lines) if i % 50]
+    stride = max(4, min(50, len(lines) // 50))  # 2 %, but 50 lines of a small corpus
+    held_out, train_on = lines[::stride], [line for i, line in enumerate(lines) if i % stride]
     pieces = out / operators.SENTENCEPIECE.format(lang=lang)
     ngrams = out / operators.KENLM.format(lang=lang)
     info["vocabulary"] = _train_pieces(train_on, pieces, vocab_size)

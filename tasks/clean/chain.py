@@ -9,17 +9,21 @@ dropped by that mapper: a dialogue with a missing turn teaches nonsense.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+import regex
 
 from tasks.clean import operators
 from tasks.clean.accounting import StepCount, excerpt, first_difference
 from tasks.clean.language import language_of
 from tasks.clean.recipe import Step
 from tasks.clean.records import Record, length, texts_of, with_texts
+
+_CODE = regex.compile(r"(?s)(```.*?(?:```|\Z)|`[^`\n]+`)")
 
 
 @dataclass
@@ -76,11 +80,13 @@ class Chain:
         return rows
 
     def _map(self, step: Step, op: Any, rows: Sequence[Row], count: StepCount) -> None:
-        before = [text for row in rows for text in row.texts]
+        pieces = [_split(text, step.spare_code) for row in rows for text in row.texts]
+        before = [prose for parts in pieces for prose in parts[::2]]
         # the operators write into the list they are given
         after = iter(op.process_batched({"text": list(before)})["text"] if before else [])
+        texts = iter(_join(parts, after) for parts in pieces)
         for row in rows:
-            new = [next(after) for _ in row.texts]
+            new = [next(texts) for _ in row.texts]
             if new == row.texts:
                 continue
             count.changed += 1
@@ -113,6 +119,15 @@ class Chain:
         old, text = next((a, b) for a, b in zip(row.texts, new, strict=True) if a != b)
         at = first_difference(old, text)
         examples.append({"id": row.record["id"], "before": excerpt(old, at), "after": excerpt(text, at)})
+
+
+def _split(text: str, spare_code: bool) -> list[str]:
+    """Prose at even positions, code (if it is to be spared) at odd ones."""
+    return _CODE.split(text) if spare_code and "`" in text else [text]
+
+
+def _join(parts: list[str], cleaned: Iterator[str]) -> str:
+    return "".join(part if at % 2 else next(cleaned) for at, part in enumerate(parts))
 
 
 def _applies(step: Step, row: Row) -> bool:

@@ -164,6 +164,9 @@ class Step(BaseModel):
     min_chars: Count = 0
     """Only records of at least so many characters: ratios and perplexity of a few words say little."""
 
+    spare_code: bool = False
+    """Mappers only: leave fenced and `inline` code as it is; addresses in an example program stay."""
+
     @model_validator(mode="after")
     def _allowed(self) -> Step:
         if self.operator not in ALLOWED:

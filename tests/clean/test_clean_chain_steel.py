@@ -76,7 +76,7 @@ def test_what_only_looks_like_dirt_stays(clean, text):
 
 
 def test_repeated_long_sentences_go_and_short_lines_stay(clean):
-    text = "答案：甲\n小学生在院子里种了三棵苹果树。\n答案：甲\n小学生在院子里种了三棵苹果树。后来人们常常说起这件事。"
+    text = "答案：甲\n小学生每天早上都在院子里给三棵苹果树浇很多的水。\n答案：甲\n小学生每天早上都在院子里给三棵苹果树浇很多的水。后来人们常常说起这件事。"
     cleaned = only_text(clean("steel", record(text)))
     assert cleaned.count("三棵苹果树") == 1
     assert cleaned.count("答案：甲") == 2
@@ -85,7 +85,7 @@ def test_repeated_long_sentences_go_and_short_lines_stay(clean):
 @pytest.mark.parametrize(
     "text",
     [
-        "锟斤拷烫烫烫屯屯屯锟斤拷烫烫烫屯屯屯锟斤拷",
+        "锟斤拷烫烫烫屯屯屯锟斤拷烫烫烫屯屯屯锟斤拷拷斤锟屯屯烫烫锟拷斤",
         "$$%%^^&&**(())__++==--##@@!!~~||;;::,,..??//\\\\",
         "1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7",
     ],
@@ -126,6 +126,15 @@ def test_code_in_a_message_keeps_tabs_and_markup(clean):
     answer = "可以这样写：\n```html\n<div>\n\t<p>你好</p>\n</div>\n```\n\tfor x in y:\n\t\tprint(x)"
     row = clean("steel", dialogue("怎么用HTML写一个页面？", answer))
     assert row.texts[1] == answer
+
+
+def test_addresses_in_an_example_program_stay_and_in_prose_they_go(clean):
+    program = "```\nfetch('http://a.example/b', '10.20.30.40')\n```"
+    row = clean(
+        "steel",
+        dialogue("怎么下载文件？", f"看http://c.example/d，运行{program}或者`ping 10.20.30.40`都可以。"),
+    )
+    assert row.texts[1] == f"看，运行{program}或者`ping 10.20.30.40`都可以。"
 
 
 def test_each_message_is_cleaned(clean):

@@ -15,7 +15,7 @@ DIRTY = [
     record("這是" + real_text(101)),
     record("短"),
     record("#$%^" * 20),
-    record("龘靐齉爩鱻麤龗灪吁龖厵滟爨癵籱饢驫鲡鹂鸾麣纞虋讟钃骊郁"),
+    record("龘靐齉爩鱻麤龗灪吁龖厵滟爨癵籱饢驫鲡鹂鸾麣纞虋讟钃骊郁龘靐齉爩鱻"),
     dialogue("网址？", "https://example.com/a"),
     dialogue("你好。", real_text(103)),
     record("#include <map>\nint main() {\n\treturn 0;\n}\n", "code"),
