@@ -189,7 +189,7 @@ def csv_rows(path: Path, limit: int, columns: tuple[str, ...] = ()) -> Items:
             if not row:
                 continue
             if not header:
-                header = row
+                header = [cell.encode("utf-8", "backslashreplace").decode() for cell in row]
                 continue
             number += 1
             yield number, _cells(header, row), ",".join(row)[:1000]

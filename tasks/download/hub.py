@@ -15,6 +15,7 @@ import re
 import socket
 import sys
 import threading
+import time
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from typing import Any
 LFS_SIZE = 100_000
 """From this size on, and for binary formats, a file is listed as LFS, with a sha256."""
 LFS_SUFFIXES = (".parquet", ".arrow", ".gz", ".zst")
+
+PIECE = 1 << 16
 
 
 @dataclass
@@ -38,6 +41,8 @@ class Faults:
     """The next answers are these HTTP errors."""
     no_ranges: bool = False
     """Range requests are answered with the whole file."""
+    pause: float = 0.0
+    """Seconds between two pieces of a body: a slow network."""
 
 
 class Hub:
@@ -183,7 +188,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(part[: faults.cut[path].pop(0)])
             self.close_connection = True
             return
-        self.wfile.write(part)
+        for at in range(0, len(part), PIECE):
+            self.wfile.write(part[at : at + PIECE])
+            time.sleep(faults.pause)
 
     def _refuse(self, code: int, kind: str, message: str) -> None:
         head = {"X-Error-Code": kind, "X-Error-Message": message} if kind else {}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -69,6 +72,31 @@ def test_a_killed_download_goes_on_in_the_next_run(tmp_path):
         hub.requests.clear()
         get(hub, tmp_path)  # all there: nothing is fetched again
         assert not [r for r in hub.requests if "resolve" in r[1]]
+    assert content(tmp_path) == FILES
+
+
+def test_kill_9_and_go_on(tmp_path):
+    script = (
+        "import sys; from pathlib import Path; from tests.download.test_fetch import *\n"
+        "_, files = listing(sys.argv[1], 'demo/x', ['**'])\n"
+        "Fetcher(sys.argv[1]).fetch('demo/x', sys.argv[2], files, Path(sys.argv[3]))"
+    )
+    part = tmp_path / "data/part-1.parquet.part"
+    with Hub("demo/x", FILES, faults=Faults(pause=0.1)) as hub:
+        child = subprocess.Popen([sys.executable, "-c", script, hub.endpoint, hub.commit, str(tmp_path)])
+        for _ in range(600):
+            if part.exists() and part.stat().st_size > 500_000:
+                break
+            assert child.poll() is None
+            time.sleep(0.02)
+        child.kill()
+        child.wait()
+        had = part.stat().st_size
+        assert 500_000 < had < len(BIG)
+        hub.faults.pause = 0.0
+        hub.requests.clear()
+        get(hub, tmp_path)
+        assert ranges(hub, "part-1.parquet") == [f"bytes={had}-"]
     assert content(tmp_path) == FILES
 
 

@@ -1,6 +1,6 @@
 """Shared by the readers of instruction/input/output records."""
 
-from tasks.convert.records import Malformed, dialogue, optional, text
+from tasks.convert.records import Malformed, a_list, dialogue, optional, text
 
 
 def exchange(item):
@@ -8,8 +8,8 @@ def exchange(item):
     turns = []
     if system := optional(item, "system"):
         turns.append(("system", system))
-    for past in item.get("history") or []:
-        if type(past) is not list or len(past) != 2 or not all(type(p) is str for p in past):
+    for past in a_list(item, "history") if item.get("history") else []:
+        if type(past) is not list or len(past) != 2 or not all(type(p) is str and p.strip() for p in past):
             raise Malformed("wrong type", "history")
         turns += [("user", past[0]), ("assistant", past[1])]
     question, more = text(item, "instruction"), optional(item, "input")
