@@ -121,8 +121,6 @@ class SteelPreTrainedModel(PreTrainedModel):
                 init.normal_(parameter, mean=mean, std=std)
             else:
                 init.constant_(parameter, mean)
-        if isinstance(module, SteelModel):
-            init.copy_(module.inv_freq, module.rope_frequencies())
 
 
 class SteelModel(SteelPreTrainedModel):
@@ -133,14 +131,9 @@ class SteelModel(SteelPreTrainedModel):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(SteelDecoderLayer(config, i) for i in range(config.num_hidden_layers))
         self.norm = SteelRMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.register_buffer("inv_freq", self.rope_frequencies(), persistent=False)
         self.gradient_checkpointing = False
         self.chunk_documents: bool | None = None
         self.post_init()
-
-    def rope_frequencies(self) -> Tensor:
-        even = torch.arange(0, self.config.head_dim, 2, dtype=torch.float32)
-        return 1.0 / self.config.rope_theta ** (even / self.config.head_dim)
 
     def forward(
         self,
@@ -195,8 +188,11 @@ class SteelModel(SteelPreTrainedModel):
 
     @torch.no_grad()
     def rope(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin [B, 1, T, head_dim / 2], FP32 whatever the model's dtype."""
-        angle = position_ids.unsqueeze(1).unsqueeze(-1).float() * self.inv_freq.float()
+        """cos and sin [B, 1, T, head_dim / 2], FP32. The frequencies are no buffer: `model.to(bfloat16)` would round
+        them, and with them every position beyond a few hundred."""
+        half = torch.arange(0, self.config.head_dim, 2, dtype=torch.float32, device=position_ids.device)
+        frequencies = 1.0 / self.config.rope_theta ** (half / self.config.head_dim)
+        angle = position_ids.unsqueeze(1).unsqueeze(-1).float() * frequencies
         return angle.cos(), angle.sin()
 
 

@@ -94,8 +94,6 @@ def build(config: TrainConfig, world: World) -> Scorer:
         scorer = Scorer(SteelForCausalLM(geometry))
     shard(scorer, world, compile_blocks=config.compile)
     scorer.to_empty(device=world.device)
-    body = scorer.lm.model
-    body.inv_freq = body.rope_frequencies().to(world.device)
     scorer.lm.tie_weights()
     fill(scorer.lm, world, from_folder(folder) if folder else from_seed(geometry, scorer.lm, config.seed))
     return scorer
