@@ -82,9 +82,9 @@ ENGLISH = {
         When last year is the time, what is used for the verb {s}?
         """,
         """
-        In a [diary] [entry] about last [week], how is {s} [rendered]?
+        In a [diary] about last [week], how is {s} [rendered]?
         How do you [alter] {s} to [narrate] yesterday?
-        [Recounting] [bygone] days, what does {s} become?
+        [Recounting] [bygone] [days], what does {s} become?
         """,
     ),
     "participle_en": wordings(
@@ -105,7 +105,7 @@ ENGLISH = {
         With had, what do you use for {s}?
         """,
         """
-        In the list of verbs, what follows have for {s}?
+        In the list, what follows have for the verb {s}?
         What does {s} turn into with has before the verb?
         For the verb {s}, which form is third and follows have or had?
         """,
@@ -133,13 +133,13 @@ ENGLISH = {
         {s} and which other word are opposites?
         """,
         """
-        Which other word do you get if it is not {s} but the reverse?
+        If it is the reverse of {s}, which other word do you get?
         One word is {s}. Which one means just the reverse?
         If you turn around what {s} means, which word may it be?
         """,
         """
-        Which word [contrasts] [most] with {s}?
-        {s} is at one [end] of the [scale]; what is at the other?
+        Which word [contrasts] [sharply] with {s}?
+        {s} is at one [pole] of the [scale]; what is at the other?
         What is the [exact] [contrary] of {s}?
         """,
     ),
