@@ -10,6 +10,7 @@ import ast
 import hashlib
 import json
 import math
+import threading
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,10 @@ from pydantic import BaseModel
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = 1
+
+# Python 3.11 counts the depth of its parser per interpreter: two threads that parse at once can fail with
+# "AST constructor recursion depth mismatch"
+_parsing = threading.Lock()
 
 
 def canonical(value: Any) -> Any:
@@ -55,7 +60,7 @@ def code_digest(modules: Iterable[str]) -> str:
     """Digest of the syntax trees of modules and packages, found below the repository root.
 
     Comments, docstrings and formatting do not count. Modules are read, not imported: planning
-    must not cost an import of torch.
+    must not cost an import of torch. Call it first where no other thread runs: see `_parsing`.
     """
     files = sorted({path for module in modules for path in _files(module)})
     return digest([[str(path.relative_to(ROOT)), _tree_digest(path)] for path in files])
@@ -79,7 +84,8 @@ def _tree_digest(path: Path) -> str:
     source = path.read_text("utf-8")
     if path.suffix != ".py":
         return hashlib.sha256(source.encode()).hexdigest()
-    tree = ast.parse(source)
+    with _parsing:
+        tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and body:

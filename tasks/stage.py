@@ -74,6 +74,8 @@ class Runner:
         for item in self.force:
             if item not in self.nodes and item not in {n.stage for n in self.nodes.values()}:
                 raise ValueError(f"force: there is no stage or node {item!r}")
+        for node in self.nodes.values():
+            _code(node)  # parsed now, while there is one thread
         self._stage_runs: dict[str, str] = {}
         self._lock = threading.Lock()
         self._by_fingerprint: dict[str, list[Record]] = {}
@@ -125,12 +127,11 @@ class Runner:
         return artifact
 
     def _identity(self, node: Node) -> dict[str, Any]:
-        own = [node.body.__module__, *node.code]
         return {
             "schema": SCHEMA,
             "node": node.name,
             "version": node.version,
-            "code": code_digest(own),
+            "code": _code(node),
             "config": canonical(node.config),
             "seed": self.config.seed if node.stage in SEEDED else None,
             "inputs": {role: self._input(source).digest for role, source in node.inputs.items()},
@@ -331,6 +332,10 @@ class Runner:
 def stages_of(nodes: Iterable[Node]) -> list[str]:
     """Stage names in the order of their first node."""
     return list(dict.fromkeys(node.stage for node in nodes))
+
+
+def _code(node: Node) -> str:
+    return code_digest([node.body.__module__, *node.code])
 
 
 def _parts(identity: Mapping[str, Any]) -> dict[str, str]:
