@@ -54,6 +54,8 @@ class Index:
     """language -> n-gram -> questions."""
     short: dict[str, dict[str, list[tuple[str, int]]]] = field(default_factory=lambda: {"zh": {}, "en": {}})
     """language -> first units of a short stem -> (stem, question)."""
+    sizes: dict[str, set[int]] = field(default_factory=lambda: {"zh": set(), "en": set()})
+    """language -> how many units such first units are."""
 
     def add(self, benchmark: str, question: dict[str, Any]) -> None:
         """Index one question of the unified form."""
@@ -71,7 +73,9 @@ class Index:
         else:
             whole = _join(units, language)
             grams = frozenset([whole])
-            key = _join(units[: KEY_ZH if language == "zh" else KEY_EN], language)
+            first = units[: KEY_ZH if language == "zh" else KEY_EN]
+            self.sizes[language].add(len(first))
+            key = _join(first, language)
             self.short[language].setdefault(key, []).append((whole, number))
             if len(units) < (MIN_ZH if language == "zh" else MIN_EN):
                 choices = tuple(normalise.squeezed(choice) for choice in question["choices"])
@@ -107,9 +111,7 @@ class Index:
         stems = self.short[language]
         if not stems:
             return
-        sizes = {1, 2} if language == "en" else range(1, KEY_ZH + 1)
-        sizes = sorted({size for size in sizes if any(_size(key, language) == size for key in stems)})
-        for size in sizes:
+        for size in sorted(self.sizes[language]):
             for at, key in enumerate(_grams(units, size, language)):
                 for whole, number in stems.get(key, ()):
                     if _join(units[at : at + _size(whole, language)], language) == whole:

@@ -1,4 +1,4 @@
-"""Two operators of Steel's own, registered with Data-Juicer: repairs that no parameter of the originals offers.
+"""Three operators of Steel's own, registered with Data-Juicer: repairs that no parameter of the originals offers.
 
 Each subclasses the operator it repairs. Imported by `operators.prepare`, never before it: the import
 pulls in Data-Juicer, whose run-time installer must be denied first.
@@ -7,10 +7,12 @@ pulls in Data-Juicer, whose run-time installer must be denied first.
 from __future__ import annotations
 
 import html
+from functools import cache
 
 import ftfy
 import regex
 from data_juicer.ops.base_op import OPERATORS, Mapper
+from data_juicer.ops.mapper.chinese_convert_mapper import ChineseConvertMapper
 from data_juicer.ops.mapper.clean_html_mapper import CleanHtmlMapper
 
 _INLINE = (
@@ -34,6 +36,56 @@ _ENTITY = regex.compile(r"&(?:[A-Za-z][A-Za-z0-9]{1,9}|#[0-9]{1,6}|#[xX][0-9A-Fa
 _BLANK_LINES = regex.compile(r"\n[ \t]*(?:\n[ \t]*)+\n")
 # letters and digits only: full-width punctuation is how Chinese is written
 _WIDE = {c: c - 0xFEE0 for c in (*range(0xFF10, 0xFF1A), *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B))}
+
+
+_NAMES = frozenset("昇陞甦甯氾鉅")
+"""Standard again in names since 2013 (毕昇), though no part of GB 2312."""
+_TELLING = frozenset("於後麽")
+"""Part of GB 2312, yet in a modern text a sign of traditional writing."""
+
+
+@cache
+def _traditional() -> regex.Pattern:
+    """The characters that only traditional writing has, from OpenCC's own table.
+
+    Those whose simplified form is in GB 2312 (so: common) and which are not in it themselves.
+    """
+    import opencc
+
+    table = opencc.OpenCC("t2s.json")
+    han = [chr(c) for c in (*range(0x3400, 0x4DC0), *range(0x4E00, 0xA000), *range(0xF900, 0xFB00))]
+    found = {
+        c
+        for c in han
+        if (simple := table.convert(c)) != c and _common(simple) and not _common(c) and c not in _NAMES
+    }
+    return regex.compile(f"[{''.join(sorted(found | _TELLING))}]")
+
+
+def _common(character: str) -> bool:
+    try:
+        return bool(character.encode("gb2312"))
+    except UnicodeEncodeError:
+        return False
+
+
+@OPERATORS.register_module("steel_chinese_convert_mapper")
+class SteelChineseConvert(ChineseConvertMapper):
+    """chinese_convert_mapper for texts that are written in traditional characters, and only those.
+
+    The original also "simplifies" what simplified Chinese keeps: the printer 毕昇 becomes 毕升, 周顗 a
+    character outside of most fonts. A text without any character that tells is returned as it came.
+    """
+
+    _batched_op = True
+
+    def process_batched(self, samples):
+        texts = samples[self.text_key]
+        chosen = [i for i, text in enumerate(texts) if _traditional().search(text)]
+        converted = super().process_batched({self.text_key: [texts[i] for i in chosen]})[self.text_key]
+        for i, text in zip(chosen, converted, strict=True):
+            texts[i] = text
+        return samples
 
 
 @OPERATORS.register_module("steel_clean_html_mapper")

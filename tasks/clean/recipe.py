@@ -138,6 +138,7 @@ ALLOWED: dict[str, type[Parameters]] = {
     "replace_content_mapper": ReplaceContent,
     "whitespace_normalization_mapper": NoParameters,
     # Steel's own, registered with Data-Juicer by tasks/clean/own_operators.py
+    "steel_chinese_convert_mapper": ChineseConvert,
     "steel_clean_html_mapper": CleanMarkup,
     "steel_fix_encoding_mapper": FixEncoding,
     "alphanumeric_filter": Alphanumeric,

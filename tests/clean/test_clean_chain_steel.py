@@ -31,6 +31,13 @@ def test_traditional_becomes_simplified(clean):
     )
 
 
+@pytest.mark.parametrize(
+    "text", ["活字印刷术的创始人是毕昇，大家都知道。", "周顗是晋朝人，精通乾坤之理，大家都知道。"]
+)
+def test_simplified_text_is_not_simplified_further(clean, text):
+    assert only_text(clean("steel", record(text))) == text
+
+
 def test_full_width_letters_and_digits_become_narrow(clean):
     assert only_text(
         clean("steel", record("他在２０２４年买了一台ＰＣ，大家都觉得这是一件好事。"))

@@ -85,7 +85,7 @@ def test_examples_show_the_change_and_are_limited(cleaned):
     folder, account = cleaned
     examples = json.loads((folder / "out" / "examples.json").read_text("utf-8"))
     assert all(len(found) <= 2 for found in examples.values())
-    example = examples["text/chinese_convert_mapper"][0]
+    example = examples["text/steel_chinese_convert_mapper"][0]
     assert example["before"].startswith("這是")
     assert example["after"].startswith("这是")
     assert examples["text/text_length_filter"][0]["why"] == {"text_len": 1.0}

@@ -1,0 +1,106 @@
+"""The demo's world through convert and clean: every piece of planted dirt is dealt with, and nothing else is lost."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from tasks.clean import assets, decontaminate, dedup, partition
+from tasks.clean.overlap import Index
+from tasks.clean.recipe import load_set
+from tasks.config import World
+from tasks.convert.source import convert_source
+from tasks.download import world
+
+WORLD = World(size="small")
+SOURCES = ("skypile", "wikipedia_cn", "baidu_qa", "starcoder")
+SETTINGS = {"max_chars": 2_000_000, "max_quarantined_share": 0.2}
+BAD = ("broken_json", "null_fields")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Paths, accounts and drops of the small world."""
+    folder = tmp_path_factory.mktemp("world")
+
+    def convert(name, reader, language="zh"):
+        for path, content in world.files(WORLD, name).items():
+            file = folder / "raw" / name / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        out = folder / "converted" / name
+        out.mkdir(parents=True)
+        source = {"reader": reader, "language": language}
+        convert_source(str(folder / "raw" / name), str(out), name, source, SETTINGS)
+        return out
+
+    records = {n: convert(n, n, "code" if n == "starcoder" else "zh") / "records.jsonl" for n in SOURCES}
+    records["demo_qa_zh"] = convert("demo_qa_zh", "alpaca") / "records.jsonl"
+    questions = convert("demo_exam", "ceval") / "questions.jsonl"
+
+    (folder / "assets").mkdir()
+    config = {"assets": {"vocab_size": 2000, "order": 3, "max_chars": 300_000}, "code_tokenizer": False}
+    models = assets.train({n: records[n] for n in SOURCES}, folder / "assets", config)
+    recipes = load_set("steel")
+    steps = {kind: [s.model_dump() for s in recipe.steps] for kind, recipe in recipes.items()}
+    near = {kind: recipe.near_duplicates for kind, recipe in recipes.items()}
+    accounts, cleaned = {}, {}
+    for name in SOURCES:
+        out = folder / "cleaned" / name
+        out.mkdir(parents=True)
+        accounts[name] = partition.clean_source(records[name], folder / "assets", out, steps, 3, source=name)
+        cleaned[name] = out / "records.jsonl"
+    hashed = {
+        n: dedup.fingerprints(p, {k: v.model_dump() for k, v in near.items()}, 100)
+        for n, p in cleaned.items()
+    }
+    drops, report = dedup.find_duplicates(cleaned, hashed, near)
+    searched = {**cleaned, "demo_qa_zh": records["demo_qa_zh"]}
+    index = Index(13)
+    for line in questions.read_text("utf-8").splitlines():
+        index.add("demo_exam", json.loads(line))
+    found = {
+        n: decontaminate.search_records(p, None, {"demo_exam": str(questions)}, 13)
+        for n, p in searched.items()
+    }
+    hits, _ = decontaminate.decide(index, found)
+    return {"accounts": accounts, "models": models, "drops": drops, "report": report, "hits": hits}
+
+
+def test_models_are_trained_for_both_languages(run):
+    assert run["models"]["zh"]["usable"]
+    assert run["models"]["en"]["usable"]
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_only_gibberish_is_dropped_by_operators(run, name):
+    account = run["accounts"][name]
+    assert sum(account["dropped"].values()) == world.expected(WORLD, name)["gibberish"]
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_each_kind_of_dirt_is_removed_by_its_operator_and_by_no_other(run, name):
+    expected = world.expected(WORLD, name)
+    removers = {
+        "steel_chinese_convert_mapper": "traditional",
+        "steel_clean_html_mapper": "html",
+        "clean_email_mapper": "email",
+        "clean_links_mapper": "link",
+        "clean_ip_mapper": "ip",
+    }
+    wanted = {operator: expected[dirt] for operator, dirt in removers.items() if expected[dirt]}
+    assert run["accounts"][name]["changed"] == wanted
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_the_planted_copies_are_found_and_nothing_else(run, name):
+    expected = world.expected(WORLD, name)
+    found = Counter(drop.method for drop in run["drops"][name].values())
+    planted = expected["near_duplicate"] + (expected["cross_duplicate"] if name == "wikipedia_cn" else 0)
+    assert found.total() == planted  # exact copies never come so far: they have one id
+    assert all(group["size"] <= 3 for group in run["report"]["largest_groups"])
+
+
+@pytest.mark.parametrize("name", [*SOURCES, "demo_qa_zh"])
+def test_the_leaked_questions_are_found_and_nothing_else(run, name):
+    assert len(run["hits"][name]) == world.expected(WORLD, name)["contaminated"]
