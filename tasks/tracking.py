@@ -8,8 +8,10 @@ so anything long (configs, identities) is a small artifact instead.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -57,6 +59,7 @@ class Tracker:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
         self.client = MlflowClient(self.uri)
+        self._lineage = threading.Lock()
         try:
             found = self.client.get_experiment_by_name(EXPERIMENT)
             self.experiment = found.experiment_id if found else self.client.create_experiment(EXPERIMENT)
@@ -143,22 +146,29 @@ class Tracker:
 
     def lineage(self, run_id: str, inputs: Mapping[str, Artifact]) -> None:
         """Record which artifacts, by digest, a run was made from."""
-        if inputs:
-            self.client.log_inputs(
-                run_id,
-                [
-                    DatasetInput(
-                        Dataset(
-                            name=item.node,
-                            digest=item.digest[:32],
-                            source_type="local",
-                            source=f'{{"uri": "{item.path.as_uri()}"}}',
-                        ),
-                        [InputTag("mlflow.data.context", role)],
-                    )
-                    for role, item in inputs.items()
-                ],
+        entries = [
+            DatasetInput(
+                Dataset(
+                    name=item.node,
+                    digest=item.digest[:32],
+                    source_type="local",
+                    source=json.dumps({"uri": item.path.as_uri()}),
+                ),
+                [InputTag("mlflow.data.context", role)],
             )
+            for role, item in inputs.items()
+        ]
+        if not entries:
+            return
+        # MLflow looks a data set up and then inserts it: two runs that name the same one for the first time
+        # collide, and the loser only has to ask again
+        with self._lineage:
+            try:
+                self.client.log_inputs(run_id, entries)
+            except MlflowException as error:
+                if "UNIQUE" not in str(error):
+                    raise
+                self.client.log_inputs(run_id, entries)
 
     def url(self, run_id: str) -> str:
         """The page of a run in the MLflow UI."""
