@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 LogProb = tuple[float, int]
 """Sum of log-probabilities, and the number of tokens it runs over."""
@@ -55,8 +56,12 @@ def untrained(export_dir: str | Path, seed: int, device: str = "cpu") -> nn.Modu
 
 
 def _register() -> None:
-    """Make transformers know our architecture without remote code."""
+    """Make transformers know our architecture without remote code, and keep it quiet."""
+    from transformers.utils import logging
+
     import model.steel  # noqa: F401
+
+    logging.disable_progress_bar()
 
 
 def resolve_device(wanted: str) -> str:
@@ -112,18 +117,18 @@ def first_token_logprobs(
 ) -> list[list[float]]:
     """Log-probability, over the whole vocabulary, of each candidate as the token after the prompt."""
     out: list[list[float]] = [[] for _ in prompts]
-    head = model.get_output_embeddings()
+    head = _Head(model)
     wanted = torch.tensor(list(candidates), device=_device(model))
     for batch in _batches([len(p) for p in prompts], batch_tokens, equal=not _causal(model)):
         hidden = _hidden(model, [prompts[i] for i in batch])
         last = torch.tensor([len(prompts[i]) - 1 for i in batch], device=hidden.device)
         rows = hidden[torch.arange(len(batch), device=hidden.device), last]
-        per_chunk = max(1, HEAD_ELEMENTS // head.weight.shape[0])
-        for start in range(0, len(batch), per_chunk):
-            logits = head(rows[start : start + per_chunk]).float()
+        at = 0
+        for logits in head.chunks(rows):
             picked = logits[:, wanted] - logits.logsumexp(-1, keepdim=True)
-            for i, values in zip(batch[start : start + per_chunk], picked.tolist(), strict=True):
-                out[i] = values
+            for values in picked.tolist():
+                out[batch[at]] = values
+                at += 1
     return out
 
 
@@ -213,16 +218,31 @@ def _prompt_batches(
 
 
 def _token_logprobs(model: nn.Module, hidden_NH: torch.Tensor, targets: list[int]) -> list[float]:
-    """fp32 log-softmax of the head at these hidden states, read at the targets; chunked."""
-    head = model.get_output_embeddings()
-    per_chunk = max(1, HEAD_ELEMENTS // head.weight.shape[0])
+    """Log-softmax of the head at these hidden states, read at the targets."""
     wanted = torch.tensor(targets, device=hidden_NH.device)
     out: list[float] = []
-    for start in range(0, len(targets), per_chunk):
-        logits = head(hidden_NH[start : start + per_chunk]).float()
-        picked = logits.gather(1, wanted[start : start + per_chunk, None]).squeeze(1)
-        out += (picked - logits.logsumexp(-1)).tolist()
+    for logits in _Head(model).chunks(hidden_NH):
+        here = wanted[len(out) : len(out) + len(logits), None]
+        out += (logits.gather(1, here).squeeze(1) - logits.logsumexp(-1)).tolist()
     return out
+
+
+class _Head:
+    """The output layer in fp32, a chunk of positions at a time.
+
+    bf16 logits are a sixteenth apart at best where they matter: options would tie.
+    """
+
+    def __init__(self, model: nn.Module):
+        layer = model.get_output_embeddings()
+        self._weight = layer.weight.float()
+        self._bias = None if layer.bias is None else layer.bias.float()
+
+    def chunks(self, hidden_NH: torch.Tensor) -> Iterator[torch.Tensor]:
+        """fp32 logits [chunk, vocabulary]."""
+        per_chunk = max(1, HEAD_ELEMENTS // len(self._weight))
+        for start in range(0, len(hidden_NH), per_chunk):
+            yield functional.linear(hidden_NH[start : start + per_chunk].float(), self._weight, self._bias)
 
 
 def _hidden(model: nn.Module, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
