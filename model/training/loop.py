@@ -24,7 +24,7 @@ from model.training.metrics import Metrics, Window, peak_flops
 from model.training.objectives import Scorer, make_objective, reply_logprobs
 from model.training.optim import clip, learning_rate, local_gradients, make_optimizer, set_rate
 from model.training.pairs import PairLoader, write_logprobs
-from model.training.parallel import World, build
+from model.training.parallel import World, build, reshard
 from model.training.stop import StopFlag
 
 log = logging.getLogger("steel.training")
@@ -166,6 +166,7 @@ def validate(config: TrainConfig, world: World, scorer: Scorer, objective: Any) 
     for batch in batches:
         table += objective.evaluate(scorer, batch.to(world.device), len(files))
     scorer.train()
+    reshard(scorer)
     torch.distributed.all_reduce(table)
     sources: dict[str, np.ndarray] = {}
     for file, sums in zip(files, table.cpu().numpy(), strict=True):

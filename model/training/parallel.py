@@ -19,7 +19,7 @@ import torch.distributed as dist
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from model.steel.configuration import SteelConfig
@@ -131,6 +131,14 @@ def shard(scorer: Scorer, world: World, *, compile_blocks: bool = False) -> None
             block.compile(fullgraph=True)
         fully_shard(block, mesh=world.mesh, mp_policy=policy, reshard_after_forward=False)
     fully_shard(scorer, mesh=world.mesh, mp_policy=policy, reshard_after_forward=False)
+
+
+def reshard(scorer: Scorer) -> None:
+    """Drop the gathered weights. The backward pass does it by itself; after forwards without one it must be said, or
+    the optimizer's next update goes unseen for a step (a test holds resumed runs against uninterrupted ones)."""
+    for module in scorer.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def fill(model: nn.Module, world: World, tensor_of: Callable[[str], Tensor]) -> None:
