@@ -13,7 +13,15 @@ from tasks.report.gather import Nodes
 from tasks.report.style import big, count
 
 PACKAGES = ("torch", "transformers", "pyarrow", "py-data-juicer", "prefect", "mlflow", "matplotlib")
-TRAINING_FACTS = ("ranks", "threads_per_rank", "device", "precision", "micro_batch_size", "compile")
+TRAINING_FACTS = (
+    "ranks",
+    "threads_per_rank",
+    "device",
+    "precision",
+    "micro_batch_size",
+    "compile",
+    "tokens_per_s",
+)
 
 
 def model_config(nodes: Nodes) -> dict[str, Any]:
@@ -56,19 +64,23 @@ def geometry(nodes: Nodes) -> list[tuple[str, str]]:
     return rows
 
 
-def training(nodes: Nodes) -> list[tuple[str, str]]:
-    """How the trainings were executed, as their manifests say it: (node, facts)."""
-    rows = []
+def training(nodes: Nodes) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """How the trainings were executed, as their manifests say it: (columns, [(node, facts)])."""
+    found = {}
     for name, artifact in nodes.items():
-        if name != "pretrain" and not name.startswith("sft:") and name != "dpo:train":
-            continue
         known = {**artifact.manifest.get("extra", {}), **artifact.manifest.get("metrics", {})}
-        facts = [f"{key.replace('_', ' ')} {known[key]}" for key in TRAINING_FACTS if key in known]
-        if "tokens_per_s" in known:
-            facts.append(f"{big(known['tokens_per_s'])} tokens/s")
-        if facts:
-            rows.append((name, " · ".join(facts)))
-    return rows
+        if "ranks" in known:
+            found[name] = {key: known[key] for key in TRAINING_FACTS if key in known}
+    columns = [key for key in TRAINING_FACTS if any(key in facts for facts in found.values())]
+    return columns, [(name, [_fact(facts.get(key)) for key in columns]) for name, facts in found.items()]
+
+
+def _fact(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return big(value) if isinstance(value, float) else str(value)
 
 
 def versions() -> list[tuple[str, str]]:

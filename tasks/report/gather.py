@@ -87,6 +87,15 @@ def training_curves(nodes: Nodes) -> dict[str, Curve]:
     return {n: curve for n in trained if (curve := read_curve(nodes[n])).loss}
 
 
+def last_val_by_source(nodes: Nodes) -> dict[str, float]:
+    """The base model's last validation loss on each source."""
+    last: dict[str, float] = {}
+    if "pretrain" in nodes:
+        for line in read_lines(nodes["pretrain"].path / "metrics.jsonl"):
+            last = line.get("val_loss_by_source", last)
+    return last
+
+
 def chosen_variant(nodes: Nodes) -> str | None:
     """The SFT variant that went on to DPO."""
     if "sft:select" not in nodes:

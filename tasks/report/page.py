@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.config import SteelRun
-from tasks.report import dag, environment, figures, gather, notes, reading, style, tables
+from tasks.report import curves, dag, environment, figures, gather, notes, reading, style, tables
 from tasks.report.tables import CONTROL_PROTOCOL
 from tasks.report.view import View
 
@@ -36,12 +36,12 @@ def draw(view: View) -> dict[str, str]:
     if any(row["seen"] for row in view.mix):
         drawings["mix"] = figures.source_mix(view.mix)
     if "pretrain" in view.curves:
-        drawings["pretrain"] = figures.pretrain_loss(view.curves["pretrain"], view.unigram)
+        drawings["pretrain"] = curves.pretrain_loss(view.curves["pretrain"], view.unigram)
     variants = {name: curve for name, curve in view.curves.items() if name.startswith("sft:")}
     if variants:
-        drawings["sft"] = figures.sft_loss(variants, view.variant)
+        drawings["sft"] = curves.sft_loss(variants, view.variant)
     if "dpo:train" in view.curves:
-        drawings["dpo"] = figures.dpo_curves(view.curves["dpo:train"])
+        drawings["dpo"] = curves.dpo_curves(view.curves["dpo:train"])
     if view.benchmarks:
         drawings["benchmarks"] = figures.benchmark_dots(view.benchmarks)
     return drawings
@@ -77,6 +77,7 @@ def render(view: View, drawings: dict[str, str]) -> str:
         node_rows=node_rows(view),
         changed=sorted(view.total.changed.items(), key=lambda item: -item[1]),
         curve_rows=curve_rows(view),
+        val_by_source=gather.last_val_by_source(view.nodes),
         ablation=matrix(view.ablation, "variant"),
         scores=matrix([row for row in view.benchmarks if not tables.is_control(row)], "model"),
         controls=[row for row in view.benchmarks if tables.is_control(row)],
@@ -144,7 +145,7 @@ def curve_rows(view: View) -> list[dict[str, Any]]:
     """First and last loss of every training; smoothed, as drawn."""
     rows = []
     for name, curve in view.curves.items():
-        drawn = figures.smooth(curve.loss)
+        drawn = curves.smooth(curve.loss)
         rows.append(
             {
                 "node": name,

@@ -28,17 +28,16 @@ def model_name(unit: str) -> str:
     return f"sft:{unit[4:]}" if unit.startswith("sft-") else unit
 
 
-def model_order(model: str) -> tuple[int, str]:
-    """untrained, base, the SFT variants, dpo."""
-    first = {"untrained": 0, "base": 1, "dpo": 3}
-    return first.get(model, 2), model
+def model_order(config: SteelRun) -> list[str]:
+    """untrained, base, the SFT variants as the profile lists them, dpo."""
+    return ["untrained", "base", *(f"sft:{variant}" for variant in config.sft.variants), "dpo"]
 
 
 def is_control(row: Mapping[str, Any]) -> bool:
     return row["protocol"] == CONTROL_PROTOCOL or HELD_OUT in row["benchmark"]
 
 
-def benchmarks(nodes: Nodes) -> list[dict[str, Any]]:
+def benchmarks(config: SteelRun, nodes: Nodes) -> list[dict[str, Any]]:
     """All scores of all models, models in the order of training."""
     rows = []
     for unit, artifact in units(nodes, "evaluate").items():
@@ -51,7 +50,7 @@ def benchmarks(nodes: Nodes) -> list[dict[str, Any]]:
             if row.get("scoring"):
                 kept["scoring"] = row["scoring"]
             rows.append(kept)
-    return sorted(rows, key=lambda row: model_order(row["model"]))
+    return sorted(rows, key=lambda row: model_order(config).index(row["model"]))
 
 
 def subjects(nodes: Nodes, model: str) -> list[dict[str, Any]]:

@@ -92,7 +92,7 @@ class View:
 def assemble(config: SteelRun, nodes: Nodes) -> View:
     """Read all inputs of the report."""
     funnels = funnel.collect(nodes, config.sources, "pretrain")
-    scores = tables.benchmarks(nodes)
+    scores = tables.benchmarks(config, nodes)
     return View(
         config=config,
         nodes=nodes,
