@@ -8,9 +8,9 @@ by Ctrl-C.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +19,7 @@ from flows.ports import PortError
 from flows.preflight import Request, Wrong
 from flows.servers import ServerError
 from flows.settings import Addresses, State
+from tasks.config import STAGES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,12 +67,26 @@ def _plan(options: argparse.Namespace) -> int:
     request = _request(options)
     config = preflight.run(request)
     at = servers.up()
-    os.environ["MLFLOW_TRACKING_URI"] = at.mlflow
-    from flows.steel import plan
+    from tasks import dag
+    from tasks.artifacts import Store
+    from tasks.plan import plan
+    from tasks.stage import Runner
+    from tasks.tracking import Tracker
 
-    for step in plan(config, request.force, request.until):
-        print(f"{step.action:<8} {step.node:<24} {step.why}")
+    store = Store(preflight.resolve(config.runtime.artifacts))
+    runner = Runner(config, dag.build(config), store, Tracker(at.mlflow), "", frozenset(request.force))
+    wanted = STAGES[: STAGES.index(request.until) + 1]
+    for stage, steps in groupby(plan(runner), key=lambda step: step.node.partition(":")[0]):
+        if stage in wanted:
+            print("\n".join(_plan_lines(stage, list(steps))))
     return 0
+
+
+def _plan_lines(stage: str, steps: list[Any]) -> list[str]:
+    """A stage that is skipped as a whole is one line, else a line for each node."""
+    if all(step.action == "skip" for step in steps):
+        return [f"{'skip':<8} {stage:<26} all of its nodes ({len(steps)}) are done"]
+    return [f"{step.action:<8} {step.node:<26} {step.why}" for step in steps]
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -96,10 +96,9 @@ def _watch(reader: Reader, terminal: Terminal) -> Snapshot:
             trouble = 0
         except (PrefectException, httpx.HTTPError):
             trouble += 1
-            if trouble == 5:  # not a hiccup: is the server still there?
-                servers.up(terminal.line)
-            if trouble > 60:
+            if trouble > 30:
                 raise
+            _restart(terminal)
             time.sleep(POLL_SECONDS)
             continue
         changed = last is None or _said(snapshot.state) != _said(last.state)
@@ -147,10 +146,15 @@ def _inside(snapshot: Snapshot, reader: Reader) -> str:
     return " · ".join(p for p in parts if p)
 
 
-def _care(terminal: Terminal) -> None:
-    """Restart what died; mark runs whose process is gone."""
+def _restart(terminal: Terminal) -> None:
+    """Start what died again."""
     if any(not service.running for service in servers.status(memory=False)):
         servers.up(terminal.line)
+
+
+def _care(terminal: Terminal) -> None:
+    """Restart what died; mark runs whose process is gone."""
+    _restart(terminal)
     for name in runs.reap():
         terminal.line(f"the process of flow run {name} is gone: marked as Crashed")
 
@@ -220,6 +224,7 @@ def _said(state: str) -> str:
         "Late": "waiting for the worker",
         "Submitting": "its process starts",
         "Pending": "its process starts",
+        "Running": "running",
         "AwaitingConcurrencySlot": "waits until an earlier run of this deployment has ended",
     }
     return words.get(state, state)

@@ -66,28 +66,26 @@ def _default_signals() -> None:
 def stop(
     records: Mapping[str, Record], *, grace: float, say: Callable[[str], None] = lambda text: None
 ) -> list[str]:
-    """Terminate processes together, with their children; kill what is left after `grace` seconds.
+    """Terminate processes together, then what they left behind; kill what outlasts `grace` seconds.
 
     Returns the names of those that were running.
     """
     alive = {name: p for name, r in records.items() if (p := r.process()) is not None}
-    family: list[psutil.Process] = []
-    for process in alive.values():
-        family += [*_children(process), process]
-    for process in alive.values():
+    family = [child for process in alive.values() for child in _children(process)]
+    end(list(alive.values()), grace, say)
+    end([child for child in family if child.is_running()], 5)
+    return list(alive)
+
+
+def end(targets: list[psutil.Process], grace: float, say: Callable[[str], None] = lambda text: None) -> None:
+    """SIGTERM to all, SIGKILL to those that do not end within `grace` seconds."""
+    for process in targets:
         _signal(process, signal.SIGTERM)
-    _, left = psutil.wait_procs(list(alive.values()), timeout=grace)
+    _, left = psutil.wait_procs(targets, timeout=grace)
     for process in left:
         say(f"process {process.pid} did not stop in {grace:.0f} s: killing it")
-    # children of a server that was killed, or that it forgot
-    for process in family:
-        if process.is_running():
-            _signal(
-                process,
-                signal.SIGKILL if process in left or process not in alive.values() else signal.SIGTERM,
-            )
-    psutil.wait_procs(family, timeout=5)
-    return list(alive)
+        _signal(process, signal.SIGKILL)
+    psutil.wait_procs(left, timeout=5)
 
 
 def _signal(process: psutil.Process, number: int) -> None:
@@ -111,6 +109,22 @@ def memory(record: Record) -> int:
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return total
+
+
+def flow_runs(state: Path | None = None) -> dict[str, psutil.Process]:
+    """Flow run id → process that executes it, on this machine; of one state folder's worker, or of all."""
+    found = {}
+    for process in psutil.process_iter(["cmdline"]):
+        try:
+            if not any("prefect" in part for part in process.info["cmdline"] or []):
+                continue
+            environment = process.environ()
+            run = environment.get("PREFECT__FLOW_RUN_ID")
+            if run and (state is None or environment.get("STEEL_STATE") == str(state)):
+                found[run] = process
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
 
 
 def load(path: Path) -> dict[str, Record]:

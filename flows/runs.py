@@ -7,13 +7,12 @@ after `servers.up()` has set the environment.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-import psutil
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     ArtifactFilter,
@@ -31,13 +30,14 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort, LogSort
 from prefect.exceptions import PrefectHTTPStatusError
-from prefect.states import Crashed
+from prefect.states import Cancelling, Crashed
 
+from flows import processes
 from flows.settings import POOL
 
 FLOW = "steel"
 _UNSTARTED = timedelta(seconds=60)
-"""A Pending run without a process: its worker is about to start it, or died before it could."""
+"""A run that never had a process: its worker is about to start one, or died before it could."""
 
 
 class RunError(RuntimeError):
@@ -175,13 +175,12 @@ def reap() -> list[str]:
             flow_run_filter=FlowRunFilter(state=running),
             limit=200,
         )
-        alive = _living() if runs else {}
+        alive = processes.flow_runs() if runs else {}
         for run in runs:
             if str(run.id) in alive or run.work_pool_name != POOL:
                 continue  # another pool's workers may be on other machines
             since = run.state.timestamp if run.state else run.created
-            starting = run.state_type == StateType.PENDING or run.infrastructure_pid is None
-            if starting and since and datetime.now(UTC) - since < _UNSTARTED:
+            if run.infrastructure_pid is None and since and datetime.now(UTC) - since < _UNSTARTED:
                 continue
             # a run that has ended well a moment ago has no process either: ask again before judging
             time.sleep(1)
@@ -193,15 +192,8 @@ def reap() -> list[str]:
     return crashed
 
 
-def _living() -> dict[str, int]:
-    """Flow run id → pid of the process that executes it, for all processes of this user."""
-    found = {}
-    for process in psutil.process_iter(["cmdline"]):
-        try:
-            if any("prefect" in part for part in process.info["cmdline"] or []):
-                run = process.environ().get("PREFECT__FLOW_RUN_ID")
-                if run:
-                    found[run] = process.pid
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
+def cancel(ids: Iterable[str]) -> None:
+    """Ask for runs to be cancelled: a training saves a checkpoint first."""
+    with get_client(sync_client=True) as client:
+        for run in ids:
+            client.set_flow_run_state(UUID(run), Cancelling(message="`make down`"), force=True)

@@ -26,6 +26,9 @@ from flows.settings import POOL, Addresses, State, auth_string, clean_environmen
 START_SECONDS = 180
 """How long a server may take to answer: a first start on a busy 2-core machine takes up to 50 s."""
 
+RUN_SECONDS = 40
+"""How long a flow run may take to save and end; Prefect kills it 30 s after a cancellation."""
+
 Say = Callable[[str], None]
 
 
@@ -79,7 +82,9 @@ def up(say: Say = print) -> Addresses:
             waiting = {
                 name: pool.submit(_wait, name, records[name], at, state, START_SECONDS) for name in fresh
             }
-            os.environ.update(environment)  # before Prefect is imported: it reads its settings once
+            # before Prefect is imported: it reads its settings once. A command that waits for an answer
+            # wants to know soon that there is none; the default of 5 retries takes a minute
+            os.environ.update({**environment, "PREFECT_CLIENT_MAX_RETRIES": "2"})
             from flows import deploy  # a second of imports, while the servers start
 
             _check("prefect", waiting, state)
@@ -106,10 +111,28 @@ def down(say: Say = print) -> list[str]:
         records = processes.load(state.processes)
         worker = {k: v for k, v in records.items() if k == "worker"}
         rest = {k: v for k, v in records.items() if k != "worker"}
-        # runs of the worker write a checkpoint when asked to stop: give them the time
-        stopped = processes.stop(worker, grace=40, say=say) + processes.stop(rest, grace=15, say=say)
+        _end_runs(state, say)
+        stopped = processes.stop(worker, grace=15, say=say) + processes.stop(rest, grace=15, say=say)
         state.processes.unlink()
     return stopped
+
+
+def _end_runs(state: State, say: Say) -> None:
+    """Cancel the flow runs that go on, so that they save and are not taken for crashed."""
+    going = processes.flow_runs(state.folder)
+    at = addresses(state)
+    if not going:
+        return
+    say(f"cancelling {len(going)} flow run(s); a training saves a checkpoint first")
+    if at and _answers("prefect", at):
+        os.environ.update(clean_environment(state, at, auth_string(state)))
+        from flows import runs
+
+        runs.cancel(going)
+        processes.wait_until(
+            lambda: not processes.flow_runs(state.folder), lambda: True, timeout=RUN_SECONDS, poll=0.5
+        )
+    processes.end([p for p in going.values() if p.is_running()], grace=RUN_SECONDS, say=say)
 
 
 def status(memory: bool = True) -> list[Service]:
