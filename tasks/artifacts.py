@@ -22,7 +22,7 @@ from typing import Any
 from tasks.fingerprint import digest
 
 MANIFEST = "manifest.json"
-LOGS = {"metrics.jsonl", "train.log", "engine.json"}
+LOGS = {"metrics.jsonl", "train.log", "CONFIG.json"}
 
 
 class Store:
