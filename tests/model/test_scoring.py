@@ -100,6 +100,25 @@ def test_first_token_logprobs_are_those_of_one_token_options(model):
         assert scores == pytest.approx([naive(model, prompt, [t]) for t in letters], abs=2e-5)
 
 
+@pytest.mark.parametrize("batch_tokens", [40, 16384])
+def test_a_shared_beginning_is_computed_once_and_changes_nothing(model, batch_tokens):
+    prompts, options = questions(9)
+    prompts = [[5, 6, 7, 8, 9, 10, 11, 12, 13, 14, *p] for p in prompts]
+    apart = scoring.first_token_logprobs(model, prompts, [3, 7, 50, 100], batch_tokens, share=False)
+    shared = scoring.first_token_logprobs(model, prompts, [3, 7, 50, 100], batch_tokens)
+    assert shared == [pytest.approx(scores, abs=2e-5) for scores in apart]
+    chosen = scoring.choice_logprobs(model, prompts, options, batch_tokens)
+    for prompt, choices, scores in zip(prompts, options, chosen, strict=True):
+        assert [x for x, _ in scores] == pytest.approx([naive(model, prompt, c) for c in choices], abs=2e-5)
+
+
+def test_the_common_prefix_leaves_each_sequence_a_token():
+    assert scoring._common_prefix([[1, 2, 3], [1, 2, 4], [1, 2, 3, 5]]) == 2
+    assert scoring._common_prefix([[1, 2, 3], [1, 2, 3]]) == 2
+    assert scoring._common_prefix([[1], [1, 2]]) == 0
+    assert scoring._common_prefix([[2, 1], [1, 2]]) == 0
+
+
 def test_reply_logprobs(model):
     prompts, options = questions(6)
     replies = [o[0] for o in options]
@@ -198,7 +217,7 @@ def test_an_untrained_model_has_the_geometry_and_fresh_weights(tmp_path):
     made = steel()
     made.save_pretrained(tmp_path)
     one, same, other = (scoring.untrained(tmp_path, seed) for seed in (1, 1, 2))
-    for a, b, c, d in zip(*(m.parameters() for m in (made, one, same, other)), strict=True):
+    for a, b, c, _ in zip(*(m.parameters() for m in (made, one, same, other)), strict=True):
         assert a.shape == b.shape
         assert torch.equal(b, c)
     assert not torch.equal(one.lm_head.weight, other.lm_head.weight)

@@ -41,7 +41,9 @@ def module(tmp_path, monkeypatch):
 
 def test_comments_docstrings_and_layout_are_not_code(module):
     plain = module("def f(x):\n    return x + 1\n")
-    assert plain == module('"""Doc."""\n\n\ndef f(x):\n    """More."""\n    # why\n    return (x +\n            1)\n')
+    assert plain == module(
+        '"""Doc."""\n\n\ndef f(x):\n    """More."""\n    # why\n    return (x +\n            1)\n'
+    )
     assert plain != module("def f(x):\n    return x + 2\n")
 
 

@@ -94,7 +94,7 @@ def test_a_changed_value_reruns_that_node_and_its_dependants_only(world):
     assert states(world(*two("change", last="c"))) == ["Cached", "Completed"]
     changed = world(*two("change", text="z"))
     assert states(changed) == ["Completed", "Completed"]
-    assert "text: \"a\" → \"z\"" in changed.results["download:change"].reason
+    assert 'text: "a" → "z"' in changed.results["download:change"].reason
 
 
 def test_a_missing_or_altered_artifact_is_remade(world):
@@ -114,7 +114,10 @@ def test_full_verification_sees_a_flipped_byte(world):
     fingerprint = first.done["download:flip"].fingerprint
     check = first.store.check
     assert check("download:flip", fingerprint, first.done["download:flip"].digest, "size")[1] == ""
-    assert "changed content" in check("download:flip", fingerprint, first.done["download:flip"].digest, "full")[1]
+    assert (
+        "changed content"
+        in check("download:flip", fingerprint, first.done["download:flip"].digest, "full")[1]
+    )
 
 
 def test_force_runs_again_once_per_flow_run_and_cuts_off_early(world):
