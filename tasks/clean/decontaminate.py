@@ -15,14 +15,16 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from tasks.clean import accounting, records
 from tasks.clean.accounting import Accounting, StepCount
-from tasks.clean.overlap import Index, is_hit
 from tasks.node import Artifact, Context, Outcome
+
+if TYPE_CHECKING:
+    from tasks.clean.overlap import Index
 
 GENERIC = 50
 """An n-gram in more records than this is a phrase of the language or of the exam, not a leak."""
@@ -96,6 +98,8 @@ def decide(
     index: Index, found: Mapping[str, Mapping[str, Any]]
 ) -> tuple[dict[str, dict[str, list[int]]], list[str]]:
     """`{source: {record id: questions it holds}}`, and the n-grams that were too common to count."""
+    from tasks.clean.overlap import is_hit
+
     held_by: Counter[str] = Counter()
     for source in found.values():
         for match in source["matches"].values():
@@ -114,6 +118,8 @@ def decide(
 @lru_cache(maxsize=2)
 def _index(benchmarks: Sequence[tuple[str, str]], ngram: int) -> Index:
     """Built once a worker process: artifact folders never change."""
+    from tasks.clean.overlap import Index
+
     index = Index(ngram)
     for name, path in benchmarks:
         for question in records.read(Path(path)):

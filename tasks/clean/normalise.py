@@ -7,23 +7,24 @@ different sums would become one.
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from functools import cache
 
-import regex
-
-_NUMERIC = r"(?<=\d)[.:/](?=\d)|-(?=\d)|(?<=\d)%"
-_NOISE = regex.compile(rf"(?!{_NUMERIC})[\p{{P}}\p{{Z}}\p{{C}}\s]")
-_WORD = regex.compile(r"\p{Han}|[\p{L}\p{M}\p{N}]+")
-_SPACES = regex.compile(r"[ \t]+")
+_HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_NOT_NUMERIC = re.compile(r"(?<!\d)[./:]|[./:](?!\d)|-(?!\d)|(?<!\d)%")
+_WORD = re.compile(rf"[^\W_{_HAN}]+|[{_HAN}]+")
+_SPACES = re.compile(r"[ \t]+")
 
 
 def squeezed(text: str) -> str:
     """Prose without punctuation, spaces, case and width."""
-    return _NOISE.sub("", unicodedata.normalize("NFKC", text).casefold())
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return _NOT_NUMERIC.sub("", folded).translate(_noise())
 
 
 def words(text: str) -> list[str]:
-    """Words of prose in lower case; every Han character is a word of its own."""
+    """Words of prose in lower case; a run of Han characters counts as one."""
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
@@ -31,3 +32,15 @@ def code_key(text: str) -> str:
     """A program without empty lines, trailing spaces and width of spacing; every sign counts."""
     lines = (_SPACES.sub(" ", line.rstrip()) for line in text.splitlines())
     return "\n".join(line for line in lines if line)
+
+
+@cache
+def _noise() -> dict[int, None]:
+    """Every punctuation, separator and control character but those that numbers use."""
+    return {
+        c: None
+        for c in range(0x10000)
+        if unicodedata.category(chr(c))[0] in "PZC"
+        and unicodedata.category(chr(c)) not in ("Cn", "Co", "Cs")
+        and chr(c) not in "-./:%"
+    }

@@ -4,7 +4,7 @@ A question is reduced to its stem: choices alone ("1; 2; 3; 4") are in half the 
 looked for:
 - a stem of at least `n` units (characters for Chinese, words for English, after normalisation): its
   n-grams, and the text must hold at least half of those that are its own;
-- a shorter stem: the whole of it;
+- a shorter stem ("which of the following is true?"): the whole of it and a choice that says something;
 - a stem so short that ordinary sentences hold it (below MIN_ZH characters or MIN_EN words): the whole
   of it and every choice.
 n-grams held by many records ("the following statement about … is correct") are no evidence; the
@@ -14,10 +14,12 @@ caller counts and discards them (`GENERIC`).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import regex
 
 from tasks.clean import normalise
@@ -27,6 +29,9 @@ MIN_ZH, MIN_EN = 8, 6
 SHARE = 0.5
 """Of a question's own n-grams that a record must hold. One shared phrase (a quoted fact) is not a leak."""
 KEY_ZH, KEY_EN = 4, 2
+
+Units = str | list[str]
+"""A normalised text as characters (zh) or words (en)."""
 
 _BLANK = regex.compile(r"[（(]\s*[)）]|_{2,}")
 
@@ -41,7 +46,60 @@ class Question:
     grams: frozenset[str]
     """Its n-grams, or its whole stem if that is shorter."""
     choices: tuple[str, ...] = ()
-    """Only for a stem too short to be evidence: what must be there besides."""
+    """Only for a stem too short to be evidence: of these one must be there besides."""
+    all_choices: bool = False
+    """All of them must."""
+
+    def confirmed_by(self, squeezed: str) -> bool:
+        """Whether a text that holds the grams also holds the choices it takes."""
+        if not self.choices:
+            return True
+        held = [choice in squeezed for choice in self.choices]
+        telling = any(here and len(choice) >= 2 for here, choice in zip(held, self.choices, strict=True))
+        return all(held) or (telling and not self.all_choices)
+
+
+class Grams:
+    """The grams of one language and size, and where a text holds them.
+
+    A text is a row of numbers; a rolling hash of every window of `size` of them is looked up in a
+    table of bits, and the few windows that pass are compared as strings. About 30 ns a character.
+    """
+
+    def __init__(self, language: str, size: int):
+        self.language, self.size = language, size
+        self.values: dict[str, list[tuple[str, int]]] = {}
+        """Gram -> (what to look for there, question): the gram itself, or the short stem it begins."""
+
+    def add(self, units: Units, whole: str, question: int) -> None:
+        """Index the gram `units` of a question; all are added before the first search."""
+        self.values.setdefault(_join(units, self.language), []).append((whole, question))
+
+    @cached_property
+    def table(self) -> np.ndarray:
+        """Bits, at least 64 a gram, so that two windows in a hundred pass without being one."""
+        table = np.zeros(1 << max(16, (64 * len(self.values)).bit_length()), dtype=bool)
+        for gram in self.values:
+            units = gram if self.language == "zh" else gram.split(" ")
+            table[self._hashes(_codes(units, self.language), len(table))] = True
+        return table
+
+    def matches(self, units: Units, codes: np.ndarray) -> Iterator[tuple[str, int]]:
+        """(gram or stem, question) for all that the text holds."""
+        if len(codes) < self.size:
+            return
+        for at in np.flatnonzero(self.table[self._hashes(codes, len(self.table))]):
+            for whole, question in self.values.get(_join(units[at : at + self.size], self.language), ()):
+                if _join(units[at : at + _size(whole, self.language)], self.language) == whole:
+                    yield whole, question
+
+    def _hashes(self, codes: np.ndarray, buckets: int) -> np.ndarray:
+        windows = len(codes) - self.size + 1
+        found = np.zeros(windows, dtype=np.uint64)
+        for k in range(self.size):
+            found = found * np.uint64(0x9E3779B97F4A7C15) + codes[k : k + windows]
+        found ^= found >> np.uint64(29)
+        return (found * np.uint64(0xBF58476D1CE4E5B9)) >> np.uint64(65 - buckets.bit_length())
 
 
 @dataclass
@@ -50,12 +108,8 @@ class Index:
 
     ngram: int
     questions: list[Question] = field(default_factory=list)
-    long: dict[str, dict[str, list[int]]] = field(default_factory=lambda: {"zh": {}, "en": {}})
-    """language -> n-gram -> questions."""
-    short: dict[str, dict[str, list[tuple[str, int]]]] = field(default_factory=lambda: {"zh": {}, "en": {}})
-    """language -> first units of a short stem -> (stem, question)."""
-    sizes: dict[str, set[int]] = field(default_factory=lambda: {"zh": set(), "en": set()})
-    """language -> how many units such first units are."""
+    grams: dict[tuple[str, int], Grams] = field(default_factory=dict)
+    """(language, size) -> grams."""
 
     def add(self, benchmark: str, question: dict[str, Any]) -> None:
         """Index one question of the unified form."""
@@ -66,56 +120,41 @@ class Index:
             return
         number = len(self.questions)
         choices: tuple[str, ...] = ()
+        very_short = len(units) < (MIN_ZH if language == "zh" else MIN_EN)
         if len(units) >= self.ngram:
-            grams = frozenset(_grams(units, self.ngram, language))
-            for gram in grams:
-                self.long[language].setdefault(gram, []).append(number)
+            windows = [units[i : i + self.ngram] for i in range(len(units) - self.ngram + 1)]
+            wanted = {_join(window, language): window for window in windows}
+            for gram, window in wanted.items():
+                self._of(language, self.ngram).add(window, gram, number)
         else:
-            whole = _join(units, language)
-            grams = frozenset([whole])
+            wanted = {_join(units, language): units}
             first = units[: KEY_ZH if language == "zh" else KEY_EN]
-            self.sizes[language].add(len(first))
-            key = _join(first, language)
-            self.short[language].setdefault(key, []).append((whole, number))
-            if len(units) < (MIN_ZH if language == "zh" else MIN_EN):
-                choices = tuple(normalise.squeezed(choice) for choice in question["choices"])
-        self.questions.append(Question(benchmark, question["id"], language, grams, choices))
+            self._of(language, len(first)).add(first, _join(units, language), number)
+            choices = tuple(normalise.squeezed(choice) for choice in question["choices"])
+        self.questions.append(
+            Question(benchmark, question["id"], language, frozenset(wanted), choices, very_short)
+        )
 
     def search(self, text: str) -> dict[int, set[str]]:
         """Question -> which of its grams the text holds; only questions with at least one."""
         found: dict[int, set[str]] = defaultdict(set)
-        squeezed = ""
         for language in ("zh", "en"):
-            if not self.long[language] and not self.short[language]:
+            indexed = [grams for (of, _), grams in self.grams.items() if of == language]
+            if not indexed or (language == "zh" and text.isascii()):
                 continue
             units = _units(text, language)
-            if language == "zh":
-                squeezed = "".join(units)
-            self._search_long(units, language, found)
-            self._search_short(units, language, found)
-        for number in [n for n in found if self.questions[n].choices]:
-            squeezed = squeezed or normalise.squeezed(text)
-            if not all(choice in squeezed for choice in self.questions[number].choices):
+            codes = _codes(units, language)
+            for grams in indexed:
+                for gram, number in grams.matches(units, codes):
+                    found[number].add(gram)
+        if any(self.questions[number].choices for number in found):
+            squeezed = normalise.squeezed(text)
+            for number in [n for n in found if not self.questions[n].confirmed_by(squeezed)]:
                 del found[number]
         return found
 
-    def _search_long(self, units: Sequence[str], language: str, found: dict[int, set[str]]) -> None:
-        grams = self.long[language]
-        if not grams:
-            return
-        for gram in _grams(units, self.ngram, language):
-            for number in grams.get(gram, ()):
-                found[number].add(gram)
-
-    def _search_short(self, units: Sequence[str], language: str, found: dict[int, set[str]]) -> None:
-        stems = self.short[language]
-        if not stems:
-            return
-        for size in sorted(self.sizes[language]):
-            for at, key in enumerate(_grams(units, size, language)):
-                for whole, number in stems.get(key, ()):
-                    if _join(units[at : at + _size(whole, language)], language) == whole:
-                        found[number].add(whole)
+    def _of(self, language: str, size: int) -> Grams:
+        return self.grams.setdefault((language, size), Grams(language, size))
 
 
 def is_hit(question: Question, found: Iterable[str], generic: frozenset[str]) -> bool:
@@ -124,18 +163,19 @@ def is_hit(question: Question, found: Iterable[str], generic: frozenset[str]) ->
     return bool(own) and len(set(found) - generic) >= SHARE * len(own)
 
 
-def _units(text: str, language: str) -> str | list[str]:
+def _units(text: str, language: str) -> Units:
     return normalise.squeezed(text) if language == "zh" else normalise.words(text)
 
 
-def _join(units: Sequence[str], language: str) -> str:
-    return "".join(units) if language == "zh" else " ".join(units)
-
-
-def _grams(units: Sequence[str], n: int, language: str) -> Iterable[str]:
+def _codes(units: Units, language: str) -> np.ndarray:
+    """A number for each unit; of words a hash that holds in this process only."""
     if language == "zh":
-        return [units[i : i + n] for i in range(len(units) - n + 1)]
-    return [" ".join(units[i : i + n]) for i in range(len(units) - n + 1)]
+        return np.frombuffer(units.encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
+    return np.fromiter(map(hash, units), dtype=np.int64, count=len(units)).view(np.uint64)
+
+
+def _join(units: Units, language: str) -> str:
+    return units if language == "zh" else " ".join(units)
 
 
 def _size(gram: str, language: str) -> int:

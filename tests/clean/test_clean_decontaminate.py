@@ -22,8 +22,9 @@ SHORT_EN = "What is the capital of Peru?"
 @pytest.fixture(scope="module")
 def index():
     built = Index(13)
+    choices = {SHORT_ZH: ("福州", "厦门", "泉州", "南平"), SHORT_EN: ("Lima", "Quito", "La Paz", "Bogota")}
     for number, stem in enumerate((LONG_ZH, SHORT_ZH, LONG_EN, SHORT_EN)):
-        built.add("exam", question(stem, number=number))
+        built.add("exam", question(stem, choices.get(stem, "甲乙丙丁"), number=number))
     built.add("exam", question("首都是", ("巴黎", "罗马", "柏林", "伦敦"), number=4))
     built.add("exam", question("（    ）", number=5))
     return built
@@ -57,6 +58,7 @@ def test_a_question_in_a_text_is_found(index, text, hit):
         "Mercury is a metal that is liquid at room temperature.",
         "The capital of Peru is Lima. What is it like?",
         "法国的首都是巴黎。",
+        "有人问：福建的省会是哪座城市？没有人回答。",
         real_text(1),
     ],
 )
@@ -107,25 +109,26 @@ def test_a_phrase_of_the_exam_is_no_evidence(tmp_path):
 def test_every_kind_of_record_is_searched(tmp_path):
     stem = "福建的省会是哪座城市"
     pair = dialogue(stem) | {"kind": "preference", "chosen": "福州", "rejected": "厦门"}
-    late = dialogue("你好") | {"kind": "preference", "chosen": f"我想问：{stem}？", "rejected": "好"}
+    late = dialogue("你好") | {"kind": "preference", "chosen": f"我想问：{stem}？福州。", "rejected": "好"}
     sources = {
-        "text": [record(stem)],
-        "chat": [dialogue("你好", stem), dialogue("你好", "好")],
+        "text": [record(stem + "福州")],
+        "chat": [dialogue("你好", stem + "厦门"), dialogue("你好", "好")],
         "pairs": [pair, late],
     }
-    hits, *_ = search(tmp_path, sources, [question(stem)])
+    hits, *_ = search(tmp_path, sources, [question(stem, ("福州", "厦门", "泉州", "南平"))])
     assert {name: len(ids) for name, ids in hits.items()} == {"text": 1, "chat": 1, "pairs": 2}
 
 
 def test_drops_are_the_union_with_dedup_and_are_not_counted_twice(tmp_path):
     stem = "福建的省会是哪座城市"
-    twice, once, good = record(stem + "甲"), record(stem + "乙"), record(real_text(5))
+    twice, once, good = record(stem + "福州甲"), record(stem + "福州乙"), record(real_text(5))
     path = write(tmp_path / "records.jsonl", [twice, once, good])
     dedup = write(tmp_path / "dedup.jsonl", [{"id": twice["id"], "duplicate_of": "00", "method": "exact"}])
-    questions = write(tmp_path / "questions.jsonl", [question(stem)])
+    asked = question(stem, ("福州甲", "福州乙", "丙", "丁"))
+    questions = write(tmp_path / "questions.jsonl", [asked])
     found = decontaminate.search_records(path, dedup, {"exam": str(questions)}, 13)
     built = Index(13)
-    built.add("exam", question(stem))
+    built.add("exam", asked)
     hits, _ = decontaminate.decide(built, {"a": found})
     account = decontaminate._write(tmp_path / "out", "a", dedup, found, hits["a"])
     assert (account["records_in"], account["kept"], account["dropped"]) == (2, 1, {"decontaminate": 1})
