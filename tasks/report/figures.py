@@ -24,7 +24,7 @@ def funnel_bars(funnels: list[Funnel]) -> Figure:
     """What became of each source's records: 100 % bars."""
     fates = {
         "kept": [f.kept for f in funnels],
-        "dropped by operators": [f.by_hop.get("convert", 0) + f.by_hop.get("clean", 0) for f in funnels],
+        "filtered out": [f.by_hop.get("convert", 0) + f.by_hop.get("clean", 0) for f in funnels],
         "duplicates": [f.by_hop.get("dedup", 0) for f in funnels],
         "decontaminated": [f.by_hop.get("decontaminate", 0) for f in funnels],
         "quarantined": [f.quarantined_total for f in funnels],

@@ -82,7 +82,10 @@ def chain(name: str, source: Source, accounts: list[tuple[str, dict[str, Any]]])
         elif records_in != funnel.kept:
             before = accounts[index - 1][0]
             raise NodeError(f"{name}: {before} kept {funnel.kept} records, but {hop} counted {records_in} in")
-        funnel.kept, funnel.chars_out = kept, int(account.get("chars_out", 0))
+        funnel.kept = kept
+        # what each hop took away: hops may count the characters of a dialogue a little differently
+        before = account.get("chars_in", 0) if index else 0
+        funnel.chars_out += int(account.get("chars_out", 0) - before)
         _add(funnel.quarantined, quarantined)
         _add(funnel.dropped, dropped)
         _add(funnel.changed, account.get("changed", {}))

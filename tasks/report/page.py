@@ -66,6 +66,8 @@ def render(view: View, drawings: dict[str, str]) -> str:
         p=style.p_value,
         duration=style.duration,
     )
+    controls = [row for row in view.benchmarks if tables.is_control(row)]
+    removed = [{**row, "protocol": row["scoring"]} for row in controls if row["protocol"] == CONTROL_PROTOCOL]
     return jinja.get_template("report.html.j2").render(
         view=view,
         fonts=style.FONTS,
@@ -80,9 +82,9 @@ def render(view: View, drawings: dict[str, str]) -> str:
         val_by_source=gather.last_val_by_source(view.nodes),
         ablation=matrix(view.ablation, "variant"),
         scores=matrix([row for row in view.benchmarks if not tables.is_control(row)], "model"),
-        controls=[row for row in view.benchmarks if tables.is_control(row)],
-        control_protocol=CONTROL_PROTOCOL,
-        subjects=tables.subjects(view.nodes, view.model) if view.model else [],
+        removed=matrix(removed, "model"),
+        held_out=matrix([row for row in controls if row["protocol"] != CONTROL_PROTOCOL], "model"),
+        subjects=tables.by_subject(view.nodes, view.model) if view.model else [],
         geometry=environment.geometry(view.nodes),
         training=environment.training(view.nodes),
         versions=environment.versions(),

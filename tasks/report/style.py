@@ -8,7 +8,7 @@ SERIES = (STEEL, AMBER, TEAL, BRICK, PLUM, OLIVE)
 LANGUAGES = {"zh": STEEL, "en": AMBER, "code": TEAL, "mixed": PLUM}
 FATES = {
     "kept": STEEL,
-    "dropped by operators": AMBER,
+    "filtered out": AMBER,
     "duplicates": TEAL,
     "decontaminated": PLUM,
     "quarantined": BRICK,

@@ -53,13 +53,30 @@ def benchmarks(config: SteelRun, nodes: Nodes) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: model_order(config).index(row["model"]))
 
 
-def subjects(nodes: Nodes, model: str) -> list[dict[str, Any]]:
-    """The rows of one model that carry scores by subject, controls left out."""
-    for unit, artifact in units(nodes, "evaluate").items():
-        if model_name(unit) == model:
-            rows = artifact.read_json("results.json")
-            return [row for row in rows if row.get("subjects") and not is_control(row)]
-    return []
+def by_subject(nodes: Nodes, model: str) -> list[dict[str, Any]]:
+    """For each benchmark a table of one model: subjects, protocols, accuracies; last the subjects' mean."""
+    rows = [
+        row
+        for unit, artifact in units(nodes, "evaluate").items()
+        if model_name(unit) == model
+        for row in artifact.read_json("results.json")
+        if row.get("subjects") and not is_control(row)
+    ]
+    found = []
+    for name in dict.fromkeys(row["benchmark"] for row in rows):
+        mine = [row["subjects"] for row in rows if row["benchmark"] == name]
+        names = [subject for subject in mine[0] if all(subject in cells for cells in mine)]
+        lines = [
+            {"subject": s, "accuracies": [cells[s]["accuracy"] for cells in mine], "n": mine[0][s]["n"]}
+            for s in names
+        ]
+        means = [sum(cells[s]["accuracy"] for s in names) / len(names) for cells in mine]
+        lines.append(
+            {"subject": "mean of subjects", "accuracies": means, "n": sum(line["n"] for line in lines)}
+        )
+        protocols = [row["protocol"] for row in rows if row["benchmark"] == name]
+        found.append({"benchmark": name, "protocols": protocols, "lines": lines})
+    return found
 
 
 def compare(of: Artifact, against: Artifact, benchmark: str, protocol: str) -> dict[str, Any]:

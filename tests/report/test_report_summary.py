@@ -81,8 +81,17 @@ def test_the_page_shows_the_numbers_of_the_summary(seen):
         cell = cells["|".join((row["model"], row["benchmark"], row["protocol"]))]
         assert float(cell.attributes["data-value"]) == row["accuracy"]
         assert cell.text().startswith(style.percent(row["accuracy"]) + style.interval(row["ci95"]))
-    controls = tree.css("[data-table=controls] [data-key]")
+    controls = {
+        (table, c.attributes["data-key"]): float(c.attributes["data-value"])
+        for table in ("removed", "held-out")
+        for c in tree.css(f"[data-table={table}] [data-key]")
+    }
     assert len(controls) == len(numbers["benchmarks"]) - len(scores)
+    for row in numbers["benchmarks"]:
+        if tables.is_control(row):
+            table = "removed" if row["protocol"] == "options-only" else "held-out"
+            key = "|".join((row["model"], row["benchmark"], row.get("scoring") or row["protocol"]))
+            assert controls[table, key] == row["accuracy"]
     ablation = {c.attributes["data-key"]: c.text() for c in tree.css("[data-table=sft_ablation] [data-key]")}
     for row in numbers["sft_ablation"]:
         text = ablation["|".join((row["variant"], row["benchmark"], row["protocol"]))]
