@@ -3,8 +3,9 @@
 Three facts decide the shape of this file:
 - The vocabulary head dwarfs everything else in a small model, so it is applied only at the positions
   whose next token is asked for, and its log-softmax is taken in fp32.
-- The options of one question share their prompt. Where the model's cache makes "prompt once, options
-  behind it" equal to the full forward, the prompt is computed once (`share`).
+- The options of one question share their prompt, and all prompts their beginning (system turn, few-shot
+  examples). Where the model's cache makes "prompt once, options behind it" equal to the full forward,
+  what is shared is computed once (`share`).
 - Sequences are batched by length under a token budget, and padded on the right only: in a causal
   model nothing before the padding can see it. Models that are not causal (the leaky Soft-MoE kinds)
   are batched by equal length.
@@ -28,6 +29,9 @@ LogProb = tuple[float, int]
 
 HEAD_ELEMENTS = 1 << 25
 """Logits held at once (positions times vocabulary): 128 MiB in fp32."""
+
+LEAST_PREFIX = 4
+"""A shorter common beginning is not worth a forward pass of its own."""
 
 
 # ------------------------------------------------------------------------------------ models
@@ -113,15 +117,22 @@ def reply_logprobs(
 
 @torch.inference_mode()
 def first_token_logprobs(
-    model: nn.Module, prompts: Sequence[Sequence[int]], candidates: Sequence[int], batch_tokens: int = 16384
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    candidates: Sequence[int],
+    batch_tokens: int = 16384,
+    share: bool | None = None,
 ) -> list[list[float]]:
     """Log-probability, over the whole vocabulary, of each candidate as the token after the prompt."""
+    if share is None:
+        share = _cached_equals_full(model)
     out: list[list[float]] = [[] for _ in prompts]
     head = _Head(model)
     wanted = torch.tensor(list(candidates), device=_device(model))
     for batch in _batches([len(p) for p in prompts], batch_tokens, equal=not _causal(model)):
-        hidden = _hidden(model, [prompts[i] for i in batch])
-        last = torch.tensor([len(prompts[i]) - 1 for i in batch], device=hidden.device)
+        sequences = [prompts[i] for i in batch]
+        hidden, offset, _ = _forward(model, sequences, share, keep_cache=False)
+        last = torch.tensor([len(s) - 1 - offset for s in sequences], device=hidden.device)
         rows = hidden[torch.arange(len(batch), device=hidden.device), last]
         at = 0
         for logits in head.chunks(rows):
@@ -172,15 +183,14 @@ def _shared_prompt(
     scores: dict[tuple, LogProb] = {}
     for length in sorted(by_length):
         for prompts in _prompt_batches(by_length[length], by_prompt, length, batch_tokens):
-            out = model.base_model(input_ids=_padded(model, prompts), use_cache=True)
-            last = out.last_hidden_state[:, -1]
+            hidden, _, cache = _forward(model, prompts, share=True, keep_cache=True)
+            last = hidden[:, -1]
             pairs = [(row, p, o) for row, p in enumerate(prompts) for o in by_prompt[p]]
             values = [
                 [v] for v in _token_logprobs(model, last[[r for r, _, _ in pairs]], [o[0] for *_, o in pairs])
             ]
             longer = [k for k, (*_, option) in enumerate(pairs) if len(option) > 1]
             if longer:
-                cache = out.past_key_values
                 cache.batch_select_indices(torch.tensor([pairs[k][0] for k in longer], device=last.device))
                 behind = [pairs[k][2][:-1] for k in longer]
                 hidden = model.base_model(
@@ -243,6 +253,33 @@ class _Head:
         per_chunk = max(1, HEAD_ELEMENTS // len(self._weight))
         for start in range(0, len(hidden_NH), per_chunk):
             yield functional.linear(hidden_NH[start : start + per_chunk].float(), self._weight, self._bias)
+
+
+def _forward(
+    model: nn.Module, sequences: Sequence[Sequence[int]], share: bool, keep_cache: bool
+) -> tuple[torch.Tensor, int, Any]:
+    """Hidden states [B, T - offset, H] from position `offset` on, the offset, and the cache if wanted.
+
+    With `share`, what all sequences begin with is computed once, as a batch of one.
+    """
+    offset = _common_prefix(sequences) if share and len(sequences) > 1 else 0
+    if offset < LEAST_PREFIX:
+        out = model.base_model(input_ids=_padded(model, sequences), use_cache=keep_cache)
+        return out.last_hidden_state, 0, out.past_key_values if keep_cache else None
+    cache = model.base_model(
+        input_ids=_padded(model, [sequences[0][:offset]]), use_cache=True
+    ).past_key_values
+    cache.batch_repeat_interleave(len(sequences))
+    rest = _padded(model, [s[offset:] for s in sequences])
+    out = model.base_model(input_ids=rest, past_key_values=cache, use_cache=True)
+    return out.last_hidden_state, offset, cache
+
+
+def _common_prefix(sequences: Sequence[Sequence[int]]) -> int:
+    """Tokens that all sequences begin with; each keeps one of its own."""
+    low, high = min(map(list, sequences)), max(map(list, sequences))  # these two differ first
+    limit = min(map(len, sequences)) - 1
+    return next((k for k, (x, y) in enumerate(zip(low, high, strict=False)) if x != y or k == limit), limit)
 
 
 def _hidden(model: nn.Module, sequences: Sequence[Sequence[int]]) -> torch.Tensor:

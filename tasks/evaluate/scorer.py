@@ -14,6 +14,8 @@ from tasks.node import NodeError
 from tasks.tokenize.chat import TextEncoder
 
 CONTROL = "options-only"
+CPU_BATCH_TOKENS = 4096
+"""More only leaves the caches."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,10 @@ def run(task: Task) -> list[dict[str, Any]]:
     from tasks.tokenize.encode import shared_encoder
 
     device = scoring.resolve_device(task.device)
+    batch_tokens = task.batch_tokens
     if device == "cpu":
         torch.set_num_threads(1)  # the workers share the cores, and the bytes depend on the thread count
+        batch_tokens = min(batch_tokens, CPU_BATCH_TOKENS)
     encoder = shared_encoder(str(task.tokenizer))
     if task.untrained_seed is None:
         model = scoring.load(task.export, device)
@@ -50,7 +54,7 @@ def run(task: Task) -> list[dict[str, Any]]:
     answers = []
     for protocol in task.protocols:
         for blank in (False, True) if task.controls else (False,):
-            scores = ask(model, encoder, task.questions, protocol, task.form, blank, task.batch_tokens)
+            scores = ask(model, encoder, task.questions, protocol, task.form, blank, batch_tokens)
             answers += [
                 answer(q, s, protocol, task.form, blank) for q, s in zip(task.questions, scores, strict=True)
             ]
