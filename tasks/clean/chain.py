@@ -1,7 +1,7 @@
 """A recipe at work: its operators in order over batches of records, each change and drop attributed.
 
 Data-Juicer's own executor does not say which operator dropped which record, and an exception inside
-it costs a thousand rows. So its operators are called here directly, one after the other, on plain
+it silently costs a thousand rows. So its operators are called here directly, one after the other, on plain
 `{"text": [...]}` batches. Mappers see one text or message at a time; filters judge a record by its
 texts joined with newlines. A record whose text (or one of whose messages) a mapper has emptied is
 dropped by that mapper: a dialogue with a missing turn teaches nonsense.
@@ -22,6 +22,10 @@ from tasks.clean.accounting import StepCount, excerpt, first_difference
 from tasks.clean.language import language_of
 from tasks.clean.recipe import Step
 from tasks.clean.records import Record, length, texts_of, with_texts
+from tasks.node import NodeError
+
+MAX_FAILURES, MAX_FAILED_SHARE = 10, 0.001
+"""Records that operators may fail on before it is the operator's fault."""
 
 _CODE = regex.compile(r"(?s)(```.*?(?:```|\Z)|`[^`\n]+`)")
 
@@ -58,6 +62,7 @@ class Chain:
         steps = [step for step in steps if not _cannot_run(step, models)]
         self.steps = [(step, _loaded(step.model_dump_json(), models)) for step in steps]
         self.counts = [StepCount(step.operator, kind) for step in steps]
+        self.seen = self.failures = 0
         self.wanted_examples = examples
         self.examples: dict[str, list[dict[str, Any]]] = {}
 
@@ -67,17 +72,36 @@ class Chain:
         for record in records:
             texts = texts_of(record)
             rows.append(Row(record, texts, language_of("\n".join(texts[:4]))))
+        self.seen += len(rows)
         for (step, op), count in zip(self.steps, self.counts, strict=True):
             here = [row for row in rows if not row.dropped_by]
             chosen = [row for row in here if _applies(step, row)]
             count.records_in += len(here)
             count.chars_in += sum(row.chars for row in here)
-            (self._filter if step.is_filter else self._map)(step, op, chosen, count)
+            self._apply(step, op, chosen, count)
             count.dropped += sum(bool(row.dropped_by) for row in chosen)
             kept = [row for row in here if not row.dropped_by]
             count.records_out += len(kept)
             count.chars_out += sum(row.chars for row in kept)
         return rows
+
+    def _apply(self, step: Step, op: Any, rows: Sequence[Row], count: StepCount) -> None:
+        """Run one operator; a record that it cannot stand is dropped alone, not its whole batch."""
+        try:
+            (self._filter if step.is_filter else self._map)(step, op, rows, count)
+        except Exception as error:  # whatever it is: told in dropped.jsonl, and raised if it is not rare
+            if len(rows) > 1:
+                for half in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
+                    self._apply(step, op, half, count)
+                return
+            self.failures += 1
+            message = f"{type(error).__name__}: {error}"
+            if self.failures > max(MAX_FAILURES, MAX_FAILED_SHARE * self.seen):
+                raise NodeError(
+                    f"{step.operator} failed on {self.failures} of {self.seen} records, last on "
+                    f"{rows[0].record['id']}: {message}"
+                ) from error
+            rows[0].dropped_by, rows[0].why = step.operator, {"error": message[:200]}
 
     def _map(self, step: Step, op: Any, rows: Sequence[Row], count: StepCount) -> None:
         pieces = [_split(text, step.spare_code) for row in rows for text in row.texts]
@@ -101,7 +125,8 @@ class Chain:
 
         batch = {"text": ["\n".join(row.texts) for row in rows], Fields.stats: [{} for _ in rows]}
         batch = op.compute_stats_batched(batch)
-        for row, keep, stats in zip(rows, op.process_batched(batch), batch[Fields.stats], strict=True):
+        verdicts = list(op.process_batched(batch))
+        for row, keep, stats in zip(rows, verdicts, batch[Fields.stats], strict=True):
             if not keep:
                 row.dropped_by = step.operator
                 row.why = {name: round(float(value), 4) for name, value in stats.items()}

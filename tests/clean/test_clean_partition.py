@@ -6,7 +6,9 @@ import pytest
 
 from tasks.clean import partition
 from tasks.clean.accounting import Accounting
+from tasks.clean.chain import Chain
 from tasks.clean.recipe import load_set
+from tasks.node import NodeError
 from tests.clean.samples import dialogue, real_text, record, write
 
 GOOD = [record(real_text(seed)) for seed in range(30)]
@@ -105,6 +107,37 @@ def test_batches_do_not_matter(cleaned, models, tmp_path, monkeypatch):
     run(tmp_path, [*GOOD, *DIRTY], models)
     for name in ("records.jsonl", "dropped.jsonl", "accounting.json"):
         assert (tmp_path / "out" / name).read_bytes() == (folder / "out" / name).read_bytes()
+
+
+class Fragile:
+    """An operator that fails on some texts."""
+
+    def __init__(self, op, trigger):
+        self.op, self.trigger = op, trigger
+
+    def process_batched(self, samples):
+        if any(self.trigger in text for text in samples["text"]):
+            raise ValueError("cannot stand this text")
+        return self.op.process_batched(samples)
+
+
+def test_a_record_that_breaks_an_operator_is_dropped_alone(models):
+    steps = load_set("steel")["text"].steps[:3]
+    chain = Chain("text", steps, models, 2)
+    chain.steps[1] = (steps[1], Fragile(chain.steps[1][1], "怪物"))
+    items = [*GOOD[:20], record("一个怪物。" + real_text(1)), record("一个好人。" + real_text(1))]
+    rows = chain.run(items)
+    assert [row.record["id"] for row in rows if row.dropped_by] == [items[20]["id"]]
+    assert rows[20].why == {"error": "ValueError: cannot stand this text"}
+    assert chain.counts[1].dropped == 1
+
+
+def test_an_operator_that_fails_often_stops_the_node(models):
+    steps = load_set("steel")["text"].steps[:1]
+    chain = Chain("text", steps, models, 2)
+    chain.steps[0] = (steps[0], Fragile(chain.steps[0][1], "。"))
+    with pytest.raises(NodeError, match="steel_chinese_convert_mapper failed on 11 of 30 records"):
+        chain.run(GOOD)
 
 
 def test_an_empty_source_is_no_failure(models, tmp_path):
