@@ -41,7 +41,9 @@ def report(ctx: Context) -> Outcome:
     if final and prompts:
         model, export = final
         chat = model != "base" and config.evaluate.chat
-        job = pool.submit(samples.generate, str(export), prompts, config.report.max_new_tokens, chat)
+        job = pool.submit(
+            samples.generate, str(export), prompts, config.report.max_new_tokens, chat, ctx.runtime.device
+        )
     ctx.progress(0.1, "reading the run")
     seen = view.assemble(config, ctx.inputs)
     if final and prompts:

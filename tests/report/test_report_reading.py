@@ -5,6 +5,7 @@ from concurrent.futures import Future
 from types import SimpleNamespace
 
 from tasks import report
+from tasks.config import Runtime
 from tasks.node import Context
 from tasks.report import model_card, reading
 from tasks.report.gather import thin
@@ -89,14 +90,16 @@ def test_node_and_body(run, tmp_path, monkeypatch):
     assert "runtime" not in node.config
     asked = []
 
-    def submit(function, export, prompts, tokens, chat):
+    def submit(function, export, prompts, tokens, chat, device):
         asked.append((function.__name__, export, tokens, chat))
         future = Future()
         future.set_result([f"answer to {p}" for p in prompts])
         return future
 
     monkeypatch.setattr("tasks.pool.submit", submit)
-    ctx = Context("report", tmp_path, node.config, run.nodes, None, 1, logging.getLogger(), SimpleNamespace())
+    ctx = Context(
+        "report", tmp_path, node.config, run.nodes, Runtime(), 1, logging.getLogger(), SimpleNamespace()
+    )
     outcome = node.body(ctx)
     assert asked == [("generate", str(run.nodes["dpo:train"].path / "export"), 48, True)]
     assert outcome.headline.startswith("dpo: demo-known-words")
