@@ -111,12 +111,13 @@ class Reader:
     def snapshot(self) -> Snapshot:
         run = self.flow_run()
         tasks: dict[str, TaskLine] = {}
-        if run.state_type != StateType.SCHEDULED:
+        if run.state_type not in (StateType.SCHEDULED, StateType.PENDING):
             filters = FlowRunFilter(id=FlowRunFilterId(any_=[self.run]))
-            found = self._client.read_task_runs(flow_run_filter=filters, limit=200)
-            for task in sorted(found, key=lambda t: t.created or datetime.now(UTC)):
+            for task in self._client.read_task_runs(flow_run_filter=filters, limit=200):
+                if task.flow_run_run_count != run.run_count:
+                    continue  # of an earlier attempt
                 state = task.state
-                tasks[task.name] = TaskLine(  # a retried run has older ones of the same name
+                tasks[task.name] = TaskLine(
                     task.name,
                     (state.name or state.type.value.title()) if state else "Pending",
                     bool(state and state.is_final()),
