@@ -13,8 +13,16 @@ from typing import Any
 from tasks import engine
 from tasks.config import SteelRun, Train
 from tasks.node import Context, Node, NodeError, Outcome
-from tasks.sft import chosen
+from tasks.posttrain.select import chosen
 
+PAIRS = (
+    "tasks.posttrain.records",
+    "tasks.posttrain.pairs",
+    "tasks.posttrain.trials",
+    "tasks.tokenize.chat",
+    "tasks.tokenize.encode",
+)
+"""Modules that decide what is trained on, and how its effect is measured."""
 PARTS = ("train", "held_out")
 LOGPROBS = "logprobs.arrow"
 """Written by the engine's objective of that name; read by its objective dpo."""
@@ -37,7 +45,7 @@ def nodes(config: SteelRun) -> list[Node]:
     # of the training's settings, those that the log-probs depend on
     reading = Train(epochs=1, batch_size=config.dpo.train.batch_size, precision=config.dpo.train.precision)
     more = {
-        "code": (*engine.CODE, "tasks.posttrain", "tasks.tokenize"),
+        "code": (*engine.CODE, *PAIRS, "model.scoring"),
         "exclusive": config.runtime.parallel_trainings == 1,
         "on_code_change": "keep" if config.keep_trained_on_code_change else "rerun",
     }

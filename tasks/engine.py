@@ -18,7 +18,7 @@ import orjson
 from tasks.config import Train
 from tasks.node import Context, NodeError
 
-CODE = ("tasks.engine", "model.training", "model.steel", "model.scoring", "kernels")
+CODE = ("tasks.engine", "model.training", "model.steel", "kernels")
 """Modules that decide what a training gives, beside the node's own."""
 
 

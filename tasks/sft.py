@@ -2,8 +2,7 @@
 
 `sft:<variant>` resolves its mixture to record ids (mixture.jsonl, whose digest tells variants apart),
 packs the rendered dialogues with targets on the replies alone, and trains from the base model's
-export. `sft:select` asks every variant the questions of a split that is never reported, and takes
-the best by one protocol; a tie goes to the earlier variant.
+export. `sft:select` is in tasks.posttrain.select.
 """
 
 from __future__ import annotations
@@ -12,7 +11,18 @@ from typing import Any
 
 from tasks import engine
 from tasks.config import SteelRun, Train
-from tasks.node import Artifact, Context, Node, NodeError, Outcome
+from tasks.evaluate import SCORING
+from tasks.node import Context, Node, NodeError, Outcome
+from tasks.posttrain.select import select
+
+EXAMPLES = (
+    "tasks.posttrain.records",
+    "tasks.posttrain.examples",
+    "tasks.tokenize.chat",
+    "tasks.tokenize.encode",
+    "tasks.tokenize.packing",
+)
+"""Modules that decide what a variant is trained on."""
 
 
 def nodes(config: SteelRun) -> list[Node]:
@@ -45,7 +55,7 @@ def _variant(config: SteelRun, name: str) -> Node:
             "train": config.sft.train.model_dump(mode="json"),
         },
         inputs=inputs,
-        code=(*engine.CODE, "tasks.posttrain", "tasks.tokenize"),
+        code=(*engine.CODE, *EXAMPLES),
         resumable=True,
         exclusive=config.runtime.parallel_trainings == 1,
         on_code_change="keep" if config.keep_trained_on_code_change else "rerun",
@@ -74,7 +84,7 @@ def _select(config: SteelRun) -> Node:
             "tokenizer": "tokenize:tokenizer",
             **{name: f"convert:{name}" for name in benchmarks},
         },
-        code=("tasks.evaluate", "tasks.tokenize", "model.scoring", "model.steel"),
+        code=SCORING,
     )
 
 
@@ -150,85 +160,3 @@ def _outcome(ctx: Context, accounting: dict[str, Any], execution: dict[str, Any]
         summary="\n".join(lines),
         files=["accounting.json", "sample.txt"],
     )
-
-
-# --------------------------------------------------------------------------------- selection
-def select(ctx: Context) -> Outcome:
-    """Score the variants on questions that are not reported; choose the best."""
-    import orjson
-
-    from tasks import pool
-    from tasks.evaluate import benchmarks, scorer
-    from tasks.evaluate.statistics import wilson
-
-    wanted = ctx.config
-    if not wanted["benchmarks"]:
-        return _only(ctx, wanted["variants"])
-    questions = tuple(
-        question
-        for name, split in wanted["benchmarks"].items()
-        for question in benchmarks.selection(ctx.inputs[name].path, name, split, wanted["max_questions"])
-    )
-    futures = {
-        variant: pool.submit(
-            scorer.run,
-            scorer.Task(
-                export=ctx.inputs[variant].path / "export",
-                tokenizer=ctx.inputs["tokenizer"].path,
-                questions=questions,
-                protocols=(wanted["protocol"],),
-                form=wanted["form"],
-                controls=False,
-                batch_tokens=wanted["batch_tokens"],
-                device=ctx.runtime.device,
-            ),
-        )
-        for variant in wanted["variants"]
-    }
-    right = {variant: sum(a["correct"] for a in future.result()) for variant, future in futures.items()}
-    best = choose(right)
-    scores = {
-        variant: {
-            "correct": count,
-            "n": len(questions),
-            "accuracy": count / len(questions),
-            "ci95": list(wilson(count, len(questions))),
-        }
-        for variant, count in right.items()
-    }
-    choice = {"variant": best, "protocol": wanted["protocol"], "scores": scores}
-    (ctx.out / "choice.json").write_bytes(orjson.dumps(choice, option=orjson.OPT_INDENT_2) + b"\n")
-    lines = ["| variant | accuracy | 95 % interval | n |", "|---|---|---|---|"]
-    for variant, row in scores.items():
-        name = f"**{variant}**" if variant == best else variant
-        low, high = (100 * x for x in row["ci95"])
-        lines.append(f"| {name} | {100 * row['accuracy']:.1f} % | {low:.1f} to {high:.1f} % | {row['n']} |")
-    return Outcome(
-        headline=f"{best} ({100 * scores[best]['accuracy']:.1f} % on {len(questions)} selection questions)",
-        counts={"questions": len(questions)},
-        metrics={f"accuracy/{variant}": row["accuracy"] for variant, row in scores.items()},
-        extra={"variant": best},
-        summary="\n".join(lines),
-        files=["choice.json"],
-    )
-
-
-def choose(scores: dict[str, float]) -> str:
-    """The variant with the highest score; the first of those that share it."""
-    return max(scores, key=lambda variant: scores[variant])
-
-
-def _only(ctx: Context, variants: list[str]) -> Outcome:
-    """Without a benchmark there is nothing to choose by, which is fine for a single variant."""
-    import orjson
-
-    if len(variants) > 1:
-        raise NodeError("sft:select cannot choose between variants: evaluate.benchmarks is empty")
-    choice = {"variant": variants[0], "protocol": None, "scores": {}}
-    (ctx.out / "choice.json").write_bytes(orjson.dumps(choice) + b"\n")
-    return Outcome(headline=f"{variants[0]} (the only one)", extra={"variant": variants[0]})
-
-
-def chosen(inputs: dict[str, Artifact]) -> Artifact:
-    """The artifact of the variant that `sft:select` picked, among a node's inputs."""
-    return inputs[inputs["select"].read_json("choice.json")["variant"]]

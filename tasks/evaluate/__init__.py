@@ -11,7 +11,17 @@ from tasks.config import SteelRun
 from tasks.evaluate.statistics import mcnemar_exact, paired, wilson
 from tasks.node import Context, Node, NodeError, Outcome
 
-__all__ = ["mcnemar_exact", "nodes", "paired", "wilson"]
+__all__ = ["SCORING", "mcnemar_exact", "nodes", "paired", "wilson"]
+
+SCORING = (
+    "tasks.evaluate",
+    "tasks.tokenize.chat",
+    "tasks.tokenize.encode",
+    "model.scoring",
+    "model.steel",
+    "model.training.parallel",
+)
+"""Modules that decide a model's answers."""
 
 
 def nodes(config: SteelRun) -> list[Node]:
@@ -50,7 +60,7 @@ def _node(config: SteelRun, unit: str, model_from: str) -> Node:
             "tokenizer": "tokenize:tokenizer",
             **{name: f"convert:{name}" for name in settings.benchmarks},
         },
-        code=("tasks.evaluate", "model.scoring", "model.steel"),
+        code=SCORING,
     )
 
 
