@@ -61,15 +61,17 @@ class _CrossEntropySum(Function):
         penalty = hidden_PD.new_zeros((), dtype=torch.float64)
         for rows_C, t_C1 in _chunks(hidden_PD, head_VD, targets_N, rows_N):
             h_CD = hidden_PD[rows_C]
-            logits_CV = (h_CD @ head_VD.t()).float()
+            logits_CV = h_CD @ head_VD.t()
+            prob_CV = torch.softmax(logits_CV, dim=-1, dtype=torch.float32)
+            # one exponential per logit: -log p is taken of the targets alone (FP32 reaches down to p = 1e-38)
+            nll_C1 = -prob_CV.gather(1, t_C1).clamp_(min=torch.finfo(torch.float32).tiny).log_()
+            nll += nll_C1.double().sum()
             if z_loss:
-                lse_C1 = torch.logsumexp(logits_CV, dim=-1, keepdim=True)
+                lse_C1 = logits_CV.gather(1, t_C1).float() + nll_C1
                 penalty += (lse_C1.double() ** 2).sum()
-            logp_CV = torch.log_softmax(logits_CV, dim=-1)
-            nll -= logp_CV.gather(1, t_C1).double().sum()
             if not need:
                 continue
-            grad_CV = logp_CV.exp_()
+            grad_CV = prob_CV
             if z_loss:
                 grad_CV *= 1 + 2 * z_loss * lse_C1
             grad_CV.scatter_add_(1, t_C1, grad_CV.new_full(t_C1.shape, -1.0))

@@ -48,6 +48,7 @@ def run(config: TrainConfig, stop: StopFlag) -> int:
     Path(config.work_dir).mkdir(parents=True, exist_ok=True)
     keep_memory()
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # for debugging; 4 % of a step
     world = start(config)
     log.info(
         "%s on %d x %s, %s, %d thread(s) each",
