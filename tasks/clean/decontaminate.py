@@ -85,12 +85,12 @@ def search_records(
     for record in records.read(path):
         if record["id"] in gone:
             continue
-        text = records.whole_text(record)
+        chars = records.chars(record)
         result["records"] += 1
-        result["chars"] += len(text)
-        if match := index.search(text):
+        result["chars"] += chars
+        if match := index.search(records.whole_text(record)):
             result["matches"][record["id"]] = {number: sorted(grams) for number, grams in match.items()}
-            result["chars_of"][record["id"]] = len(text)
+            result["chars_of"][record["id"]] = chars
     return result
 
 

@@ -101,7 +101,7 @@ def fingerprints(path: Path, near: Mapping[str, Any], min_chars: int) -> Fingerp
             found.exact.append(_digest(record["kind"], text))
             found.simhash.append(search(text) if is_near else 0)
             found.kind.append(KINDS.index(record["kind"]) if is_near else -1)
-            found.chars.append(records.length(records.texts_of(record)))
+            found.chars.append(records.chars(record))
             found.offset.append(offset)
             offset += len(line)
     found.simhash = np.asarray(found.simhash, dtype=np.uint64)

@@ -71,7 +71,7 @@ def clean_source(
     with (out / "records.jsonl").open("wb") as kept_file, (out / "dropped.jsonl").open("wb") as dropped_file:
         for batch in _batches(records_path):
             account.records_in += len(batch)
-            account.chars_in += sum(records.length(records.texts_of(record)) for record in batch)
+            account.chars_in += sum(map(records.chars, batch))
             rows = {}
             for kind in sorted({record["kind"] for record in batch}):
                 if kind not in chains:
@@ -112,7 +112,7 @@ def _batches(path: Path) -> Iterator[list[Record]]:
     chars = 0
     for record in records.read(path):
         batch.append(record)
-        chars += records.length(records.texts_of(record))
+        chars += records.chars(record)
         if len(batch) >= BATCH_RECORDS or chars >= BATCH_CHARS:
             yield batch
             batch, chars = [], 0

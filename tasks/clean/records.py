@@ -26,10 +26,18 @@ def texts_of(record: Record) -> list[str]:
 
 
 def whole_text(record: Record) -> str:
-    """Everything a model would read of the record, joined by newlines; of preferences both replies."""
-    parts = texts_of(record)
-    parts += [record[key] for key in ("chosen", "rejected") if key in record]
-    return "\n".join(parts)
+    """Everything a model would read of the record, joined by newlines."""
+    return "\n".join(_all_texts(record))
+
+
+def chars(record: Record) -> int:
+    """Characters of a record, as all accounting here counts them."""
+    return length(_all_texts(record))
+
+
+def _all_texts(record: Record) -> list[str]:
+    """The texts and, of a preference, both replies."""
+    return texts_of(record) + [record[key] for key in ("chosen", "rejected") if key in record]
 
 
 def with_texts(record: Record, texts: Sequence[str]) -> Record:
@@ -41,7 +49,7 @@ def with_texts(record: Record, texts: Sequence[str]) -> Record:
 
 
 def length(texts: Iterable[str]) -> int:
-    """Characters, as all accounting here counts them."""
+    """Characters of some texts."""
     return sum(map(len, texts))
 
 

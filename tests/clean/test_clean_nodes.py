@@ -122,7 +122,8 @@ def test_the_bodies_one_after_the_other(tmp_path):
     assert report["dropped"] == {"web": 1, "chat": 1, "pairs": 1}
     assert len(report["examples"]) == 3
     # what the next rooms read agrees: records in = kept + dropped, hop by hop
-    accounts = [json.loads((tmp_path / f"clean-{n}").joinpath(*p, "accounting.json").read_text()) for n, p in
-                (("web", ()), ("dedup", ("web",)), ("decontaminate", ("web",)))]  # fmt: skip
-    for before, after in zip(accounts, accounts[1:], strict=False):
-        assert (before["kept"], before["chars_out"]) == (after["records_in"], after["chars_in"])
+    for name in ("web", "chat"):
+        folders = (f"clean-{name}", f"clean-dedup/{name}", f"clean-decontaminate/{name}")
+        accounts = [json.loads((tmp_path / folder / "accounting.json").read_text()) for folder in folders]
+        for before, after in zip(accounts, accounts[1:], strict=False):
+            assert (before["kept"], before["chars_out"]) == (after["records_in"], after["chars_in"])
