@@ -180,7 +180,9 @@ def test_kill_9_of_the_training_and_a_retry_goes_on_from_the_checkpoint(house):
     command = [sys.executable, "-m", "flows.cli", "run", *house.request(*longer)]
     follower = subprocess.Popen(command, cwd=ROOT, env=house.environment, stdout=subprocess.PIPE, text=True)
     try:
-        _until(lambda: list(house.artifacts.glob("pretrain/*.partial/checkpoints/step-*")), 300)
+        # a whole checkpoint, and some way beyond it
+        _until(lambda: list(house.artifacts.glob("pretrain/*.partial/checkpoints/step-[0-9]*[0-9]")), 300)
+        time.sleep(1)
         for process in _ranks(house):
             process.kill()
         said, _ = follower.communicate(timeout=300)
