@@ -103,6 +103,8 @@ def run_stage(stage: str) -> State | None:
         return Completed(
             name="Cached", message=f"{len(cached)} of {len(cached)} nodes done before: {_ids(cached)}"
         )
+    if stage in ("pretrain", "sft", "dpo"):
+        pool.shutdown()  # its workers hold a gigabyte that the training may want
     status = "FAILED"
     try:
         _run_nodes(runner, waiting, log)
