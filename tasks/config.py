@@ -120,6 +120,7 @@ class Model(Section):
     max_position_embeddings: int = 32768
     initializer_range: float = 0.02
     embedding_initializer_range: float | None = None
+    embedding_multiplier: float = 1.0
     tie_word_embeddings: bool = False
 
 

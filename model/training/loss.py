@@ -20,14 +20,15 @@ from torch import Tensor
 from torch.autograd import Function
 
 CHUNK_LOGITS = 1 << 20
-"""Logits of a chunk on a CPU: 4 MB in FP32, about what stays in a core's caches."""
+"""Logits of a chunk on a CPU: 4 MB in FP32, about what stays in a core's caches. At least 256 tokens, though: each chunk
+adds to the gradient of the whole head once."""
 CHUNK_TOKENS = 4096
 """Tokens of a chunk on an accelerator: few, large products (1.2 GB of BF16 logits at 151,936 classes)."""
 
 
 def chunk_size(hidden_PD: Tensor, classes: int) -> int:
     """Tokens per chunk."""
-    return CHUNK_TOKENS if hidden_PD.is_cuda else max(64, CHUNK_LOGITS // classes)
+    return CHUNK_TOKENS if hidden_PD.is_cuda else max(256, CHUNK_LOGITS // classes)
 
 
 def cross_entropy_sum(
@@ -77,7 +78,7 @@ class _CrossEntropySum(Function):
             grad_CV.scatter_add_(1, t_C1, grad_CV.new_full(t_C1.shape, -1.0))
             grad_CV = grad_CV.mul_(scale).to(h_CD.dtype)
             grad_hidden_PD.index_copy_(0, rows_C, grad_CV @ head_VD)
-            grad_head_VD += grad_CV.t() @ h_CD
+            _add_product(grad_head_VD, grad_CV, h_CD)
         if need:
             ctx.save_for_backward(grad_hidden_PD, grad_head_VD)
             ctx.head_dtype = head_VD.dtype
@@ -115,7 +116,7 @@ class _TokenLogprobs(Function):
             grad_CV.scatter_add_(1, t_C1, g_C1)
             grad_CV = grad_CV.to(h_CD.dtype)
             grad_hidden_PD.index_copy_(0, rows_C, grad_CV @ head_VD)
-            grad_head_VD += grad_CV.t() @ h_CD
+            _add_product(grad_head_VD, grad_CV, h_CD)
         return grad_hidden_PD, grad_head_VD.to(head_VD.dtype), None, None
 
 
@@ -126,6 +127,14 @@ def _chunks(
     step = chunk_size(hidden_PD, head_VD.shape[0])
     for i in range(0, len(rows_N), step):
         yield rows_N[i : i + step], targets_N[i : i + step, None]
+
+
+def _add_product(sum_VD: Tensor, grad_CV: Tensor, h_CD: Tensor) -> None:
+    """sum += grad^T h, the sum in FP32."""
+    if grad_CV.dtype == sum_VD.dtype:
+        sum_VD.addmm_(grad_CV.t(), h_CD)
+    else:
+        sum_VD += grad_CV.t() @ h_CD
 
 
 def _log_softmax(hidden_CD: Tensor, head_VD: Tensor) -> Tensor:
