@@ -119,6 +119,8 @@ def _digest(root: Path, at: Addresses) -> str:
         root / "tasks" / "profiles.py",
     ]
     parts: list[Any] = [str(root), at.prefect, at.mlflow]
+    # the form offers the profiles that there are
+    parts += sorted(path.name for path in (root / "deployments" / "profiles").glob("*.yaml"))
     parts += [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

@@ -57,6 +57,7 @@ def up(say: Say = print) -> Addresses:
         started = time.monotonic()
         at, auth = _choose_ports(state), auth_string(state)
         records = processes.load(state.processes)
+        _same_password(records.get("prefect"), auth)
         environment = clean_environment(state, at, auth)
         write_client_files(state, at, auth)
 
@@ -182,6 +183,14 @@ def _choose_ports(state: State) -> Addresses:
             chosen[name] = ports.choose(name, known.get(name), chosen.values(), os.environ)
     ports.save(state.ports, chosen)
     return Addresses(chosen["prefect"], chosen["mlflow"])
+
+
+def _same_password(record: processes.Record | None, auth: str) -> None:
+    """A server that runs keeps the password, or the lack of one, that it was started with."""
+    process = record.process() if record else None
+    has = process.environ().get("PREFECT_SERVER_API_AUTH_STRING", "") if process else auth
+    if has != auth:
+        raise ServerError("the servers run with another STEEL_AUTH: `make down` first, then `make up`")
 
 
 def _command(name: str, at: Addresses, state: State) -> list[str]:

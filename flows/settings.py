@@ -16,7 +16,8 @@ this machine start flows (CORS `*`, no CSRF token); here only its own origin may
 required. MLflow checks host and origin itself. A password is off by default, so that the page opens
 and commands work at once; with STEEL_AUTH=1 a random one is made (kept in `<state>/auth`, readable by
 the user alone), the servers' clients find it by themselves and the Prefect page asks for it. Set it
-where other people have accounts on the machine.
+where other people have accounts on the machine; it stays until STEEL_AUTH=0. It guards Prefect, which
+can start processes; MLflow holds records only.
 """
 
 from __future__ import annotations
@@ -108,8 +109,15 @@ class Addresses:
 
 
 def auth_string(state: State) -> str:
-    """`user:password` for the Prefect API if STEEL_AUTH=1, else ""; made at first use."""
-    if os.environ.get("STEEL_AUTH", "") not in ("1", "true", "yes"):
+    """`user:password` for the Prefect API, or "".
+
+    STEEL_AUTH=1 makes one, which then stays until STEEL_AUTH=0: a new shell has to know nothing.
+    """
+    asked = os.environ.get("STEEL_AUTH", "").strip().lower()
+    if asked in ("0", "false", "no"):
+        state.auth.unlink(missing_ok=True)
+    wanted = asked in ("1", "true", "yes")
+    if not wanted and not state.auth.exists():
         return ""
     if not state.auth.exists():
         state.folder.mkdir(parents=True, exist_ok=True)

@@ -116,10 +116,14 @@ def test_a_password_only_when_asked_for_and_for_the_users_eyes_only(tmp_path, mo
     first = auth_string(state)
     assert first.startswith("steel:")
     assert len(first) > 30
-    assert auth_string(state) == first
+    monkeypatch.delenv("STEEL_AUTH")
+    assert auth_string(state) == first  # a new shell has to know nothing
     write_client_files(state, AT, first)
     for path in (state.auth, state.env, tmp_path / "prefect.toml"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    monkeypatch.setenv("STEEL_AUTH", "0")
+    assert auth_string(state) == ""
+    assert not state.auth.exists()
 
 
 @pytest.mark.parametrize(("moved", "default"), [("", True), ("somewhere", False)])
