@@ -81,6 +81,8 @@ class SteelFFN(nn.Module):
 
     def combine_weights(self, x_ND: Tensor) -> Tensor:
         """C [N, E] in FP32: the softmax runs over all slots, an expert's slots add up."""
-        cosine = F.normalize(x_ND.float(), dim=-1) @ F.normalize(self.phi.float(), dim=0)
+        x_ND = x_ND.float()
+        length_N1 = torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True).clamp_min(1e-12)
+        cosine = x_ND @ F.normalize(self.phi.float(), dim=0) / length_N1
         weights = torch.softmax(self.scale.float() * cosine, dim=-1)
         return weights.unflatten(-1, (self.num_experts, -1)).sum(-1)

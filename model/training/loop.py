@@ -37,9 +37,7 @@ class TrainingError(RuntimeError):
 def train(config: TrainConfig, world: World, stop: StopFlag) -> bool:
     """Run or resume; True when finished, False when stopped at a checkpoint."""
     work = Path(config.work_dir)
-    special_tokens(
-        config.tokenizer_dir
-    )  # a tokenizer that will not do is refused before the training, not after
+    special_tokens(config.tokenizer_dir)  # what will not do is refused before the training, not after
     scorer = build(config, world)
     objective = make_objective(config)
     optimizer = make_optimizer(scorer, config.optim)
