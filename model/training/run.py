@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from transformers.utils.logging import disable_progress_bar
 
 from model.guard import refuse_foreign_kernels
 from model.training.config import ConfigError, TrainConfig, from_json
@@ -47,6 +48,7 @@ def run(config: TrainConfig, stop: StopFlag) -> int:
     """One run of the engine in this process group."""
     Path(config.work_dir).mkdir(parents=True, exist_ok=True)
     keep_memory()
+    disable_progress_bar()
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # for debugging; 4 % of a step
     world = start(config)
