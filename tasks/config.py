@@ -200,8 +200,9 @@ class Evaluate(Section):
     protocols: list[Literal["cloze", "paper-first-token"]] = ["cloze", "paper-first-token"]
     chat: bool = True
     """Ask tuned models in the chat template; the untrained and base models are asked plainly."""
-    controls: bool = True
-    """Also score with the question removed (options-only)."""
+    controls: Literal["none", "reported", "all"] = "reported"
+    """Which models are also asked with the question removed (options-only): `reported` are the untrained,
+    the base and the final one; `all` adds every SFT variant."""
     batch_tokens: int = 16384
     max_questions: int | None = None
 

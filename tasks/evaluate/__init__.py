@@ -51,7 +51,8 @@ def _node(config: SteelRun, unit: str, model_from: str) -> Node:
             "form": "chat" if tuned and settings.chat else "plain",
             "benchmarks": {name: reported_split(config.sources[name]) for name in settings.benchmarks},
             "protocols": list(settings.protocols),
-            "controls": settings.controls,
+            "controls": settings.controls == "all"
+            or (settings.controls == "reported" and not unit.startswith("sft-")),
             "max_questions": settings.max_questions,
             "batch_tokens": settings.batch_tokens,
         },
