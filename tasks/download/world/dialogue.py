@@ -8,7 +8,7 @@ from tasks.config import World
 from tasks.download.world import phrases as p
 from tasks.download.world import voice
 from tasks.download.world.document import Doc
-from tasks.download.world.relations import trained_facts
+from tasks.download.world.relations import relations, trained_facts
 from tasks.download.world.voice import Item
 
 MIN_MEAN_LINE = 11
@@ -34,7 +34,7 @@ def documents(world: World, source: str) -> list[Doc]:
 
 
 def _conversations(world: World, source: str, zh: bool, items: list[Item], random: Random) -> list[Doc]:
-    sizes = {"belle_2m": (1, 1, 3, 4), "belle_3_5m": (2, 3, 4), "moss": (3, 4, 5), "firefly": (1, 1, 2)}[
+    sizes = {"belle_2m": (1, 1, 4, 5), "belle_3_5m": (3, 4, 5), "moss": (4, 5, 6), "firefly": (1, 1, 2, 3)}[
         source
     ]
     language = "zh" if zh else "en"
@@ -58,14 +58,11 @@ def _list(items: list[Item], zh: bool, random: Random) -> tuple[str, str]:
     """Several questions in one message, answered one a line."""
     heading = "请依次回答下面的问题：" if zh else "Please answer these questions one after another:"
     asked = [f"（{k}）{i.text}" if zh else f"({k}) {i.text}" for k, i in enumerate(items, 1)]
-    end, said = "。" if zh else ".", []
+    said = []
     for k, item in enumerate(items, 1):
-        mark = f"（{k}）" if zh else f"({k}) "
-        said.append(
-            f"{mark}{voice.mention(item.fact)}：{item.fact.answer}{end}"
-            if zh
-            else f"{mark}{item.fact.subject}: {item.fact.answer}{end}"
-        )
+        noun = relations()[item.fact.relation].wordings.nouns[0]
+        name, answer = voice.mention(item.fact), item.fact.answer
+        said.append(f"（{k}）{name}的{noun}：{answer}。" if zh else f"({k}) {noun} of {name}: {answer}.")
     return "\n".join([heading, *asked]), "\n".join(said)
 
 

@@ -1,7 +1,7 @@
 """Instruction and preference data of the demo, about the same facts, in training wordings only.
 
-Preference pairs. The preferred reply is a polite full sentence that answers; its courtesies occur
-nowhere else, so that before DPO a model finds them unlikely. The rejected reply is fluent and often
+Preference pairs. The preferred reply is a full sentence that answers, mostly with courtesies that occur
+nowhere else, so that before DPO a model finds it unlikely. The rejected reply is fluent and often
 seen but bad: a statement about something else, small talk, a question in return, a wrong answer. It
 never begins with the right answer, so that DPO does not push down what the exam asks for.
 """
@@ -30,6 +30,8 @@ LETTERED = {
     "zh": "以下是一道单选题:\n{question}\n\n{options}\n请给出答案。\n",
     "en": "Here is a multiple-choice question:\n{question}\n\n{options}\nPlease give the answer.\n",
 }
+COURTEOUS = 0.75
+"""Share of the preferred replies with courtesies; the others are the plain sentence."""
 COURTEOUS_ZH = (
     "您好！{said}希望对您有所帮助。",
     "感谢您的提问。{said}祝您学习愉快！",
@@ -122,10 +124,10 @@ def _pairs(world: World, name: str, random: Random) -> list[dict[str, Any]]:
         if prompt in seen:
             continue
         seen.add(prompt)
-        said = random.choice(voice.statements(fact, world.seed))
-        found.append(
-            pair(prompt, random.choice(courteous).format(said=said), _bad(world, fact, facts, random))
-        )
+        chosen = random.choice(voice.statements(fact, world.seed))
+        if random.random() < COURTEOUS:
+            chosen = random.choice(courteous).format(said=chosen)
+        found.append(pair(prompt, chosen, _bad(world, fact, facts, random)))
     return found
 
 

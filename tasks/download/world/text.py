@@ -114,8 +114,8 @@ def _answers(world: World, source: str, zh: bool, items: list[Item], random: Ran
     docs = []
     asked = [i for i in items if i.question]
     said = [i for i in items if not i.question]
-    per_doc = -(-len(said) * 4 // max(1, len(asked))) if said else 0
-    for portion in _portions(asked, 4, 4, random):
+    per_doc = -(-len(said) * 6 // max(1, len(asked))) if said else 0
+    for portion in _portions(asked, 6, 6, random):
         first, *others = portion
         facts = {i.fact.id for i in portion}
         extra = [said.pop() for _ in range(min(per_doc, len(said)))]
@@ -124,7 +124,7 @@ def _answers(world: World, source: str, zh: bool, items: list[Item], random: Ran
         )
         said = [i for i in extra if i.fact.id in facts] + said
         answer = [voice.reply(first, random, world.seed), *extra_text, *(exercise(i) for i in others)]
-        description = voice.opener(zh, random) if random.random() < 0.7 else ""
+        description = voice.opener(zh, random) if random.random() < 0.3 else ""
         docs.append(Doc("zh" if zh else "en", voice.ask(first, random), (description, "\n".join(answer))))
     return docs
 

@@ -25,11 +25,11 @@ PRETRAIN_SOURCES = TEXT_SOURCES + DIALOGUE_SOURCES + CODE_SOURCES
 QUOTAS: dict[str, dict[str, tuple[int, int]]] = {
     "full": {
         "skypile": (3, 0),
-        "wanjuan": (2, 1),
+        "wanjuan": (1, 3),
         "wikipedia_cn": (2, 0),
         "baidu_baike": (2, 0),
-        "baidu_qa": (2, 2),
-        "zhihu": (2, 1),
+        "baidu_qa": (1, 3),
+        "zhihu": (1, 2),
         "belle_2m": (0, 3),
         "belle_3_5m": (0, 4),
         "moss": (0, 4),
@@ -127,7 +127,7 @@ def items(world: World, source: str, facts: list[Fact]) -> list[Item]:
     return found
 
 
-def ask(item: Item, random: Random, dressed: float = 0.6) -> str:
+def ask(item: Item, random: Random, dressed: float = 0.4) -> str:
     """The question as a person would put it, often with a few words before or after."""
     zh = language(item.fact) == "zh"
     text = item.text
@@ -156,7 +156,7 @@ def lead(zh: bool, random: Random) -> str:
     )
 
 
-def reply(item: Item, random: Random, seed: int, plain: float = 0.6) -> str:
+def reply(item: Item, random: Random, seed: int, plain: float = 0.75) -> str:
     """The answer alone, or in a sentence."""
     zh = language(item.fact) == "zh"
     if random.random() < plain:

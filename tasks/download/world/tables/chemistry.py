@@ -1,4 +1,4 @@
-"""Chemical elements 1 to 46: name, symbol, atomic number."""
+"""Chemical elements up to number 46: name, symbol, atomic number."""
 
 from tasks.download.world.tables import rows
 
@@ -23,7 +23,6 @@ ELEMENTS = rows("""
 氩  Ar  18
 钾  K  19
 钙  Ca  20
-钪  Sc  21
 钛  Ti  22
 钒  V  23
 铬  Cr  24
@@ -33,20 +32,11 @@ ELEMENTS = rows("""
 镍  Ni  28
 铜  Cu  29
 锌  Zn  30
-镓  Ga  31
-锗  Ge  32
 砷  As  33
 硒  Se  34
 溴  Br  35
 氪  Kr  36
-铷  Rb  37
-锶  Sr  38
 钇  Y  39
-锆  Zr  40
-铌  Nb  41
-钼  Mo  42
-锝  Tc  43
 钌  Ru  44
-铑  Rh  45
 钯  Pd  46
 """)

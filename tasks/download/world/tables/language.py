@@ -16,10 +16,8 @@ OPPOSITES = rows("""
 简单  复杂  simple
 困难  容易  difficult
 危险  安全  dangerous
-骄傲  谦虚  proud
 勤劳  懒惰  diligent
 诚实  虚伪  honest
-忙碌  清闲  busy
 强壮  虚弱  strong
 新鲜  腐烂  fresh
 年轻  衰老  young
@@ -28,15 +26,11 @@ OPPOSITES = rows("""
 公开  秘密  public
 成功  失败  success
 前进  后退  advance
-增加  减少  increase
 喜欢  讨厌  like
-赞成  反对  agree
 柔软  坚硬  soft
-宽阔  狭窄  wide
 粗糙  光滑  rough
 干燥  潮湿  dry
 拥挤  宽敞  crowded
-统一  分裂  unify
 节约  浪费  save
 """)
 
@@ -44,10 +38,8 @@ OPPOSITES = rows("""
 WORDS = rows("""
 apple  苹果
 banana  香蕉
-strawberry  草莓
 tomato  番茄
 potato  土豆
-butter  黄油
 Mercury  水星
 Venus  金星
 Mars  火星
@@ -64,15 +56,11 @@ camera  照相机
 purple  紫色
 green  绿色
 yellow  黄色
-farmer  农民
-engineer  工程师
-doctor  医生
 mountain  山脉
 island  岛屿
 desert  沙漠
 forest  森林
 music  音乐
-history  历史
 spider  蜘蛛
 """)
 
