@@ -72,14 +72,17 @@ def steel(
     observe.started(runner)
     watch = observe.Watch(runner)
     status = "KILLED"
+    before: list[State] = []  # makes the arrows of the graph
     try:
         for stage in STAGES[: STAGES.index(until) + 1]:
             watch.stage(stage)
-            state = run_stage.with_options(name=stage, task_run_name=stage)(stage, return_state=True)
+            task_of = run_stage.with_options(name=stage, task_run_name=stage)
+            state = task_of(stage, return_state=True, wait_for=before)
             watch.stage_ended(stage, state)
             if not state.is_completed():
                 state.result()  # raises what the stage raised
                 raise RuntimeError(f"stage {stage} ended as {state.name}")
+            before = [state]
         status = "FINISHED"
     except Exception:
         status = "FAILED"
