@@ -72,9 +72,8 @@ def follow(run: UUID, at: Addresses, root: Path, profile: str, terminal: Termina
     for line in table(record, last):
         terminal.line(line)
     terminal.line("")
-    terminal.line(
-        f"flow run {name}: {last.state}{f' ({last.message})' if last.message and not last.good else ''}"
-    )
+    why = f" ({_short(cause(last.message))})" if last.message and not last.good else ""
+    terminal.line(f"flow run {name}: {last.state}{why}")
     terminal.line(f"  Prefect  {page}")
     terminal.line(f"  MLflow   {record.get('mlflow_url') or at.mlflow}")
     report = root / "latest" / profile / "report.html"
@@ -124,7 +123,7 @@ def _tell(snapshot: Snapshot, told: dict[str, str], begun: float, terminal: Term
         told[task.name] = task.state
         if task.done and (stage or not task.good):
             took = f"{task.seconds:7.1f} s" if task.state != "Cached" else " " * 9
-            what = _short(task.message) if task.state != "Cached" else ""
+            what = _short(cause(task.message)) if task.state != "Cached" else ""
             terminal.line(f"{_clock(begun)}  {task.name:<22} {task.state:<10} {took}  {what}".rstrip())
         elif stage and task.state == "Running":
             terminal.passing(f"{_clock(begun)}  {task.name} …")
@@ -164,12 +163,21 @@ def _show_failure(reader: Reader, last: Snapshot, terminal: Terminal) -> None:
     nodes = [t for t in failed if ":" in t.name] or failed
     terminal.line("")
     for task in nodes:
-        terminal.line(f"--- {task.name}: {task.state}: {_short(task.message, 2000)}")
+        terminal.line(f"--- {task.name}: {task.state}")
+        for line in cause(task.message).splitlines()[:40]:
+            terminal.line(f"    {line}")
     lines = [line for text in reader.logs(30) for line in condensed(text).splitlines()]
     if lines:
         terminal.line("--- the end of the run's log")
         for line in lines[-40:]:
             terminal.line(f"    {line}")
+
+
+def cause(message: str) -> str:
+    """A state's message without the words that Prefect puts before the error's own."""
+    for words in ("Task run encountered an exception ", "Flow run encountered an exception: "):
+        message = message.removeprefix(words)
+    return message.removeprefix("NodeError: ")
 
 
 def condensed(message: str) -> str:
@@ -195,7 +203,10 @@ def table(record: dict[str, Any], last: Snapshot) -> list[str]:
     ]
     if not rows:
         tasks = [t for t in sorted(last.tasks.values(), key=_order) if t.name in STAGES]
-        rows = [(t.name, t.state, t.seconds, "" if t.state == "Cached" else _short(t.message)) for t in tasks]
+        rows = [
+            (t.name, t.state, t.seconds, "" if t.state == "Cached" else _short(cause(t.message)))
+            for t in tasks
+        ]
     if not rows:
         return []
     total = sum(row[2] for row in rows)

@@ -85,6 +85,15 @@ after"""
     assert kept[-2:] == ["ValueError: it broke", "after"]
 
 
+def test_the_cause_is_what_the_stage_said():
+    assert (
+        follow.cause("Task run encountered an exception NodeError: too much\nis unreadable")
+        == "too much\nis unreadable"
+    )
+    assert follow.cause("Flow run encountered an exception: ValueError: no") == "ValueError: no"
+    assert follow.cause("Its process is gone.") == "Its process is gone."
+
+
 def test_without_a_terminal_passing_news_is_rare(monkeypatch):
     out = io.StringIO()
     terminal = Terminal(out)
