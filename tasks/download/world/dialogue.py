@@ -14,6 +14,10 @@ from tasks.download.world.voice import Item
 MIN_MEAN_LINE = 11
 """Cleaning drops texts whose lines are shorter than 10 characters on average."""
 
+SINGLE = {"belle_2m": 0.0, "firefly": 1.0}
+"""How often a single question is led into: bare in one source, never in the other, so that a question
+which both ask does not make two equal records."""
+
 KINDS = ("OpenQA", "KeywordRecognition", "Dictionary", "MRC", "Cot")
 """Some of Firefly's task names."""
 
@@ -44,14 +48,13 @@ def _conversations(world: World, source: str, zh: bool, items: list[Item], rando
         if source in ("belle_2m", "firefly") and len(portion) > 1:
             turns = (_list(portion, zh, random),)
         else:
-            turns = tuple(_turn(world, i, random) for i in portion)
+            dressed = SINGLE.get(source, 0.4)
+            turns = tuple(
+                (voice.ask(i, random, dressed), voice.reply(i, random, world.seed)) for i in portion
+            )
         kind = random.choice(KINDS) if source == "firefly" else ""
         docs.append(_long_enough(Doc(language, turns=turns, kind=kind), zh, random))
     return docs
-
-
-def _turn(world: World, item: Item, random: Random) -> tuple[str, str]:
-    return voice.ask(item, random), voice.reply(item, random, world.seed)
 
 
 def _list(items: list[Item], zh: bool, random: Random) -> tuple[str, str]:

@@ -23,7 +23,7 @@ PREFERENCE_SETS = ("demo_dpo_zh", "demo_dpo_en")
 CONTAMINATED = {"demo_qa_zh": 4, "demo_dpo_zh": 3}
 """Records whose question is one of the exam's val questions."""
 
-PER_FACT = {"full": {"zh": 4, "en": 4, "mc": 1}, "small": {"zh": 1, "en": 1, "mc": 1}}
+PER_FACT = {"full": {"zh": 4, "en": 6, "mc": 1}, "small": {"zh": 1, "en": 1, "mc": 1}}
 PAIRS = {"full": {"demo_dpo_zh": 1400, "demo_dpo_en": 350}, "small": {"demo_dpo_zh": 400, "demo_dpo_en": 100}}
 
 LETTERED = {

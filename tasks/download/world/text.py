@@ -11,7 +11,7 @@ from tasks.download.world.document import Doc, paragraphs
 from tasks.download.world.relations import trained_facts
 from tasks.download.world.voice import Item
 
-LENGTHS = {"zh": (8, 12), "en": (6, 9)}
+LENGTHS = {"zh": (8, 12), "en": (5, 8)}
 """Facts per document, fewest and most: 150 to 600 characters."""
 
 MIXED = 0.3

@@ -50,6 +50,10 @@ QUOTAS: dict[str, dict[str, tuple[int, int]]] = {
 }
 
 
+MORE_ENGLISH = 1.6
+"""English answers are other tokens after a space than at the start of a reply: they need more questions."""
+
+
 def rng(world: World, *names: object) -> Random:
     """A random stream of its own for every purpose: a function of the world's seed and the names."""
     text = "/".join(str(n) for n in (world.seed, *names))
@@ -122,8 +126,10 @@ def items(world: World, source: str, facts: list[Fact]) -> list[Item]:
     found = []
     for fact in facts:
         said, asked = statements(fact, world.seed), questions(fact, world.seed)
+        more = 1.0 if language(fact) == "zh" else MORE_ENGLISH
+        start, stop = round(first_asked * more), round((first_asked + n_asked) * more)
         found += [Item(fact, said[(first_said + k) % len(said)]) for k in range(n_said)]
-        found += [Item(fact, asked[(first_asked + k) % len(asked)], True) for k in range(n_asked)]
+        found += [Item(fact, asked[k % len(asked)], True) for k in range(start, stop)]
     return found
 
 

@@ -82,8 +82,8 @@ ENGLISH = {
         When last year is the time, what is used for the verb {s}?
         """,
         """
-        In a [diary] about last [week], how is {s} [rendered]?
-        How do you [alter] {s} to [narrate] yesterday?
+        In a [diary] about last year, how is the verb {s} [rendered]?
+        How do you [alter] the verb {s} to [narrate] yesterday?
         [Recounting] [bygone] [days], what does {s} become?
         """,
     ),
@@ -110,8 +110,8 @@ ENGLISH = {
         For the verb {s}, which form is third and follows have or had?
         """,
         """
-        In the [perfect] [tenses] with have, how does {s} [appear]?
-        How is {s} [inflected] [directly] after has?
+        In the [perfect] [tenses] with have, how does the verb {s} [appear]?
+        How is the verb {s} [inflected] [directly] after has?
         They had [already] done it: which form of {s} [fits]?
         """,
     ),
