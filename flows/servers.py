@@ -23,8 +23,8 @@ from flows import ports, processes
 from flows.ports import HOST
 from flows.settings import POOL, Addresses, State, auth_string, clean_environment, write_client_files
 
-START_SECONDS = 180
-"""How long a server may take to answer: a first start on a busy 2-core machine takes up to 50 s."""
+START_SECONDS = 300
+"""How long a server may take to answer: a first start on a busy 2-core machine may take over a minute."""
 
 RUN_SECONDS = 40
 """How long a flow run may take to save and end; Prefect kills it 30 s after a cancellation."""
