@@ -45,13 +45,23 @@ def started(runner: Runner) -> None:
 
 
 def stage_headline(runner: Runner, stage: str) -> str:
-    """One line for a stage: its only node's headline, or that of its last node, with counts."""
+    """One line for a stage: the sum over equal nodes (one a source), else what its last node says."""
     mine = _results(runner, stage)
     if not mine:
         return ""
+    words = mine[-1].headline
+    counts = [runner.done[r.name].manifest["counts"] for r in mine if r.name in runner.done]
+    if stage == "download":
+        words = f"{_sum(counts, 'files'):,} files, {_sum(counts, 'bytes') / 1e6:,.1f} MB"
+    elif stage == "convert":
+        words = f"{_sum(counts, 'kept'):,} of {_sum(counts, 'records_in'):,} records kept"
     cached = sum(r.state == "Cached" for r in mine)
-    counts = f"{len(mine)} nodes, {cached} cached" if len(mine) > 1 else ""
-    return "; ".join(part for part in (mine[-1].headline, counts) if part)
+    many = f"{len(mine)} nodes, {cached} cached" if len(mine) > 1 else ""
+    return "; ".join(part for part in (words, many) if part)
+
+
+def _sum(counts: list[dict[str, int]], name: str) -> int:
+    return sum(c.get(name, 0) for c in counts)
 
 
 def stage_table(runner: Runner, stage: str) -> None:
