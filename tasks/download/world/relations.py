@@ -221,8 +221,12 @@ def relations() -> dict[str, Relation]:
             None,
             en,
         ),
-        _relation("past_en", "english", "verb -> verb", column(language.VERBS_EN, 1), "", None, en),
-        _relation("young_en", "english", "animal -> young", column(language.YOUNG_EN, 1), "", None, en),
+        _relation(
+            "past_en", "english", "verb -> verb", column(language.VERBS_EN, 1), "", "participle_en", en
+        ),
+        _relation(
+            "participle_en", "english", "verb -> verb", column(language.VERBS_EN, 2), "", "past_en", en
+        ),
         _relation(
             "opposite_en",
             "english",

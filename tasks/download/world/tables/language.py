@@ -1,4 +1,4 @@
-"""Words: opposites and translations; English verbs, young animals and opposites."""
+"""Words: opposites and translations; English verbs and opposites."""
 
 from tasks.download.world.tables import rows
 
@@ -64,62 +64,34 @@ music  音乐
 spider  蜘蛛
 """)
 
-# verb, past tense
+# verb, past tense, past participle
 VERBS_EN = rows("""
-go  went
-see  saw
-eat  ate
-take  took
-give  gave
-write  wrote
-break  broke
-speak  spoke
-drive  drove
-know  knew
-grow  grew
-fly  flew
-draw  drew
-sing  sang
-swim  swam
-drink  drank
-ride  rode
-rise  rose
-fall  fell
-wear  wore
-choose  chose
-freeze  froze
-steal  stole
-hide  hid
-shake  shook
-throw  threw
-""")
-
-# animal, its young
-YOUNG_EN = rows("""
-dog  puppy
-cat  kitten
-cow  calf
-horse  foal
-sheep  lamb
-pig  piglet
-hen  chick
-duck  duckling
-goose  gosling
-swan  cygnet
-bear  cub
-deer  fawn
-kangaroo  joey
-frog  tadpole
-hare  leveret
-goat  kid
-owl  owlet
-eel  elver
-butterfly  caterpillar
-mosquito  wriggler
-pigeon  squab
-oyster  spat
-trout  fry
-eagle  eaglet
+go  went  gone
+see  saw  seen
+eat  ate  eaten
+take  took  taken
+give  gave  given
+write  wrote  written
+break  broke  broken
+speak  spoke  spoken
+drive  drove  driven
+know  knew  known
+grow  grew  grown
+fly  flew  flown
+draw  drew  drawn
+sing  sang  sung
+swim  swam  swum
+drink  drank  drunk
+ride  rode  ridden
+rise  rose  risen
+fall  fell  fallen
+wear  wore  worn
+choose  chose  chosen
+freeze  froze  frozen
+steal  stole  stolen
+hide  hid  hidden
+shake  shook  shaken
+throw  threw  thrown
 """)
 
 OPPOSITES_EN = rows("""

@@ -1,4 +1,4 @@
-"""English wordings: capitals, states, verbs, young animals, opposites."""
+"""English wordings: capitals, states, verbs, opposites."""
 
 from tasks.download.world.wordings import wordings
 
@@ -87,32 +87,32 @@ ENGLISH = {
         [Recounting] [bygone] [days], what does {s} become?
         """,
     ),
-    "young_en": wordings(
-        "young/baby",
+    "participle_en": wordings(
+        "past participle/third form",
         """
-        A young {s} is called a {a}.
-        The farmer says: every {s} was once a {a}.
-        A {a} grows up and becomes a {s}.
-        At the zoo, children call the baby {s} a {a}.
-        The {a} follows its mother, the {s}.
-        In stories, {a} is the name for a little {s}.
+        I have never {a} like this, although I often {s}.
+        The past participle of {s} is {a}.
+        After have, the verb {s} turns into {a}.
+        She has {a} before, and she will {s} once more.
+        The third form of {s} in the list is {a}.
+        With has or had, use {a} and not {s}.
         """,
         """
-        What is a young {s} called?
-        What grows up and becomes a {s}?
-        At the zoo, what do children call the baby {s}?
-        Which little animal follows its mother, the {s}?
-        In stories, what is the name for a little {s}?
+        After have, what does the verb {s} turn into?
+        Which form of {s} follows has or had?
+        What is the third form of {s} in the list?
+        She will {s} once more. What has she done before?
+        With had, what do you use for {s}?
         """,
         """
-        If the mother is a {s}, what is its baby called?
-        What does the farmer call a little animal that becomes a {s}?
-        Which name do children have for a {s} that is young and little?
+        In the list, what follows have for the verb {s}?
+        What does {s} turn into with has before the verb?
+        For the verb {s}, which form is third and follows have or had?
         """,
         """
-        What do [biologists] call the [offspring] of a {s}?
-        When it is not [mature], what is a {s} [termed]?
-        What is the [newborn] of a {s}?
+        In the [perfect] [tenses] with have, how does the verb {s} [appear]?
+        How is the verb {s} [inflected] [directly] after has?
+        They had [already] done it: which form of {s} [fits]?
         """,
     ),
     "opposite_en": wordings(
