@@ -83,15 +83,12 @@ def reference(ctx: Context) -> Outcome:
     """Build the pairs, split off the held-out ones, and let the engine score them with the reference."""
     from tasks import pool
     from tasks.launch import launch
-    from tasks.posttrain import pairs
+    from tasks.posttrain import pairs, records
 
     wanted = ctx.config
     work = pairs.Work(
         tokenizer=ctx.inputs["tokenizer"].path,
-        sets=tuple(
-            (name, ctx.inputs[name].path, ctx.inputs[f"{name}.drops"].path, share)
-            for name, share in wanted["mixture"].items()
-        ),
+        sets=records.of_mixture(ctx),
         seed=ctx.seed,
         max_tokens=wanted["max_tokens"],
         zh_per_en=wanted["zh_per_en"],

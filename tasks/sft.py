@@ -93,16 +93,13 @@ def train_variant(ctx: Context) -> Outcome:
     """Resolve the mixture, pack it, train from the base model, leave the export."""
     from tasks import pool
     from tasks.launch import launch
-    from tasks.posttrain import examples
+    from tasks.posttrain import examples, records
 
     wanted = ctx.config
     train = Train.model_validate(wanted["train"])
     work = examples.Work(
         tokenizer=ctx.inputs["tokenizer"].path,
-        sets=tuple(
-            (name, ctx.inputs[name].path, ctx.inputs[f"{name}.drops"].path, share)
-            for name, share in wanted["mixture"].items()
-        ),
+        sets=records.of_mixture(ctx),
         seed=ctx.seed,
         max_tokens=wanted["max_tokens"],
         packed_tokens=wanted["packed_tokens"],

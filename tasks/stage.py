@@ -94,7 +94,7 @@ class Runner:
         identity = self._identity(node)
         hashed = {k: v for k, v in identity.items() if k != "code" or node.on_code_change == "rerun"}
         fingerprint = digest(hashed)
-        forced = bool({node.name, node.stage} & self.force)
+        forced = self._forced(node)
         records = [r for r in self._by_fingerprint.get(fingerprint, []) if r.status == "FINISHED"]
         reason = ""
         for record in records:
@@ -125,6 +125,9 @@ class Runner:
             resolution.reason,
         )
         return artifact
+
+    def _forced(self, node: Node) -> bool:
+        return not self.force.isdisjoint((node.name, node.stage))
 
     def _identity(self, node: Node) -> dict[str, Any]:
         return {
@@ -232,7 +235,7 @@ class Runner:
                     self.tracker.lineage(run_id, inputs)
                 outcome = node.body(context)
                 seconds = time.monotonic() - started
-                manifest = self._publish(resolution, outcome, seconds, run_id)
+                manifest = self._publish(resolution, inputs, outcome, seconds, run_id)
                 self._report(run_id, outcome, seconds, manifest, track)
                 status = "FINISHED"
             except Exception:
@@ -258,7 +261,7 @@ class Runner:
         """Work folder, whether it holds earlier work, and the MLflow run to write to."""
         node, fingerprint = resolution.node, resolution.fingerprint
         work = self.store.work(node.name, fingerprint)
-        forced = bool({node.name, node.stage} & self.force)
+        forced = self._forced(node)
         unfinished = [r for r in self._by_fingerprint.get(fingerprint, []) if r.status != "FINISHED"]
         if forced:  # start over, except where this very flow run began before
             unfinished = [r for r in unfinished if r.flow_run_id == self.flow_run_id]
@@ -289,7 +292,12 @@ class Runner:
             return self._stage_runs[stage]
 
     def _publish(
-        self, resolution: Resolution, outcome: Outcome, seconds: float, run_id: str
+        self,
+        resolution: Resolution,
+        inputs: Mapping[str, Artifact],
+        outcome: Outcome,
+        seconds: float,
+        run_id: str,
     ) -> dict[str, Any]:
         return self.store.publish(
             resolution.node.name,
@@ -303,12 +311,8 @@ class Runner:
                 "seconds": round(seconds, 3),
                 "identity": resolution.identity,
                 "inputs": {
-                    role: {
-                        "node": source,
-                        "digest": self._input(source).digest,
-                        "fingerprint": self._input(source).fingerprint,
-                    }
-                    for role, source in resolution.node.inputs.items()
+                    role: {"node": item.node, "digest": item.digest, "fingerprint": item.fingerprint}
+                    for role, item in inputs.items()
                 },
                 "run_id": run_id,
                 "flow_run_id": self.flow_run_id,

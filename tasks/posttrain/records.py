@@ -16,7 +16,15 @@ from typing import Any
 
 import orjson
 
-from tasks.node import NodeError
+from tasks.node import Context, NodeError
+
+
+def of_mixture(ctx: Context) -> tuple[tuple[str, Path, Path, float], ...]:
+    """For each set of a node's mixture: its name, its records, what was dropped of them, the share to take."""
+    return tuple(
+        (name, ctx.inputs[name].path, ctx.inputs[f"{name}.drops"].path, share)
+        for name, share in ctx.config["mixture"].items()
+    )
 
 
 def read(folder: Path) -> Iterator[dict[str, Any]]:
