@@ -26,6 +26,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .attention import Documents, packed_attention
 from .configuration import SteelConfig
+from .ops import PLAIN, Ops
 from .soft_moe import SteelFFN
 
 
@@ -34,11 +35,14 @@ class SteelRMSNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(hidden_size))
         self.eps = eps
+        self.ops = PLAIN
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight * wide.to(x.dtype)
+        return self.ops.rms_norm(x, self.weight, self.eps)
+
+    def after(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """The norm of residual + x, and that sum."""
+        return self.ops.rms_norm_residual(x, residual, self.weight, self.eps)
 
 
 class SteelAttention(nn.Module):
@@ -56,6 +60,7 @@ class SteelAttention(nn.Module):
         self.k_proj = nn.Linear(width, kv_width, bias=True)
         self.v_proj = nn.Linear(width, kv_width, bias=True)
         self.o_proj = nn.Linear(width, width, bias=False)
+        self.ops = PLAIN
 
     def forward(
         self,
@@ -70,7 +75,7 @@ class SteelAttention(nn.Module):
             proj(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
-        q, k = rotate(q, *rope), rotate(k, *rope)
+        q, k = self.ops.rotate(q, k, *rope)
         if cache is not None:
             k, v = cache.update(k, v, self.layer_idx)
         if isinstance(mask, Documents):
@@ -97,8 +102,8 @@ class SteelDecoderLayer(GradientCheckpointingLayer):
         **kwargs,
     ) -> tuple[Tensor, Tensor | None]:
         mixed, weights = self.self_attn(self.input_layernorm(x), mask, rope, past_key_values, **kwargs)
-        x = x + mixed
-        return x + self.mlp(self.post_attention_layernorm(x)), weights
+        normed, x = self.post_attention_layernorm.after(mixed, x)
+        return x + self.mlp(normed), weights
 
 
 class SteelPreTrainedModel(PreTrainedModel):
@@ -170,7 +175,7 @@ class SteelModel(SteelPreTrainedModel):
                 past_key_values=past_key_values,
                 position_ids=position_ids,
             )
-        rope = self.rope(position_ids)
+        rope = tuple(table.expand(x.shape[0], -1, -1) for table in self.rope(position_ids))
         states, attentions = [], []
         for layer in self.layers:
             if output_hidden_states:
@@ -188,12 +193,12 @@ class SteelModel(SteelPreTrainedModel):
 
     @torch.no_grad()
     def rope(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin [B, 1, T, head_dim / 2], FP32. The frequencies are no buffer: `model.to(bfloat16)` would round
-        them, and with them every position beyond a few hundred."""
+        """cos and sin [B, T, head_dim], FP32, both halves alike. The frequencies are no buffer: `model.to(bfloat16)`
+        would round them, and with them every position beyond a few hundred."""
         half = torch.arange(0, self.config.head_dim, 2, dtype=torch.float32, device=position_ids.device)
         frequencies = 1.0 / self.config.rope_theta ** (half / self.config.head_dim)
-        angle = position_ids.unsqueeze(1).unsqueeze(-1).float() * frequencies
-        return angle.cos(), angle.sin()
+        angle = position_ids.unsqueeze(-1).float() * frequencies
+        return angle.cos().repeat(1, 1, 2), angle.sin().repeat(1, 1, 2)
 
 
 class SteelForCausalLM(SteelPreTrainedModel, GenerationMixin):
@@ -206,6 +211,12 @@ class SteelForCausalLM(SteelPreTrainedModel, GenerationMixin):
         self.model = SteelModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
+
+    def set_ops(self, ops: Ops) -> None:
+        """Compute with these operators from now on (see ops.py)."""
+        for module in self.modules():
+            if hasattr(module, "ops"):
+                module.ops = ops
 
     def forward(
         self,
@@ -257,12 +268,6 @@ def initial_distribution(config: SteelConfig, module: str, name: str) -> tuple[f
     if module == "Embedding" and config.embedding_initializer_range is not None:
         return 0.0, config.embedding_initializer_range
     return 0.0, config.initializer_range
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """RoPE in the half-rotation layout, in FP32: x [B, heads, T, head_dim] -> the same."""
-    first, second = x.float().chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
 
 
 def eager_attention(

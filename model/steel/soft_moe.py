@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .configuration import SteelConfig
+from .ops import PLAIN
 
 
 class SteelExperts(nn.Module):
@@ -41,6 +42,7 @@ class SteelExperts(nn.Module):
         if self.double:
             self.gate_down_proj = nn.Parameter(torch.empty(shape))
         self.down_proj = nn.Parameter(torch.empty(shape))
+        self.ops = PLAIN
 
     def forward(self, x_ND: Tensor, weights_NE: Tensor | None) -> Tensor:
         """x [N, D], weights [N, E] (None: one expert, weight 1) -> [N, D]."""
@@ -50,15 +52,9 @@ class SteelExperts(nn.Module):
                 return F.silu(h_NEW @ self.gate_down_proj) * (h_NEW @ self.down_proj)
             return h_NEW @ self.down_proj
         h_NEW = h_NEW.unflatten(-1, (self.count, -1))
-        weighted_NEW = weights_NE.to(h_NEW.dtype).unsqueeze(-1) * h_NEW
-        if not self.double:
-            return weighted_NEW.flatten(1) @ self.down_proj
-        gate_END = torch.bmm(h_NEW.transpose(0, 1), self._by_expert(self.gate_down_proj))
-        value_END = torch.bmm(weighted_NEW.transpose(0, 1), self._by_expert(self.down_proj))
-        return (F.silu(gate_END) * value_END).sum(0)
-
-    def _by_expert(self, weight: Tensor) -> Tensor:
-        return weight.unflatten(0, (self.count, -1))
+        if self.double:
+            return self.ops.combine_experts(h_NEW, weights_NE, self.gate_down_proj, self.down_proj)
+        return (weights_NE.to(h_NEW.dtype).unsqueeze(-1) * h_NEW).flatten(1) @ self.down_proj
 
 
 class SteelFFN(nn.Module):
