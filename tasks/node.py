@@ -74,6 +74,8 @@ class Context:
     progress: Callable[[float, str], None] = lambda share, text: None
     """Report progress: share in [0, 1] and a few words."""
     resumed: bool = False
+    forced: bool = False
+    """Nothing that was made before is to be used (tasks/partitions.py)."""
     should_stop: Callable[[], bool] = lambda: False
     """True once the flow run has been cancelled; long loops poll it."""
 

@@ -129,6 +129,10 @@ class Runner:
     def _forced(self, node: Node) -> bool:
         return not self.force.isdisjoint((node.name, node.stage))
 
+    def _tried_before(self, fingerprint: str) -> bool:
+        """Whether an earlier try of this very flow run has begun it: a Retry does not force again."""
+        return any(r.flow_run_id == self.flow_run_id for r in self._by_fingerprint.get(fingerprint, []))
+
     def _identity(self, node: Node) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
@@ -226,6 +230,7 @@ class Runner:
                 track=track,
                 progress=progress,
                 resumed=resumed,
+                forced=self._forced(node) and not self._tried_before(fingerprint),
                 should_stop=self.stop.is_set,
             )
             status = "KILLED"

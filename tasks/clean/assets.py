@@ -42,7 +42,7 @@ def body(ctx: Context) -> Outcome:
     """Train the models in a worker process of the pool."""
     from tasks import pool
 
-    files = {name: artifact.path / "records.jsonl" for name, artifact in ctx.inputs.items()}
+    files = {name: artifact.path for name, artifact in ctx.inputs.items()}
     info = pool.submit(train, files, ctx.out, ctx.config).result()
     trained = [lang for lang, model in info.items() if model.get("usable")]
     lines = [

@@ -41,7 +41,7 @@ def body(ctx: Context) -> Outcome:
     jobs = {
         name: pool.submit(
             search_records,
-            ctx.inputs[name].path / "records.jsonl",
+            ctx.inputs[name].path,
             _drops_of(ctx.inputs["dedup"], name) if name in ctx.config["sources"] else None,
             benchmarks,
             ctx.config["ngram"],
@@ -55,7 +55,7 @@ def body(ctx: Context) -> Outcome:
     for name in names:
         dedup = _drops_of(ctx.inputs["dedup"], name) if name in ctx.config["sources"] else None
         accounts.append(_write(ctx.out / name, name, dedup, found[name], hits[name]))
-        report.add(name, hits[name], ctx.inputs[name].path / "records.jsonl")
+        report.add(name, hits[name], ctx.inputs[name].path)
     (ctx.out / "report.json").write_bytes(orjson.dumps(report.content, option=orjson.OPT_INDENT_2))
     dropped = sum(len(ids) for ids in hits.values())
     return Outcome(

@@ -25,6 +25,7 @@ from typing import Any
 
 import orjson
 
+from tasks import parts
 from tasks.clean import accounting, normalise, records
 from tasks.clean.accounting import Accounting, StepCount
 from tasks.clean.recipe import NearDuplicates
@@ -47,7 +48,7 @@ class Fingerprints:
     """Index into KINDS, or -1: no near-duplicate search for this record."""
     chars: Sequence[int]
     offset: Sequence[int]
-    """Where the record's line starts in the file."""
+    """Where the record's line starts in the parts, one after the other."""
 
 
 @dataclass
@@ -62,7 +63,7 @@ def body(ctx: Context) -> Outcome:
 
     order: list[str] = ctx.config["order"]
     near = ctx.config["near_duplicates"]
-    paths = {name: ctx.inputs[name].path / "records.jsonl" for name in order}
+    paths = {name: ctx.inputs[name].path for name in order}
     jobs = {
         name: pool.submit(fingerprints, path, near, ctx.config["min_chars"]) for name, path in paths.items()
     }
@@ -91,19 +92,18 @@ def fingerprints(path: Path, near: Mapping[str, Any], min_chars: int) -> Fingerp
     found = Fingerprints([], [], [], [], [], [])
     searches = {kind: _Simhash(NearDuplicates.model_validate(settings)) for kind, settings in near.items()}
     offset = 0
-    with path.open("rb") as lines:
-        for line in lines:
-            record = orjson.loads(line)
-            text = records.whole_text(record)
-            search = searches[record["kind"]]
-            is_near = search.settings.every_length or len(text) >= min_chars
-            found.ids.append(bytes.fromhex(record["id"]))
-            found.exact.append(_digest(record["kind"], text))
-            found.simhash.append(search(text) if is_near else 0)
-            found.kind.append(KINDS.index(record["kind"]) if is_near else -1)
-            found.chars.append(records.chars(record))
-            found.offset.append(offset)
-            offset += len(line)
+    for line in parts.lines(path):
+        record = orjson.loads(line)
+        text = records.whole_text(record)
+        search = searches[record["kind"]]
+        is_near = search.settings.every_length or len(text) >= min_chars
+        found.ids.append(bytes.fromhex(record["id"]))
+        found.exact.append(_digest(record["kind"], text))
+        found.simhash.append(search(text) if is_near else 0)
+        found.kind.append(KINDS.index(record["kind"]) if is_near else -1)
+        found.chars.append(records.chars(record))
+        found.offset.append(offset)
+        offset += len(line)
     found.simhash = np.asarray(found.simhash, dtype=np.uint64)
     found.kind = np.asarray(found.kind, dtype=np.int8)
     return found
@@ -229,7 +229,7 @@ class _ShingleReader:
         return self.read(name, offset)
 
     def _read(self, name: str, offset: int) -> frozenset[str]:
-        with self.paths[name].open("rb") as file:
+        with parts.open_all(self.paths[name]) as file:
             file.seek(offset)
             text = records.whole_text(orjson.loads(file.readline())).lower()
         if self.ignore:
@@ -237,8 +237,8 @@ class _ShingleReader:
         n = self.settings.window_size
         if self.settings.tokenization == "character":
             return frozenset(text[i : i + n] for i in range(max(1, len(text) - n + 1)))
-        parts = text.split()
-        return frozenset(" ".join(parts[i : i + n]) for i in range(max(1, len(parts) - n + 1)))
+        words = text.split()
+        return frozenset(" ".join(words[i : i + n]) for i in range(max(1, len(words) - n + 1)))
 
 
 def _digest(kind: str, text: str) -> bytes:

@@ -32,7 +32,7 @@ def body(ctx: Context) -> Outcome:
     started = time.monotonic()
     job = pool.submit(
         clean_source,
-        ctx.inputs["records"].path / "records.jsonl",
+        ctx.inputs["records"].path,
         ctx.inputs["assets"].path,
         ctx.out,
         ctx.config["recipes"],

@@ -15,6 +15,7 @@ from pathlib import Path
 import orjson
 import regex
 
+from tasks import parts
 from tasks.clean.language import language_of
 from tasks.clean.records import texts_of
 
@@ -40,7 +41,7 @@ def seed_lines(files: Mapping[str, Path], max_chars: int) -> dict[str, list[str]
     lines: dict[str, list[str]] = {"zh": [], "en": []}
     seen: set[bytes] = set()
     left = max_chars
-    by_size = sorted(files, key=lambda name: (files[name].stat().st_size, name))
+    by_size = sorted(files, key=lambda name: (parts.size(files[name]), name))
     for position, name in enumerate(by_size):
         quota = left // (len(by_size) - position)
         for text in _texts(files[name], quota):
@@ -88,10 +89,10 @@ def code_texts(files: Mapping[str, Path], max_chars: int) -> Iterator[str]:
 
 
 def _texts(path: Path, quota: int, *, code: bool = False) -> Iterator[str]:
-    """Texts of a records file, from evenly spaced windows when the file is much larger than the quota."""
-    size = path.stat().st_size
+    """Texts of a source, from evenly spaced windows when the file is much larger than the quota."""
+    size = parts.size(path)
     windows = max(1, min(MAX_WINDOWS, quota // WINDOW_CHARS)) if size > 16 * quota else 1
-    with path.open("rb") as file:
+    with parts.open_all(path) as file:
         for window in range(windows):
             file.seek(size * window // windows)
             if window:

@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from tasks import parts
 from tasks.node import Context, NodeError
 
 
@@ -29,9 +30,7 @@ def of_mixture(ctx: Context) -> tuple[tuple[str, Path, Path, float], ...]:
 
 def read(folder: Path) -> Iterator[dict[str, Any]]:
     """The records of a converted set, in their order."""
-    with (folder / "records.jsonl").open("rb") as lines:
-        for line in lines:
-            yield orjson.loads(line)
+    yield from map(orjson.loads, parts.lines(folder))
 
 
 def dropped_ids(folder: Path | None) -> set[str]:

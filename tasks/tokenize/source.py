@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks import parts
 from tasks.node import Context, NodeError, Outcome
 from tasks.tokenize.chat import chat_pieces
 
@@ -30,7 +31,7 @@ def body(ctx: Context) -> Outcome:
     account = pool.submit(
         tokenize_source,
         source,
-        str(ctx.inputs["records"].path / "records.jsonl"),
+        str(ctx.inputs["records"].path),
         str(ctx.inputs["drops"].path / "drops.jsonl"),
         str(ctx.inputs["tokenizer"].path),
         str(ctx.out),
@@ -103,20 +104,19 @@ class _Tally:
 
 
 def read_records(records: str, drops: str, tally: _Tally | None = None) -> Iterator[dict[str, Any]]:
-    """Unified records that are not in drops.jsonl, in order."""
+    """Unified records (of a folder or one file) that are not in drops.jsonl, in order."""
     import orjson
 
     with open(drops, "rb") as file:
         dropped = {bytes.fromhex(orjson.loads(line)["id"]) for line in file}
-    with open(records, "rb") as file:
-        for line in file:
-            record = orjson.loads(line)
-            keep = bytes.fromhex(record["id"]) not in dropped
-            if tally:
-                tally.records_in += 1
-                tally.dropped += not keep
-            if keep:
-                yield record
+    for line in parts.lines(records):
+        record = orjson.loads(line)
+        keep = bytes.fromhex(record["id"]) not in dropped
+        if tally:
+            tally.records_in += 1
+            tally.dropped += not keep
+        if keep:
+            yield record
 
 
 def is_validation(record_id: bytes, share: float) -> bool:

@@ -41,7 +41,7 @@ def train_body(ctx: Context) -> Outcome:
 
     drops = ctx.inputs["decontaminate"].path
     sources = {
-        name: (str(artifact.path / "records.jsonl"), str(drops / name / "drops.jsonl"))
+        name: (str(artifact.path), str(drops / name / "drops.jsonl"))
         for name, artifact in sorted(ctx.inputs.items())
         if name != "decontaminate"
     }
@@ -71,7 +71,7 @@ def _outcome(ctx: Context, facts: Mapping[str, Any], counts: Mapping[str, int]) 
 
 # ---------------------------------------------------------------------------------- training
 def train(sources: Mapping[str, tuple[str, str]], out: str, settings: Mapping[str, Any]) -> dict[str, int]:
-    """Train a BPE on (records, drops) files per source and write its folder (in a pool worker)."""
+    """Train a BPE on (records, drops) per source and write its folder (in a pool worker)."""
     from tokenizers import AddedToken, Regex, pre_tokenizers
     from tokenizers.trainers import BpeTrainer
 

@@ -1,0 +1,45 @@
+"""Work for the tests of partitions; worker processes import it from here."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from tasks import partitions, pool
+
+
+def upper(out: Path, text: str, log: str) -> None:
+    """Write a text in capitals; the log counts how often it was done."""
+    with open(log, "a") as file:
+        file.write(text + "\n")
+    (out / "sub").mkdir()
+    (out / "text.txt").write_text(text.upper())
+    (out / "sub" / "length.txt").write_text(str(len(text)))
+
+
+def upper_slowly(out: Path, text: str, log: str, seconds: float) -> None:
+    """The same, with a long moment in which it is half done."""
+    (out / "half").write_text(text)
+    if text.startswith("slow"):
+        time.sleep(seconds)
+    (out / "half").unlink()
+    upper(out, text, log)
+
+
+def fail(out: Path, text: str) -> None:
+    """Leave something half done."""
+    (out / "half").write_text(text)
+    raise ValueError(f"cannot do {text}")
+
+
+def slow_jobs(log: str, seconds: float) -> list[partitions.Job]:
+    """Two that are done at once, then two that take their time."""
+    texts = ("a", "b", "slow c", "slow d")
+    return [partitions.Job(partitions.key(upper_slowly, t), upper_slowly, (t, log, seconds)) for t in texts]
+
+
+def main() -> None:
+    """What the test kills: python -c "…main()" ROOT LOG."""
+    pool.configure(2)
+    partitions.run(Path(sys.argv[1]), slow_jobs(sys.argv[2], 600.0))
