@@ -109,11 +109,13 @@ class Model(Section):
     num_hidden_layers: int = 18
     num_attention_heads: int = 32
     num_key_value_heads: int = 32
-    ffn: Literal["dense", "token"] = "token"
+    ffn: Literal["dense", "token", "prefix", "merge", "paper", "released"] = "token"
     expert: Literal["double_swiglu", "swiglu"] = "double_swiglu"
     num_experts: int = 6
     slots_per_expert: int = 1
     expert_width: int | None = None
+    merge_segment: int = Field(256, gt=0)
+    allow_future_leakage: bool = False
     vocab_size: int | None = None
     """None: the tokenizer's size, rounded up to a multiple of 64."""
     rope_theta: float = 1_000_000.0
@@ -122,6 +124,15 @@ class Model(Section):
     embedding_initializer_range: float | None = None
     embedding_multiplier: float = 1.0
     tie_word_embeddings: bool = False
+
+    @model_validator(mode="after")
+    def _no_leak_unasked(self) -> Model:
+        if self.ffn in ("paper", "released") and not self.allow_future_leakage:
+            raise ValueError(
+                f"ffn: {self.ffn} shows later tokens, the answer among them, to every position; its loss means nothing "
+                "for generation. Choose token, prefix or merge, or set allow_future_leakage: true to study it."
+            )
+        return self
 
 
 class Optim(Section):

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from transformers import PreTrainedConfig
 
-FFN_KINDS = ("dense", "token")
-FFN_KINDS_LATER = ("prefix", "merge", "paper", "released")
+FFN_KINDS = ("dense", "token", "prefix", "merge", "paper", "released")
+LEAKY_KINDS = ("paper", "released")
 EXPERT_KINDS = ("double_swiglu", "swiglu")
 
 
@@ -47,7 +47,9 @@ class SteelConfig(PreTrainedConfig):
     pad_token_id: int | None = 151643
 
     ffn: str = "token"
-    """`token`: y_t = sum_e C_te f_e(x_t). `dense`: one f as wide as all experts, no router."""
+    """`token`: y_t = sum_e C_te f_e(x_t). `dense`: one f as wide as all experts, no router. `prefix`: the experts see
+    running means of the document so far. `merge`: one expert a segment, merged by the routing of the segment before.
+    `paper`, `released`: running over the whole document, later tokens included (for study and old weights)."""
     expert: str = "double_swiglu"
     """`double_swiglu`: h = silu(x G1) * (x U1), f(x) = silu(h G2) * (h U2). `swiglu`: f(x) = h D."""
     num_experts: int = 6
@@ -56,9 +58,9 @@ class SteelConfig(PreTrainedConfig):
     expert_width: int | None = None
     """Width of h in one expert; None: hidden_size // 4."""
     merge_segment: int = 256
-    """Tokens per segment of the kind `merge`."""
+    """Tokens per segment of the kind `merge`, counted from each document's start."""
     allow_future_leakage: bool = False
-    """Says that the leaky kinds `paper` and `released` are wanted as they are."""
+    """Training refuses the leaky kinds `paper` and `released` unless this says that they are wanted as they are."""
 
     def __post_init__(self, **kwargs):
         if self.num_key_value_heads is None:
@@ -69,8 +71,6 @@ class SteelConfig(PreTrainedConfig):
         self._check()
 
     def _check(self) -> None:
-        if self.ffn in FFN_KINDS_LATER:
-            raise ValueError(f"ffn: {self.ffn} comes later; {' and '.join(FFN_KINDS)} work now.")
         if self.ffn not in FFN_KINDS:
             raise ValueError(f"ffn: {self.ffn} is unknown. Choose one of {', '.join(FFN_KINDS)}.")
         if self.expert not in EXPERT_KINDS:
@@ -83,8 +83,29 @@ class SteelConfig(PreTrainedConfig):
             raise ValueError(
                 f"{self.num_attention_heads} heads cannot share {self.num_key_value_heads} key/value heads evenly."
             )
-        if self.num_experts < 1 or self.slots_per_expert < 1 or self.expert_width < 1:
-            raise ValueError("num_experts, slots_per_expert and expert_width must be at least 1.")
+        if min(self.num_experts, self.slots_per_expert, self.expert_width, self.merge_segment) < 1:
+            raise ValueError(
+                "num_experts, slots_per_expert, expert_width and merge_segment must be at least 1."
+            )
+
+    def refuse_leakage(self) -> None:
+        """Raise unless this model may be trained: it is causal, or its leak is asked for."""
+        if self.ffn in LEAKY_KINDS and not self.allow_future_leakage:
+            raise ValueError(
+                f"ffn: {self.ffn} mixes later tokens, the answer among them, into every position: its loss would be too "
+                "good, and generation, which has no later tokens, would compute another function. Choose token, prefix "
+                "or merge, or set allow_future_leakage: true to study it."
+            )
+
+    @property
+    def ffn_needs_layout(self) -> bool:
+        """The FFN looks beyond its token, so it must know where documents begin and what is padding."""
+        return self.ffn in ("prefix", "merge", "paper", "released")
+
+    @property
+    def ffn_keeps_state(self) -> bool:
+        """Cached generation needs a state of the FFN beside keys and values."""
+        return self.ffn in ("prefix", "merge")
 
     @property
     def head_dim(self) -> int:
@@ -110,19 +131,55 @@ class SteelConfig(PreTrainedConfig):
         tables = self.vocab_size * d * (1 if self.tie_word_embeddings else 2)
         return body + (tables if embeddings else 0)
 
-    def flops_per_token(self, seq_len: int, *, backward: bool = True) -> float:
-        """Floating-point operations per token at this length: the forward pass, or with the backward.
+    def num_flops_per_token(self, seq_len: int = 2048, *, backward: bool = True) -> float:
+        """Floating-point operations per token of documents of this length: the forward pass, or with the backward.
 
-        Products only, two operations each; attention is counted causally, (seq_len + 1) / 2 keys a query.
-        The backward pass costs twice the forward one.
+        Products only, two operations each; attention is counted causally, (seq_len + 1) / 2 keys a query. The
+        backward pass costs twice the forward one.
         """
+        return self._forward_flops((seq_len + 1) / 2, seq_len) * (3 if backward else 1)
+
+    def num_flops_per_decoded_token(self, context: int = 2048) -> float:
+        """The same for one more token behind a cache of `context`."""
+        return self._forward_flops(context + 1, 1 if self.ffn in LEAKY_KINDS else context + 1)
+
+    flops_per_token = num_flops_per_token
+
+    def _forward_flops(self, keys: float, seq_len: int) -> float:
         d, kv = self.hidden_size, self.num_key_value_heads * self.head_dim
-        projections = 2 * (2 * d * d + 2 * d * kv)
-        scores = 4 * d * (seq_len + 1) / 2
-        ffn = 2 * (4 if self.expert == "double_swiglu" else 3) * d * self.ffn_width
-        router = 0 if self.ffn == "dense" else 2 * d * self.num_slots + 2 * d * self.num_experts
-        forward = self.num_hidden_layers * (projections + scores + ffn + router) + 2 * self.vocab_size * d
-        return forward * (3 if backward else 1)
+        layer = 2 * (2 * d * d + 2 * d * kv) + 4 * d * keys + self._ffn_flops(seq_len)
+        return self.num_hidden_layers * layer + 2 * self.vocab_size * d
+
+    def _ffn_flops(self, seq_len: int) -> float:
+        """Of one layer's FFN and router, forward, per token."""
+        d, n, p = self.hidden_size, self.num_experts, self.slots_per_expert
+        expert = 2 * (4 if self.expert == "double_swiglu" else 3) * d * self.expert_width
+        router, mixing, weighing = 2 * d * self.num_slots, 2 * d * self.num_slots, 2 * d * n
+        if self.ffn == "dense":
+            return n * expert
+        if self.ffn == "token":
+            return n * expert + router + weighing
+        if self.ffn == "prefix":
+            return n * p * expert + router + mixing + p * weighing
+        if self.ffn == "merge":
+            # one expert a token; merging costs a multiplication and an addition per weight and segment
+            return expert + router + n * expert / min(self.merge_segment, seq_len)
+        return n * p * expert / seq_len + router + mixing + p * weighing
+
+    def num_decode_state(self, context: int) -> int:
+        """Numbers that a sequence of `context` tokens keeps between decoding steps, over all layers: keys and values,
+        and the FFN's own state."""
+        d, kv = self.hidden_size, self.num_key_value_heads * self.head_dim
+        ffn = 0
+        if self.ffn == "prefix":
+            ffn = self.num_slots * (d + 2)
+        elif self.ffn == "merge":
+            ffn = (
+                (4 if self.expert == "double_swiglu" else 3) * d * self.expert_width
+                + 2 * self.num_experts
+                + 1
+            )
+        return self.num_hidden_layers * (2 * kv * context + ffn)
 
 
 __all__ = ["SteelConfig"]

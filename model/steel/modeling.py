@@ -4,7 +4,8 @@
 
 RMSNorm and RoPE compute in FP32 whatever the dtype; q, k and v have a bias, nothing else has. Rows may be packed
 with several documents: `doc_index` numbers them, and attention never crosses from one to another (position_ids
-that start again at 0 do the same). Causal in everything: no logit depends on a later token.
+that start again at 0 do the same, where no cache is used). No logit depends on a later token, unless the config's kind
+of FFN says so (`paper`, `released`).
 
 Knows nothing of training or distribution. This file is copied into every exported model folder: it imports
 nothing of this repository.
@@ -25,7 +26,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .attention import Documents, packed_attention
+from .cache import with_ffn_state
 from .configuration import SteelConfig
+from .layout import Layout
 from .ops import PLAIN, Ops
 from .soft_moe import SteelFFN
 
@@ -88,6 +91,7 @@ class SteelAttention(nn.Module):
 class SteelDecoderLayer(GradientCheckpointingLayer):
     def __init__(self, config: SteelConfig, layer_idx: int):
         super().__init__()
+        self.layer_idx, self.stateful = layer_idx, config.ffn_keeps_state
         self.self_attn = SteelAttention(config, layer_idx)
         self.mlp = SteelFFN(config)
         self.input_layernorm = SteelRMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -99,11 +103,15 @@ class SteelDecoderLayer(GradientCheckpointingLayer):
         mask: Tensor | Documents | None,
         rope: tuple[Tensor, Tensor],
         past_key_values: Cache | None = None,
+        layout: Layout | None = None,
         **kwargs,
     ) -> tuple[Tensor, Tensor | None]:
         mixed, weights = self.self_attn(self.input_layernorm(x), mask, rope, past_key_values, **kwargs)
         normed, x = self.post_attention_layernorm.after(mixed, x)
-        return x + self.mlp(normed), weights
+        memory = (
+            past_key_values.layers[self.layer_idx] if self.stateful and past_key_values is not None else None
+        )
+        return x + self.mlp(normed, layout, memory), weights
 
 
 class SteelPreTrainedModel(PreTrainedModel):
@@ -162,6 +170,9 @@ class SteelModel(SteelPreTrainedModel):
         use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
         if use_cache and past_key_values is None and doc_index is None:
             past_key_values = DynamicCache(config=self.config)
+        layout = None
+        if self.config.ffn_needs_layout:
+            layout = self.layout(x, doc_index, position_ids, attention_mask, past_key_values)
         if position_ids is None:
             seen = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = torch.arange(seen, seen + x.shape[1], device=x.device).unsqueeze(0)
@@ -180,7 +191,7 @@ class SteelModel(SteelPreTrainedModel):
         for layer in self.layers:
             if output_hidden_states:
                 states.append(x)
-            x, weights = layer(x, mask, rope, past_key_values, **kwargs)
+            x, weights = layer(x, mask, rope, past_key_values, layout=layout, **kwargs)
             if output_attentions:
                 attentions.append(weights)
         x = self.norm(x)
@@ -189,6 +200,27 @@ class SteelModel(SteelPreTrainedModel):
             past_key_values=past_key_values if use_cache else None,
             hidden_states=(*states, x) if output_hidden_states else None,
             attentions=tuple(attentions) if output_attentions else None,
+        )
+
+    def layout(
+        self,
+        x: Tensor,
+        doc_index: Tensor | None,
+        position_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        cache: Cache | None,
+    ) -> Layout:
+        """Where the FFN must begin anew: where attention does."""
+        if self.config.ffn_keeps_state and cache is not None:
+            with_ffn_state(cache, len(self.layers))
+        packed = doc_index is None and attention_mask is None and cache is None
+        return Layout.of(
+            *x.shape[:2],
+            x.device,
+            doc_index=doc_index,
+            position_ids=position_ids if packed else None,
+            attention_mask=attention_mask if doc_index is None else None,
+            behind=cache is not None and cache.get_seq_length() > 0,
         )
 
     @torch.no_grad()
@@ -267,6 +299,9 @@ def initial_distribution(config: SteelConfig, module: str, name: str) -> tuple[f
         return 0.0, config.hidden_size**-0.5
     if module == "Embedding" and config.embedding_initializer_range is not None:
         return 0.0, config.embedding_initializer_range
+    if module == "SteelExperts" and config.ffn == "merge":
+        # the mean of n independent matrices is sqrt(n) times smaller, and a double SwiGLU of it n^2 times
+        return 0.0, config.initializer_range * config.num_experts**0.5
     return 0.0, config.initializer_range
 
 

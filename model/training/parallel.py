@@ -105,12 +105,16 @@ def read_geometry(config: TrainConfig, folder: Path | None) -> SteelConfig:
         if folder is not None:
             if not (folder / "config.json").is_file():
                 raise ConfigError(f"init_from: {folder} holds no model (config.json is missing)")
-            return SteelConfig.from_pretrained(folder)
+            geometry = SteelConfig.from_pretrained(folder)
+            geometry.refuse_leakage()
+            return geometry
         known = set(SteelConfig().to_dict())
         for key in config.model:
             if key not in known:
                 raise ConfigError(f"unknown key model.{key}: SteelConfig has no such field")
-        return SteelConfig(**config.model)
+        geometry = SteelConfig(**config.model)
+        geometry.refuse_leakage()
+        return geometry
     except ConfigError:
         raise
     except (ValueError, TypeError) as error:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from model.steel import SteelConfig, SteelForCausalLM
+from model.steel.configuration import FFN_KINDS as KINDS_OF_FFN
 
 
 def config(**fields) -> SteelConfig:
@@ -14,6 +15,7 @@ def config(**fields) -> SteelConfig:
         "num_attention_heads": 4,
         "num_experts": 3,
         "initializer_range": 0.15,
+        "merge_segment": 8,
     }
     return SteelConfig(**(small | fields))
 
@@ -25,6 +27,10 @@ KINDS = [
         ("token", "swiglu", 2, 2),
         ("dense", "double_swiglu", 1, 1),
         ("dense", "swiglu", 1, 4),
+        ("prefix", "double_swiglu", 1, 4),
+        ("prefix", "swiglu", 2, 2),
+        ("merge", "double_swiglu", 2, 4),
+        ("merge", "swiglu", 1, 2),
     ]
 ]
 
@@ -60,23 +66,35 @@ def test_parameters_are_counted_without_building(fields):
 
 
 def test_flops_of_a_trained_token():
-    assert SteelConfig().flops_per_token(2048) / 1e9 == pytest.approx(5.501, abs=1e-3)
+    assert SteelConfig().num_flops_per_token(2048) / 1e9 == pytest.approx(5.501, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("ffn", "millions"),
+    [("dense", 693.6), ("token", 694.4), ("prefix", 694.8), ("merge", 118.7), ("paper", 1.5)],
+)
+def test_flops_of_the_ffn_in_18_layers(ffn, millions):
+    assert 18 * SteelConfig(ffn=ffn)._ffn_flops(2048) / 1e6 == pytest.approx(millions, abs=0.06)
 
 
 def test_kinds_share_one_state_dict():
-    token, dense = (SteelForCausalLM(config(ffn=ffn)).state_dict() for ffn in ("token", "dense"))
+    token, dense, *others = (
+        SteelForCausalLM(config(ffn=ffn)).state_dict() for ffn in ("token", *KINDS_OF_FFN)
+    )
+    for other in others:
+        assert {name: t.shape for name, t in other.items()} == {name: t.shape for name, t in token.items()}
     extra = {name: t for name, t in token.items() if name not in dense}
     assert {name.rpartition(".")[2] for name in extra} == {"phi", "scale"}
     assert all(token[name].shape == dense[name].shape for name in dense)
 
 
-def test_what_comes_later_or_does_not_fit_is_refused_in_one_line():
+def test_what_does_not_fit_is_refused_in_one_line():
     for fields, words in [
-        ({"ffn": "merge"}, "comes later"),
         ({"ffn": "moe"}, "Choose one"),
         ({"expert": "relu"}, "Choose one"),
         ({"num_attention_heads": 5}, "does not split"),
         ({"num_key_value_heads": 3}, "evenly"),
+        ({"merge_segment": 0}, "at least 1"),
     ]:
         with pytest.raises(ValueError, match=words) as error:
             config(**fields)
