@@ -193,8 +193,14 @@ def reap() -> list[str]:
     return crashed
 
 
-def cancel(ids: Iterable[str]) -> None:
-    """Ask for runs to be cancelled: a training saves a checkpoint first."""
+def cancel(ids: Iterable[str]) -> int:
+    """Ask for runs to be cancelled (a training saves a checkpoint first); returns how many still went on."""
+    cancelled = 0
     with get_client(sync_client=True) as client:
         for run in ids:
+            state = client.read_flow_run(UUID(run)).state
+            if state and state.is_final():
+                continue
+            cancelled += 1
             client.set_flow_run_state(UUID(run), Cancelling(message="`make down`"), force=True)
+    return cancelled

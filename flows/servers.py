@@ -124,12 +124,12 @@ def _end_runs(state: State, say: Say) -> None:
     at = addresses(state)
     if not going:
         return
-    say(f"cancelling {len(going)} flow run(s); a training saves a checkpoint first")
     if at and _answers("prefect", at):
         os.environ.update(clean_environment(state, at, auth_string(state)))
         from flows import runs
 
-        runs.cancel(going)
+        if cancelled := runs.cancel(going):  # the others have ended, and their process is about to
+            say(f"cancelling {cancelled} flow run(s); a training saves a checkpoint first")
         processes.wait_until(
             lambda: not processes.flow_runs(state.folder), lambda: True, timeout=RUN_SECONDS, poll=0.5
         )
