@@ -60,6 +60,10 @@ class Convert(Section):
     """Above this share of unreadable records in a source the run stops with a summary."""
     max_chars: int = Field(2_000_000, gt=0)
     """A longer record is quarantined, never cut silently."""
+    part_bytes: int = Field(64 << 20, gt=0)
+    """A part of a source's records holds at most so many bytes (or one longer record)."""
+    job_bytes: int = Field(256 << 20, gt=0)
+    """JSON lines files above this size are converted in several jobs."""
 
 
 class Assets(Section):

@@ -1,8 +1,9 @@
 """Convert: each source's own schema → unified records, one node a source.
 
-A reader (readers/<schema>.py) maps one raw value to one record; formats.py streams the values out
-of JSON, parquet and CSV; source.py counts and writes. Malformed input goes to quarantine.jsonl with
-reason, file and position, and the run goes on, up to convert.max_quarantined_share.
+A reader (readers/<schema>.py) maps one raw value to one record; formats.py and tabular.py stream the
+values out of JSON, parquet and CSV; piece.py does so for one job, source.py for a source. Malformed
+input goes to quarantine.jsonl with reason, file and position, and the run goes on, up to
+convert.max_quarantined_share.
 """
 
 from __future__ import annotations
@@ -15,11 +16,19 @@ from pydantic import ValidationError
 from tasks.config import Source, SteelRun
 from tasks.node import Context, Node, NodeError, Outcome
 
-CODE = (
-    "tasks.convert.source",
-    "tasks.convert.records",
-    "tasks.convert.formats",
-    "tasks.convert.json_array",
+CODE = tuple(
+    f"tasks.convert.{module}"
+    for module in (
+        "source",
+        "plan",
+        "piece",
+        "unique",
+        "records",
+        "formats",
+        "tabular",
+        "json_array",
+        "readers",
+    )
 )
 
 
@@ -29,18 +38,17 @@ def nodes(config: SteelRun) -> list[Node]:
 
 
 def body(ctx: Context) -> Outcome:
-    """Convert one source in a worker process."""
+    """Convert one source: its files are jobs of the pool, put together here."""
     from tasks import pool
-    from tasks.convert.source import convert_source
+    from tasks.convert.source import EXAMPLES, convert_source
 
     raw = ctx.inputs["raw"]
-    files = [entry["path"] for entry in raw.manifest["files"]]
+    files = {entry["path"]: entry["sha256"] for entry in raw.manifest["files"]}
     name = ctx.name.partition(":")[2]
-    settings = {key: ctx.config[key] for key in ("max_chars", "max_quarantined_share")}
-    future = pool.submit(
-        convert_source, str(raw.path), str(ctx.out), name, ctx.config["source"], settings, files
+    settings = {key: value for key, value in ctx.config.items() if key != "source"}
+    account = convert_source(
+        raw.path, ctx.out, name, ctx.config["source"], settings, files, place=ctx, submit=pool.submit
     )
-    account = future.result()
     quarantined, dropped = sum(account["quarantined"].values()), sum(account["dropped"].values())
     ctx.log.info("%s: %d of %d records kept", name, account["kept"], account["records_in"])
     return Outcome(
@@ -54,7 +62,7 @@ def body(ctx: Context) -> Outcome:
             "chars_out": account["chars_out"],
         },
         summary=_summary(name, account),
-        files=["accounting.json"],
+        files=["accounting.json", EXAMPLES],
     )
 
 
@@ -65,11 +73,11 @@ def _node(config: SteelRun, name: str, source: Source) -> Node:
         body=body,
         config={
             "source": source.model_dump(include={"reader", "language", "options"}),
-            "max_chars": config.convert.max_chars,
-            "max_quarantined_share": config.convert.max_quarantined_share,
+            **config.convert.model_dump(),
+            "examples": config.clean.trace_examples,
         },
         inputs={"raw": f"download:{name}"},
-        code=(*CODE, "tasks.convert.readers"),
+        code=CODE,
     )
 
 

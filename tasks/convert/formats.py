@@ -1,21 +1,21 @@
-"""From files to raw values, in bounded memory and whatever the bytes are.
+"""From files of JSON to raw values, in bounded memory and whatever the bytes are.
 
 Every function yields `(position, value, raw)`: the position counts from 1 (line, array element or
 row; 0 is the file itself), `value` is the parsed value or a `Bad`, `raw` what an excerpt is made
 of. `limit` is the number of bytes a single record may have. Nothing here raises for bad content;
-a failing disk still raises.
+a failing disk still raises. Tables (parquet, CSV) are read by tabular.py, in the same manner.
 """
 
 from __future__ import annotations
 
-import csv
 import gzip
 import itertools
+import json
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
@@ -25,43 +25,191 @@ from tasks.convert.records import Bad, Malformed
 Items = Iterator[tuple[int, Any, Any]]
 CHUNK = 1 << 20
 BOM = b"\xef\xbb\xbf"
-JSON_SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".tar.gz")
+GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+FOREIGN = {
+    b"PAR1": "a parquet file",
+    b"ARROW1": "an Arrow file",
+    b"PK\x03\x04": "a zip archive",
+    GZIP: "compressed twice",
+    ZSTD: "compressed twice",
+    b"BZh": "bzip2 is not read",
+    b"\xfd7zXZ": "xz is not read",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+"""First bytes of what is no JSON; one line of quarantine says more than a line for every newline byte in it."""
+LENIENT = ("NaN", "Infinity", "\\u")
+"""Only with one of these Python's parser may tell more than orjson."""
+JSON_SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".json.zst", ".jsonl.zst", ".tar.gz")
+ANY_SUFFIXES = (*JSON_SUFFIXES, ".parquet")
 
 
-def json_items(path: Path, limit: int) -> Items:
+class Span(NamedTuple):
+    """A part of a file of JSON lines: bytes [start, end), which begin with line number `line`."""
+
+    start: int
+    end: int
+    line: int
+
+
+def json_items(path: Path, limit: int, span: Span | None = None) -> Items:
     """The objects of a JSON file of any shape: lines, one array, or one document.
 
-    The shape is seen from the content, because data sets name JSON lines `.json` as often as not.
-    `.gz` and `.tar.gz` are read through; positions then run on over the members.
+    The shape is seen from the content, because data sets name JSON lines `.json` as often as not; so
+    is compression (gzip, zstd). `.tar.gz` is read through; positions then run on over the members.
+    With a span only that part of a file of lines is read.
     """
     try:
-        if path.name.endswith(".tar.gz"):
-            with tarfile.open(path, "r|gz") as archive:
-                yield from _renumbered(
-                    _json_stream(archive.extractfile(member), limit) for member in archive if member.isfile()
-                )
-        elif path.suffix == ".gz":
-            with gzip.open(path, "rb") as stream:
-                yield from _json_stream(stream, limit)
-        else:
-            with open(path, "rb") as stream:
-                yield from _json_stream(stream, limit)
-    except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError) as error:
-        yield 0, Bad("unreadable file", str(error)), b""
+        with open(path, "rb") as file:
+            if span:
+                file.seek(span.start)
+                yield from _lines(_chunks(file, span.end - span.start), limit, span.line - 1)
+            elif path.name.endswith(".tar.gz"):
+                with tarfile.open(fileobj=_decompressed(path, file), mode="r|") as archive:
+                    yield from _renumbered(
+                        _json_stream(archive.extractfile(member), limit)
+                        for member in archive
+                        if member.isfile()
+                    )
+            else:
+                yield from _json_stream(_decompressed(path, file), limit)
+    except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError, Undecodable) as error:
+        yield 0, Bad("unreadable file", str(error)[:200]), b""
+
+
+def any_items(path: Path, limit: int, span: Span | None = None) -> Items:
+    """JSON of any shape, or the rows of a parquet file: hubs serve many sets in both."""
+    if path.suffix == ".parquet":
+        from tasks.convert.tabular import parquet_rows
+
+        return parquet_rows(path, limit)
+    return json_items(path, limit, span)
+
+
+def is_lines(path: Path) -> bool:
+    """Whether a file is plain JSON lines, so that it may be read in spans."""
+    with open(path, "rb") as file:
+        head = file.read(CHUNK)
+    start = head.removeprefix(BOM).lstrip()
+    foreign = any(head.startswith(magic) for magic in FOREIGN)
+    return bool(start) and not foreign and not start.startswith(b"[") and not _is_one_document(start)
+
+
+def spans(path: Path, size: int) -> list[Span]:
+    """Cut a file of lines at line ends into spans of about `size` bytes: one pass that counts lines."""
+    found, start, line, lines, at = [], 0, 1, 0, 0
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK):
+            done = 0
+            # the first line end at or after the wanted size
+            while (cut := chunk.find(b"\n", max(done, start + size - at - 1))) >= 0:
+                lines += chunk.count(b"\n", done, cut + 1)
+                done = cut + 1
+                found.append(Span(start, at + done, line))
+                start, line, lines = at + done, line + lines, 0
+            lines += chunk.count(b"\n", done)
+            at += len(chunk)
+    if at > start:
+        found.append(Span(start, at, line))
+    return found
 
 
 def parse(raw: bytes) -> Any:
-    """The JSON value, or a `Bad`."""
+    """The JSON value, or a `Bad`.
+
+    NaN and Infinity, which many programs write though JSON has no such thing, become null; so does, when
+    it is written, a number beyond the floats.
+    """
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        if "depth limit" in str(error):
-            return Bad("nested too deeply")
+        why = str(error)
+    if "depth limit" in why:
+        return Bad("nested too deeply")
     try:
-        raw.decode("utf-8")
+        text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         return Bad("not UTF-8", f"byte {error.start}")
+    if "infinity" in why or any(sign in text for sign in LENIENT):
+        return _leniently(text)
     return Bad("broken JSON")
+
+
+def _leniently(text: str) -> Any:
+    """What Python's parser makes of a text that orjson refuses."""
+    try:
+        value = json.loads(text, parse_constant=lambda name: None)
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair: no character, and no file could hold it
+        return Bad("lone surrogate")
+    except RecursionError:
+        return Bad("nested too deeply")
+    except ValueError:
+        return Bad("broken JSON")
+    return value
+
+
+class Undecodable(Exception):
+    """A compressed stream that is damaged."""
+
+
+def _decompressed(path: Path, file: BinaryIO) -> BinaryIO | _Salvaged:
+    magic = file.read(4)
+    file.seek(0)
+    if magic.startswith(GZIP):
+        return _Salvaged(gzip.open(file, "rb").read1)
+    if magic == ZSTD:
+        return _Salvaged(_zstd(file))
+    if path.suffix in (".gz", ".zst"):
+        raise Undecodable("not compressed, despite its name" if magic else "empty")
+    return file
+
+
+def _zstd(file: BinaryIO) -> Callable[[int], bytes]:
+    import pyarrow as pa
+
+    stream = pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")
+
+    def read(size: int) -> bytes:
+        try:
+            return stream.read(size)
+        except OSError as error:
+            if error.errno is not None:
+                raise  # the disk's
+            raise Undecodable(str(error)) from error  # pyarrow tells damage by an OSError without a number
+
+    return read
+
+
+class _Salvaged:
+    """Hands out what a decompressor gave before it failed; the failure comes with the next read."""
+
+    BLOCK = 1 << 16
+    DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, Undecodable)
+
+    def __init__(self, read: Callable[[int], bytes]):
+        self.block, self.error = read, None
+
+    def read(self, size: int) -> bytes:
+        found = bytearray()
+        while len(found) < size and not self.error:
+            try:
+                block = self.block(min(self.BLOCK, size - len(found)))
+            except self.DAMAGE as error:
+                self.error = error
+                break
+            if not block:
+                break
+            found += block
+        if self.error and not found:
+            raise self.error
+        return bytes(found)
+
+
+def _chunks(stream: BinaryIO, size: int) -> Iterator[bytes]:
+    while size > 0 and (chunk := stream.read(min(CHUNK, size))):
+        size -= len(chunk)
+        yield chunk
 
 
 def _renumbered(streams: Iterable[Items]) -> Items:
@@ -77,7 +225,10 @@ def _json_stream(stream: BinaryIO, limit: int) -> Items:
     head = stream.read(CHUNK).removeprefix(BOM)
     chunks = itertools.chain([head], iter(lambda: stream.read(CHUNK), b""))
     start = head.lstrip()
-    if not start and len(head) < CHUNK - len(BOM):
+    foreign = next((what for magic, what in FOREIGN.items() if head.startswith(magic)), "")
+    if foreign:
+        yield 0, Bad("not UTF-8" if foreign == "UTF-16" else "unreadable file", foreign), head[:1000]
+    elif not start and len(head) < CHUNK - len(BOM):
         yield 0, Bad("empty file"), b""
     elif start.startswith(b"["):
         yield from elements(chunks, limit, parse)
@@ -105,8 +256,8 @@ def _document(chunks: Iterable[bytes], limit: int) -> Items:
     yield 1, parse(bytes(whole)), bytes(whole)
 
 
-def _lines(chunks: Iterable[bytes], limit: int) -> Items:
-    number, rest, skipping = 0, b"", False
+def _lines(chunks: Iterable[bytes], limit: int, number: int = 0) -> Items:
+    rest, skipping = b"", False
     for chunk in chunks:
         lines = (rest + chunk).split(b"\n")
         rest = lines.pop()
@@ -124,85 +275,6 @@ def _lines(chunks: Iterable[bytes], limit: int) -> Items:
             rest, skipping = b"", True
     if not skipping and rest and not rest.isspace():
         yield number + 1, parse(rest), rest
-
-
-def parquet_rows(path: Path, limit: int) -> Items:
-    """The rows of a parquet file as dicts; a damaged row group costs only itself."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not path.stat().st_size:
-        yield 0, Bad("empty file"), b""
-        return
-    try:
-        table = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        yield 0, Bad("unreadable file", str(error)[:200]), b""
-        return
-    with table:
-        position = 0
-        for group in range(table.num_row_groups):
-            end = position + table.metadata.row_group(group).num_rows
-            try:
-                for batch in table.iter_batches(batch_size=256, row_groups=[group]):
-                    for row in _rows(batch):
-                        position += 1
-                        yield position, row, row
-            except (pa.ArrowException, OSError) as error:
-                yield position + 1, Bad("damaged row group", str(error)[:200], end - position), b""
-                position = end
-
-
-def _rows(batch: Any) -> list[Any]:
-    try:
-        return batch.to_pylist()
-    except UnicodeDecodeError:
-        return [_row(batch.slice(i, 1)) for i in range(batch.num_rows)]
-
-
-def _row(batch: Any) -> Any:
-    try:
-        return batch.to_pylist()[0]
-    except UnicodeDecodeError:
-        return Bad("not UTF-8")
-
-
-def csv_rows(path: Path, limit: int, columns: tuple[str, ...] = ()) -> Items:
-    """The rows of a CSV file as dicts of strings; `columns` names them where there is no header.
-
-    Python's csv and not a data frame: a cell that says None or NA is text, not a missing value.
-    """
-    csv.field_size_limit(limit)
-    # bytes that are no UTF-8 arrive as lone surrogates, so that one bad row does not end the file
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-        rows = csv.reader(stream)
-        header, number = list(columns), 0
-        while True:
-            try:
-                row = next(rows, None)
-            except csv.Error as error:
-                number += 1
-                yield number, Bad("broken CSV", str(error)), b""
-                continue
-            if row is None:
-                break
-            if not row:
-                continue
-            if not header:
-                header = [cell.encode("utf-8", "backslashreplace").decode() for cell in row]
-                continue
-            number += 1
-            yield number, _cells(header, row), ",".join(row)[:1000]
-        if not number:
-            yield 0, Bad("empty file"), b""
-
-
-def _cells(header: list[str], row: list[str]) -> dict[str, str] | Bad:
-    if len(row) != len(header):
-        return Bad("wrong number of columns", f"{len(row)} instead of {len(header)}")
-    if any("\udc80" <= c <= "\udcff" for cell in row for c in cell if c > "\ud7ff"):
-        return Bad("not UTF-8")
-    return dict(zip(header, row, strict=True))
 
 
 def check_object(value: Any) -> dict[str, Any]:

@@ -49,6 +49,8 @@ def elements(
                     continue
                 if why == "end of file":
                     value = Bad("truncated record")
+            elif len(raw) > limit:
+                value, raw = Bad("over-long record"), raw[:1000]
             yield number, value, raw
         window.start = min(end + 1, len(window.buffer))
         if why == "end of file" or why == "]" and not window.more_than_space():

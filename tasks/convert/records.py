@@ -15,6 +15,8 @@ import orjson
 
 EXCERPT = 200
 META_STRING = 300
+LARGEST = 2**63 - 1
+"""Whole numbers beyond this cannot be written."""
 
 
 class Malformed(Exception):
@@ -84,7 +86,7 @@ def small(item: Mapping[str, Any], *keys: str) -> dict[str, Any]:
         value = item.get(key)
         if isinstance(value, str) and value:
             found[key] = value[:META_STRING]
-        elif isinstance(value, bool | int | float):
+        elif isinstance(value, float) or isinstance(value, int) and abs(value) <= LARGEST:
             found[key] = value
     return found
 
@@ -106,9 +108,9 @@ def content(record: Mapping[str, Any]) -> list[Any]:
     return [kind, turns]
 
 
-def stable_id(source: str, parts: list[Any]) -> str:
-    """32 hex characters: the hash of canonical JSON of source and content."""
-    return hashlib.blake2b(orjson.dumps([source, *parts]), digest_size=16).hexdigest()
+def stable_id(source: str, parts: list[Any]) -> bytes:
+    """16 bytes (32 hex characters in a record): the hash of canonical JSON of source and content."""
+    return hashlib.blake2b(orjson.dumps([source, *parts]), digest_size=16).digest()
 
 
 def chars(record: Mapping[str, Any]) -> int:
@@ -126,8 +128,20 @@ def excerpt(raw: Any) -> str:
     if isinstance(raw, bytes):
         return raw[: 4 * EXCERPT].decode("utf-8", "replace")[:EXCERPT]
     if isinstance(raw, Mapping):
-        raw = ", ".join(f"{str(key)[:40]}: {str(value)[:60]}" for key, value in raw.items())
+        raw = ", ".join(f"{str(key)[:40]}: {_shown(value)}" for key, value in raw.items())
     return str(raw)[:EXCERPT].encode("utf-8", "replace").decode("utf-8")
+
+
+def _shown(value: Any) -> str:
+    """Texts and numbers; of anything nested, maybe a thousand levels deep, only what it is."""
+    return type(value).__name__ if isinstance(value, list | dict) else str(value)[:60]
+
+
+def opening(record: Mapping[str, Any]) -> str:
+    """The first characters of a record's content."""
+    texts = [record[key] for key in ("text", "question") if key in record]
+    texts += [message["content"] for message in record.get("messages", ())]
+    return "\n".join(text[:EXCERPT] for text in texts)[:EXCERPT]
 
 
 def guess_language(sample: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,12 @@ class Converted:
 
     def __init__(self, out: Path, account: dict[str, Any]):
         self.account = account
-        self.records = lines(out / "records.jsonl") + lines(out / "questions.jsonl")
+        questions = out / "questions.jsonl"
+        self.records = lines(questions) if questions.exists() else []
+        for part in sorted(out.glob("records-*.jsonl")):
+            self.records += lines(part)
         self.quarantine = lines(out / "quarantine.jsonl")
+        self.dropped = lines(out / "dropped.jsonl")
 
     @property
     def reasons(self) -> list[tuple[int, str]]:
@@ -48,7 +53,8 @@ def convert(
     for name, body in files.items():
         (raw / name).parent.mkdir(parents=True, exist_ok=True)
         (raw / name).write_bytes(body)
-    out.mkdir(exist_ok=True)
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
     source = {"reader": reader, "language": language, "options": options or {}}
     account = convert_source(str(raw), str(out), "src", source, {**SETTINGS, **settings})
     done = Converted(out, account)
@@ -56,6 +62,8 @@ def convert(
     assert account["records_in"] == account["kept"] + quarantined + dropped
     assert len(done.records) == account["kept"]
     assert sum(q.get("records", 1) for q in done.quarantine) == quarantined
+    assert len(done.dropped) == dropped
+    assert len({record["id"] for record in done.records}) == len(done.records)
     assert json.loads((out / "accounting.json").read_text("utf-8")) == account
     return done
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.convert import readers
-from tasks.convert.records import Malformed
+from tasks.convert.records import Malformed, Unwanted
 from tests.convert.helpers import convert
 
 TURN = {"Human": "<|Human|>: q<eoh>\n", "MOSS": "<|MOSS|>: a<eom>\n"}
@@ -55,6 +55,35 @@ SAMPLES = {
             "conversations": [{"from": "human", "value": "q"}],
             "chosen": {"from": "gpt", "value": "a"},
             "rejected": {"from": "gpt", "value": "b"},
+        }
+    ],
+    "infinity_instruct": [
+        {
+            "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}],
+            "langdetect": "zh-cn",
+            "source": "s",
+        }
+    ],
+    "webinstruct": [{"question": "q", "answer": "a", "source": "s"}],
+    "wanjuan_exam": [
+        {"q_main": "q", "q_type": "t", "option_a": "a", "std_ans": "A", "answer_detail": "d", "grade": "g"}
+    ],
+    "arc": [
+        {"id": "1", "question": "q", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "B"},
+        {
+            "question": {"stem": "q", "choices": [{"text": "a", "label": "1"}, {"text": "b", "label": "2"}]},
+            "answerKey": "2",
+        },
+    ],
+    "logiqa": [{"id": 1, "text": "t", "question": "q", "options": ["a", "b"], "answer": 0}],
+    "ultrafeedback_zh": [
+        {"instruction": "q", "chosen_response": "a", "rejected_response": "b", "chosen_rating": 4.0}
+    ],
+    "ultrafeedback_binarized": [
+        {
+            "chosen": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],
+            "rejected": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}],
+            "score_chosen": 4.0,
         }
     ],
 }
@@ -102,6 +131,8 @@ def test_wrong_values(tmp_path, name):
                 kept += 1
             except Malformed:
                 quarantined += 1
+            except Unwanted:
+                kept += 1
         assert kept + quarantined == len(bad)
         return
     body = b"".join(orjson.dumps(item) + b"\n" for item in bad)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from concurrent.futures import Future
 
 import pytest
 
 from tasks import convert, pool
-from tasks.config import SteelRun
+from tasks.config import Runtime, SteelRun
+from tasks.convert.source import at_once
 from tasks.node import Artifact, Context, NodeError
 from tests.convert.helpers import jsonl
 
@@ -47,15 +47,13 @@ def test_the_slice_is_what_decides_the_output():
         "source": {"reader": "skypile", "language": "zh", "options": {}},
         "max_chars": 2_000_000,
         "max_quarantined_share": 0.2,
+        "part_bytes": 64 << 20,
+        "job_bytes": 256 << 20,
+        "examples": 10,
     }
 
 
 def test_the_body(tmp_path, monkeypatch):
-    def at_once(function, *args):
-        future = Future()
-        future.set_result(function(*args))
-        return future
-
     monkeypatch.setattr(pool, "submit", at_once)
     raw, out = tmp_path / "raw", tmp_path / "out"
     raw.mkdir()
@@ -64,7 +62,7 @@ def test_the_body(tmp_path, monkeypatch):
         jsonl({"text": "a"}, {"text": "b"}, {"text": "b"}, *({"text": str(i)} for i in range(9)), b"{")
     )
     (raw / "manifest.json").write_bytes(b"{}")
-    artifact = Artifact("download:s", raw, "d", "f", {"files": [{"path": "a.jsonl"}]})
+    artifact = Artifact("download:s", raw, "d", "f", {"files": [{"path": "a.jsonl", "sha256": "0"}]})
     (node,) = convert.nodes(config())
     outcome = node.body(
         Context(
@@ -72,7 +70,7 @@ def test_the_body(tmp_path, monkeypatch):
             out=out,
             config=node.config,
             inputs={"raw": artifact},
-            runtime=None,
+            runtime=Runtime(),
             seed=0,
             log=logging.getLogger("test"),
             track=None,
@@ -82,4 +80,4 @@ def test_the_body(tmp_path, monkeypatch):
     assert outcome.counts["quarantined"] == 1
     assert outcome.counts["dropped"] == 1
     assert "| dropped: duplicate-id | 1 |" in outcome.summary
-    assert (out / "records.jsonl").read_bytes().count(b"\n") == 11
+    assert (out / "records-00000.jsonl").read_bytes().count(b"\n") == 11

@@ -3,6 +3,7 @@
 `system` and `history` ([[question, answer], …]) are understood too.
 """
 
+from tasks.convert.formats import ANY_SUFFIXES, any_items
 from tasks.convert.readers import Reader
 from tasks.convert.readers._instruction import exchange
 from tasks.convert.records import small
@@ -14,4 +15,4 @@ def convert(item, options, file):
     return record
 
 
-READER = Reader(convert, makes="sft")
+READER = Reader(convert, makes="sft", items=any_items, suffixes=ANY_SUFFIXES)

@@ -4,7 +4,7 @@
 Further columns go to meta (the demo's exam has some: half, relation, held_out_fact, language).
 """
 
-from tasks.convert.formats import csv_rows
+from tasks.convert.tabular import csv_rows
 from tasks.convert.readers import Reader
 from tasks.convert.readers._questions import BenchmarkOptions, place, question
 

@@ -6,6 +6,7 @@ are equal says nothing and is set aside.
 
 from tasks.convert.readers import Reader
 from tasks.convert.readers._conversation import turns
+from tasks.convert.readers._preference import pair
 from tasks.convert.records import Malformed, a_list, optional, text
 
 
@@ -13,13 +14,7 @@ def convert(item, options, file):
     prompt = turns(a_list(item, "conversations"))
     if system := optional(item, "system"):
         prompt.insert(0, ("system", system))
-    if not prompt or prompt[-1][0] != "user":
-        raise Malformed("incomplete dialogue", "the prompt does not end with a question")
-    chosen, rejected = _reply(item, "chosen"), _reply(item, "rejected")
-    if chosen == rejected:
-        raise Malformed("equal replies")
-    messages = [{"role": role, "content": content} for role, content in prompt]
-    return {"kind": "preference", "messages": messages, "chosen": chosen, "rejected": rejected, "meta": {}}
+    return pair(prompt, _reply(item, "chosen"), _reply(item, "rejected"))
 
 
 def _reply(item, key):

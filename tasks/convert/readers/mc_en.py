@@ -1,14 +1,14 @@
 """English multiple choice (OpenBookQA, ARC) in the instruction form of LLM-Adapters.
 
 `instruction` holds "…the question: Q Answer1: a Answer2: b … Answer format: …" and `answer` says
-"answer2". The choices become lettered lines and the reply starts with the letter, which is how
-exams ask.
+"answer2". The data sets themselves are read by `arc` and `logiqa`.
 """
 
 import re
 
 from tasks.convert.readers import Reader
-from tasks.convert.records import Malformed, dialogue, text
+from tasks.convert.readers._choices import exchange
+from tasks.convert.records import Malformed, text
 
 QUESTION = re.compile(
     r"\A(?:Please choose the correct answer to the question:)?\s*(.*?)\s*(?=Answer1:)"
@@ -16,7 +16,7 @@ QUESTION = re.compile(
     re.DOTALL,
 )
 CHOICE = re.compile(r"Answer(\d):")
-LETTERS = "ABCDE"
+MOST = 5
 
 
 def convert(item, options, file):
@@ -27,14 +27,7 @@ def convert(item, options, file):
     key = re.fullmatch(r"answer(\d)", text(item, "answer").strip().lower())
     if not key or not 1 <= int(key[1]) <= len(choices):
         raise Malformed("bad answer", item["answer"][:40])
-    right = int(key[1]) - 1
-    lines = [found[1], *(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False))]
-    return dialogue(
-        ("user", "\n".join(lines)),
-        ("assistant", f"{LETTERS[right]}. {choices[right]}"),
-        answer=LETTERS[right],
-        set=file.rpartition("/")[0].rpartition("/")[2],
-    )
+    return exchange(found[1], choices, int(key[1]) - 1, set=file.rpartition("/")[0].rpartition("/")[2])
 
 
 def _choices(listed):
@@ -42,7 +35,7 @@ def _choices(listed):
     choices = [part.strip() for part in parts[1::2]]
     if [int(n) for n in parts[::2]] != list(range(1, len(choices) + 1)):
         raise Malformed("no choices", "not numbered in order")
-    if not 2 <= len(choices) <= len(LETTERS) or not all(choices):
+    if len(choices) > MOST:
         raise Malformed("no choices", f"{len(choices)} choices")
     return choices
 

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from tasks.convert.formats import csv_rows
+from tasks.convert.tabular import csv_rows
 from tasks.convert.readers import Reader
 from tasks.convert.readers._questions import BenchmarkOptions, place, question
 

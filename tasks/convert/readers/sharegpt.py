@@ -1,5 +1,6 @@
 """ShareGPT's form: `{"conversations": [{"from", "value"}]}`, or `{"messages": [{"role", "content"}]}`."""
 
+from tasks.convert.formats import ANY_SUFFIXES, any_items
 from tasks.convert.readers import Reader
 from tasks.convert.readers._conversation import turns, whole
 from tasks.convert.records import a_list, dialogue, optional
@@ -15,4 +16,4 @@ def convert(item, options, file):
     return dialogue(*whole(found))
 
 
-READER = Reader(convert, makes="sft")
+READER = Reader(convert, makes="sft", items=any_items, suffixes=ANY_SUFFIXES)

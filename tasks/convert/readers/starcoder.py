@@ -4,10 +4,11 @@ A head such as `<reponame>a/b<filename>c.py<gh_stars>0` is the data set's own an
 it is moved to meta. The programming language is the name of the file's folder.
 """
 
+import math
 import re
 from pathlib import PurePosixPath
 
-from tasks.convert.formats import parquet_rows
+from tasks.convert.tabular import parquet_rows
 from tasks.convert.readers import Reader
 from tasks.convert.records import Malformed, small, text
 
@@ -21,7 +22,7 @@ def convert(item, options, file):
         raise Malformed("empty text", "content")
     meta = small(item, "max_stars_repo_name", "max_stars_repo_path")
     stars = item.get("max_stars_count")
-    if isinstance(stars, int | float) and stars == stars:  # not NaN
+    if isinstance(stars, int | float) and math.isfinite(stars):
         meta["stars"] = int(stars)
     meta["language"] = PurePosixPath(file).parent.name
     return {"kind": "code", "language": "code", "text": body, "meta": meta}

@@ -8,9 +8,9 @@ import re
 
 import orjson
 
-from tasks.convert.formats import parquet_rows
+from tasks.convert.tabular import parquet_rows
 from tasks.convert.readers import Options, Reader
-from tasks.convert.records import Unwanted, dialogue, text
+from tasks.convert.records import LARGEST, Unwanted, dialogue, text
 
 VOTES = re.compile(r"([\d.,]+)\s*([万千kK]?)")
 UNIT = {"": 1, "千": 1_000, "k": 1_000, "万": 10_000}
@@ -39,9 +39,10 @@ def upvotes(metadata):
         return value
     found = VOTES.search(value) if isinstance(value, str) else None
     try:
-        return round(float(found[1].replace(",", "")) * UNIT[found[2].lower()]) if found else 0
+        votes = float(found[1].replace(",", "")) * UNIT[found[2].lower()] if found else 0
     except ValueError:  # dots or commas without a number
         return 0
+    return round(min(votes, LARGEST))
 
 
 READER = Reader(convert, items=parquet_rows, suffixes=(".parquet",), options=ZhihuOptions)

@@ -1,0 +1,135 @@
+"""From tables (parquet, CSV) to raw rows; the conventions are those of formats.py."""
+
+from __future__ import annotations
+
+import csv
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tasks.convert.formats import Items
+from tasks.convert.records import Bad
+
+ROWS = 128
+"""Rows turned into Python objects at a time."""
+READ_BYTES = 1 << 20
+"""A column chunk is read through a buffer of so many bytes, not as a whole: row groups may have gigabytes."""
+
+
+def parquet_rows(path: Path, limit: int) -> Items:
+    """The rows of a parquet file as dicts; a damaged row group costs only itself."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.stat().st_size:
+        yield 0, Bad("empty file"), b""
+        return
+    try:
+        table = pq.ParquetFile(path, buffer_size=READ_BYTES, pre_buffer=False)
+    except (pa.ArrowException, OSError) as error:
+        yield 0, Bad("unreadable file", str(error)[:200]), b""
+        return
+    with table:
+        end = 0
+        for group in range(table.num_row_groups):
+            start, end = end, end + max(0, table.metadata.row_group(group).num_rows)
+            position = start
+            try:
+                for batch in table.iter_batches(batch_size=ROWS, row_groups=[group]):
+                    for row in _rows(batch):
+                        position += 1
+                        yield position, row, row
+            except (pa.ArrowException, OSError) as error:
+                bad = Bad("damaged row group", str(error)[:200], max(1, end - position))
+                yield position + 1, bad, b""
+
+
+def _rows(batch: Any) -> list[Any]:
+    try:
+        return batch.to_pylist()
+    except (ValueError, OverflowError):  # among them UnicodeDecodeError, and dates that Python has not
+        return [_row(batch.slice(i, 1)) for i in range(batch.num_rows)]
+
+
+def _row(batch: Any) -> Any:
+    try:
+        return batch.to_pylist()[0]
+    except UnicodeDecodeError:
+        return Bad("not UTF-8")
+    except (ValueError, OverflowError) as error:
+        return Bad("unreadable value", str(error)[:200])
+
+
+def csv_rows(path: Path, limit: int, columns: tuple[str, ...] = ()) -> Items:
+    """The rows of a CSV file as dicts of strings; `columns` names them where there is no header.
+
+    Python's csv and not a data frame: a cell that says None or NA is text, not a missing value. A quote
+    that is never closed swallows the rows after it; they are read again without its line.
+    """
+    csv.field_size_limit(limit)
+    # bytes that are no UTF-8 arrive as lone surrogates, so that one bad row does not end the file
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+        lines = _Lines(stream)
+        rows = csv.reader(lines)
+        header, number = list(columns), 0
+        while True:
+            lines.begin()
+            try:
+                row = next(rows, None)
+                value = _cells(header, row) if header and row else None
+            except csv.Error as error:
+                row, value = [], Bad("broken CSV", str(error))
+                rows = csv.reader(lines)
+            if row is None:
+                break
+            if isinstance(value, Bad) and lines.hide_a_row(len(header)):
+                value, row = Bad("broken CSV", "a quote is not closed"), [lines.only_first().rstrip("\r\n")]
+                rows = csv.reader(lines)
+            if not row and value is None:
+                continue
+            if not header:
+                header = [cell.encode("utf-8", "backslashreplace").decode() for cell in row]
+                continue
+            number += 1
+            yield number, value, ",".join(row)[:1000]
+        if not number:
+            yield 0, Bad("empty file"), b""
+
+
+class _Lines:
+    """The lines of a file, with those of the row under way kept so that they can be read again."""
+
+    def __init__(self, stream: Iterable[str]):
+        self.stream = iter(stream)
+        self.again: deque[str] = deque()
+        self.taken: list[str] = []
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self.again.popleft() if self.again else next(self.stream)
+        self.taken.append(line)
+        return line
+
+    def begin(self) -> None:
+        """A row begins."""
+        self.taken = []
+
+    def hide_a_row(self, cells: int) -> bool:
+        """Whether one of the lines that the row under way took in is a good row by itself."""
+        return any(len(next(csv.reader([line]), ())) == cells for line in self.taken[1:])
+
+    def only_first(self) -> str:
+        """Give up the first line of the row; the others will be read again."""
+        self.again.extendleft(reversed(self.taken[1:]))
+        return self.taken[0]
+
+
+def _cells(header: list[str], row: list[str]) -> dict[str, str] | Bad:
+    if len(row) != len(header):
+        return Bad("wrong number of columns", f"{len(row)} instead of {len(header)}")
+    if any("\udc80" <= c <= "\udcff" for cell in row for c in cell if c > "\ud7ff"):
+        return Bad("not UTF-8")
+    return dict(zip(header, row, strict=True))
