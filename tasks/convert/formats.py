@@ -97,8 +97,10 @@ def is_lines(path: Path) -> bool:
 
 def spans(path: Path, size: int) -> list[Span]:
     """Cut a file of lines at line ends into spans of about `size` bytes: one pass that counts lines."""
-    found, start, line, lines, at = [], 0, 1, 0, 0
     with open(path, "rb") as file:
+        at = start = len(BOM) if file.read(len(BOM)) == BOM else 0
+        file.seek(start)
+        found, line, lines = [], 1, 0
         while chunk := file.read(CHUNK):
             done = 0
             # the first line end at or after the wanted size

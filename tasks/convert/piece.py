@@ -244,7 +244,7 @@ class _Parts:
 
     def _begin(self, name: str) -> None:
         self.close()
-        self.file, self.size = open(self.out / name, "wb", BUFFER), 0
+        self.file, self.size = open(self.out / name, "wb", BUFFER), 0  # noqa: SIM115  (closed by close)
         self.done.append({"file": name, "records": 0})
 
 

@@ -117,5 +117,7 @@ def _cut(
 
 
 def _is_large(raw: Path, piece: Piece, reader: Reader, job_bytes: int) -> bool:
-    may_be_cut = reader.items in (json_items, any_items) and not piece.file.endswith((".parquet", ".gz", ".zst"))
+    may_be_cut = reader.items in (json_items, any_items) and not piece.file.endswith(
+        (".parquet", ".gz", ".zst")
+    )
     return may_be_cut and (raw / piece.file).stat().st_size > job_bytes

@@ -32,7 +32,9 @@ from tasks.node import Context, NodeError
 DUPLICATE = "duplicate-id"
 EXAMPLES = "examples.json"
 JOB_BYTES = 256 << 20
-CODE = tuple(f"tasks.convert.{module}" for module in ("records", "formats", "tabular", "json_array", "readers"))
+CODE = tuple(
+    f"tasks.convert.{module}" for module in ("records", "formats", "tabular", "json_array", "readers")
+)
 Submit = Callable[..., Future]
 
 
@@ -58,7 +60,9 @@ def convert_source(
     if files is None:
         files = [p.relative_to(raw).as_posix() for p in raw.rglob("*") if p.is_file()]
     reader = readers.load(source["reader"])
-    chosen = plan.choose(name, reader, reader.options.model_validate(source.get("options") or {}), list(files))
+    chosen = plan.choose(
+        name, reader, reader.options.model_validate(source.get("options") or {}), list(files)
+    )
     digests = {file: files[file] if isinstance(files, Mapping) else "" for file in chosen}
     scratch = None if place else Path(tempfile.mkdtemp(prefix="convert-", dir=out.parent))
     try:
@@ -179,6 +183,8 @@ def _gather(folders: Sequence[Path], benchmark: bool, out: Path, submit: Submit)
     _concatenate(lost, out / piece.DROPPED)
     for aside, _ in rewriting:
         aside.unlink()
+    if number == 1:  # no reason for a number
+        (out / parts.name(0)).rename(out / "records.jsonl")
     return gathered
 
 

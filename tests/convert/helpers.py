@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from tasks import parts
 from tasks.convert.source import convert_source
 
 SETTINGS = {"max_chars": 2000, "max_quarantined_share": 1.0}
@@ -21,7 +22,7 @@ class Converted:
         self.account = account
         questions = out / "questions.jsonl"
         self.records = lines(questions) if questions.exists() else []
-        for part in sorted(out.glob("records-*.jsonl")):
+        for part in [] if questions.exists() else parts.parts(out):
             self.records += lines(part)
         self.quarantine = lines(out / "quarantine.jsonl")
         self.dropped = lines(out / "dropped.jsonl")

@@ -30,11 +30,7 @@ def test_case(tmp_path, case):
     settings = {"max_chars": MAX_CHARS}
     tally = convert_pieces(tmp_path / "out", str(tmp_path), pieces, "src", source, settings)
     quarantine, dropped = lines(tmp_path / "out/quarantine.jsonl"), lines(tmp_path / "out/dropped.jsonl")
-    kept = [
-        record
-        for part in tally["parts"]
-        for record in lines(tmp_path / "out" / part["file"])
-    ]
+    kept = [record for part in tally["parts"] for record in lines(tmp_path / "out" / part["file"])]
     assert tally["records_in"] == len(kept) + len(dropped) + sum(q.get("records", 1) for q in quarantine)
     reasons = [(line["position"], line["reason"]) for line in quarantine]
     if case.kept >= 0:
@@ -54,9 +50,7 @@ def test_all_cases_of_a_reader_as_one_source(tmp_path, reader):
     """The whole stage over the whole corpus: it goes on to the end, and the sums agree (in the helper)."""
     mine = [case for case in CASES if case.reader == reader and not case.options]
     files = {
-        f"{number:03d}/{name}": body
-        for number, case in enumerate(mine)
-        for name, body in case.files.items()
+        f"{number:03d}/{name}": body for number, case in enumerate(mine) for name, body in case.files.items()
     }
     done = convert(tmp_path, reader, files, max_chars=MAX_CHARS)
     expected = Counter(reason for case in mine if case.kept >= 0 for _, reason in case.reasons)

@@ -278,7 +278,10 @@ def test_too_much_quarantine_stops_with_a_summary(tmp_path):
     message = str(error.value)
     assert "3 of 4 records (75%)" in message
     assert "convert.max_quarantined_share = 50%" in message
-    assert "null field 2 (first: a.jsonl:2, text «{\"text\": null}»); broken JSON 1 (first: a.jsonl:3 «{»)" in message
+    assert (
+        'null field 2 (first: a.jsonl:2, text «{"text": null}»); broken JSON 1 (first: a.jsonl:3 «{»)'
+        in message
+    )
     assert str(tmp_path / "out/quarantine.jsonl") in message
     assert "\n" not in message
     convert(tmp_path, "skypile", {"a.jsonl": body}, max_quarantined_share=0.75)
@@ -304,13 +307,13 @@ def test_ids_are_stable_and_depend_on_content_only(tmp_path):
     again = convert(tmp_path / "2", "skypile", {"z.jsonl": jsonl({"text": "y"}, {"text": "x"})}).records[1]
     assert first["id"] == again["id"]
     assert len(first["id"]) == 32
-    assert (tmp_path / "1/out/records-00000.jsonl").read_bytes()[:6] == b'{"id":'
+    assert (tmp_path / "1/out/records.jsonl").read_bytes()[:6] == b'{"id":'
 
 
 def test_same_input_same_bytes(tmp_path):
     files = {f"{i}.jsonl": jsonl({"text": f"t{i}"}, b"{", {"text": None}) for i in range(5)}
     for where in ("1", "2"):
         convert(tmp_path / where, "skypile", dict(reversed(files.items())) if where == "2" else files)
-    names = ("records-00000.jsonl", "quarantine.jsonl", "dropped.jsonl", "accounting.json", "examples.json")
+    names = ("records.jsonl", "quarantine.jsonl", "dropped.jsonl", "accounting.json", "examples.json")
     for name in names:
         assert (tmp_path / "1/out" / name).read_bytes() == (tmp_path / "2/out" / name).read_bytes()

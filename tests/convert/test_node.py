@@ -80,4 +80,4 @@ def test_the_body(tmp_path, monkeypatch):
     assert outcome.counts["quarantined"] == 1
     assert outcome.counts["dropped"] == 1
     assert "| dropped: duplicate-id | 1 |" in outcome.summary
-    assert (out / "records-00000.jsonl").read_bytes().count(b"\n") == 11
+    assert (out / "records.jsonl").read_bytes().count(b"\n") == 11

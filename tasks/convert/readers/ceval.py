@@ -4,9 +4,9 @@
 Further columns go to meta (the demo's exam has some: half, relation, held_out_fact, language).
 """
 
-from tasks.convert.tabular import csv_rows
 from tasks.convert.readers import Reader
 from tasks.convert.readers._questions import BenchmarkOptions, place, question
+from tasks.convert.tabular import csv_rows
 
 KNOWN = {"question", "A", "B", "C", "D", "answer", "language"}
 FLAGS = {"true": True, "1": True, "false": False, "0": False, "": False}

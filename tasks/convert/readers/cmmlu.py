@@ -1,8 +1,8 @@
 """CMMLU: `data/{dev,test}/<subject>.csv` with the header ,Question,A,B,C,D,Answer; `test` is labelled."""
 
-from tasks.convert.tabular import csv_rows
 from tasks.convert.readers import Reader
 from tasks.convert.readers._questions import BenchmarkOptions, place, question
+from tasks.convert.tabular import csv_rows
 
 
 def convert(item, options, file):

@@ -2,9 +2,9 @@
 
 from functools import partial
 
-from tasks.convert.tabular import csv_rows
 from tasks.convert.readers import Reader
 from tasks.convert.readers._questions import BenchmarkOptions, place, question
+from tasks.convert.tabular import csv_rows
 
 COLUMNS = ("question", "A", "B", "C", "D", "answer")
 

@@ -8,9 +8,9 @@ import math
 import re
 from pathlib import PurePosixPath
 
-from tasks.convert.tabular import parquet_rows
 from tasks.convert.readers import Reader
 from tasks.convert.records import Malformed, small, text
+from tasks.convert.tabular import parquet_rows
 
 HEAD = re.compile(r"(?:<(?:reponame|filename|gh_stars)>[^\n<]*)+(?:\n|\Z)")
 

@@ -22,10 +22,16 @@ class ExamOptions(Options):
 
 
 def convert(item, options, file):
-    question, answer, detail = text(item, "q_main"), optional(item, "std_ans"), optional(item, "answer_detail")
+    question, answer, detail = (
+        text(item, "q_main"),
+        optional(item, "std_ans"),
+        optional(item, "answer_detail"),
+    )
     kind = optional(item, "q_type") or "单选题"
     choices = [
-        f"{letter.upper()}. {choice}\n" for letter in "abcde" if (choice := optional(item, f"option_{letter}"))
+        f"{letter.upper()}. {choice}\n"
+        for letter in "abcde"
+        if (choice := optional(item, f"option_{letter}"))
     ]
     how = "请先给出解释再给出答案。" if options.cot else "请给出答案。"
     asked = f"以下是一道{kind}:\n{question}\n{''.join(choices)}{how}\n"
