@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -70,15 +71,128 @@ def schema(block_size: int, loss_mask: bool, metadata: Mapping[str, str] | None 
 
 
 def file_digest(path: Path) -> str:
-    """The content hash by which a shard is known: `xxh3:` and 32 hex digits."""
+    """The content hash by which a shard is known: `xxh3:` and 32 hex digits. Several GB a second."""
     digest = xxhash.xxh3_128()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
+    buffer = bytearray(1 << 20)
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(memoryview(buffer)[:count])
     return "xxh3:" + digest.hexdigest()
 
 
+def verify(path: Path | str, digest: str) -> None:
+    """Raise ShardError unless the file's content is what `digest` says.
+
+    Before a file is opened: Arrow trusts what its footer says, so a flipped bit there may do anything.
+    """
+    try:
+        found = file_digest(Path(path))
+    except OSError as error:
+        raise ShardError(f"the shard {path} cannot be read: {error.strerror}") from None
+    if found != digest:
+        raise ShardError(
+            f"the shard {path} has changed since it was written: its content is {found}, the manifest says "
+            f"{digest}. Delete its artifact (or force its tokenize node) to have it made again"
+        )
+
+
+# ------------------------------------------------------------------------------ rows of an epoch
+def row_of(number: Any, rows: Any, repeats: Any, extra_rows: Any) -> Any:
+    """The row behind the number-th block of a shard's share of an epoch (integers or NumPy arrays).
+
+    An epoch takes each of its rows `repeats` times, and `extra_rows` of them (fewer than `rows`,
+    evenly spread, never the last and perhaps padded one) once more: rows * repeats + extra_rows blocks.
+    """
+    again = number - rows * repeats
+    spread = again * rows // np.maximum(extra_rows, 1)
+    return np.where(again < 0, number % rows, spread)
+
+
+def repeats_of(rows: int, repeats: int, extra_rows: int) -> np.ndarray:
+    """int64 [rows]: how often an epoch takes each row."""
+    blocks = np.arange(rows * repeats + extra_rows)
+    return np.bincount(row_of(blocks, rows, repeats, extra_rows), minlength=rows)
+
+
 # ---------------------------------------------------------------------------------- writing
+@dataclass(frozen=True)
+class Columns:
+    """Rows of a shard as arrays. Those that were read are views and keep the mapping alive."""
+
+    input_ids: np.ndarray
+    """uint32 [rows, block_size + 1]"""
+    starts: np.ndarray
+    """int32; document starts of row i are starts[offsets[i]:offsets[i + 1]], and doc_ids likewise."""
+    offsets: np.ndarray
+    """int32 [rows + 1]"""
+    doc_ids: np.ndarray
+    """uint8 [documents, 16]"""
+    valid: np.ndarray
+    """int32 [rows]"""
+    loss_mask: np.ndarray | None = None
+    """uint8, as input_ids"""
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> Columns:
+        """The same rows, side by side."""
+        for row in rows:
+            if len(row.doc_starts) != len(row.doc_ids):
+                raise ShardError("a row needs one id per document start")
+            if any(len(id) != ID_BYTES for id in row.doc_ids):
+                raise ShardError(f"a document id has {ID_BYTES} bytes")
+        masks = [row.loss_mask for row in rows if row.loss_mask is not None]
+        if masks and len(masks) < len(rows):
+            raise ShardError("a row lacks its loss mask")
+        ids = np.frombuffer(b"".join(id for row in rows for id in row.doc_ids), np.uint8)
+        return cls(
+            input_ids=_stack([row.input_ids for row in rows], np.uint32),
+            starts=np.concatenate([np.asarray(row.doc_starts, np.int32) for row in rows]),
+            offsets=np.cumsum([0] + [len(row.doc_starts) for row in rows], dtype=np.int32),
+            doc_ids=ids.reshape(-1, ID_BYTES),
+            valid=np.array([row.valid for row in rows], np.int32),
+            loss_mask=_stack(masks, np.uint8) if masks else None,
+        )
+
+    def check(self, block_size: int) -> None:
+        """Raise ShardError if a row breaks the invariants of the format."""
+        width, starts, offsets = block_size + 1, self.starts, self.offsets
+        if self.input_ids.shape[1:] != (width,):
+            raise ShardError(f"a row has {self.input_ids.shape[-1]} tokens, {width} are due")
+        if ((self.valid < 1) | (self.valid > width) | (np.diff(offsets) < 1)).any():
+            raise ShardError("a row needs valid tokens, and a document")
+        if len(starts) != offsets[-1] or len(self.doc_ids) != len(starts):
+            raise ShardError("a row needs one id per document start")
+        first = np.zeros(len(starts), bool)
+        first[offsets[:-1]] = True
+        ascend = first[1:] | (np.diff(starts) > 0)
+        if starts[first].any() or not ascend.all() or (starts[offsets[1:] - 1] >= self.valid).any():
+            raise ShardError("document starts begin with 0, ascend, and lie before the padding")
+
+    def arrow(self, columns: pa.Schema) -> pa.RecordBatch:
+        """The record batch; shares the arrays' memory."""
+        count, width = len(self.starts), self.input_ids.shape[1]
+        offsets = pa.array(self.offsets)
+        ids = pa.py_buffer(np.ascontiguousarray(self.doc_ids))
+        id_array = pa.FixedSizeBinaryArray.from_buffers(pa.binary(ID_BYTES), count, [None, ids])
+        arrays = [
+            pa.FixedSizeListArray.from_arrays(pa.array(self.input_ids.reshape(-1)), width),
+            pa.ListArray.from_arrays(offsets, pa.array(self.starts)),
+            pa.ListArray.from_arrays(offsets, id_array),
+            pa.array(self.valid),
+        ]
+        if "loss_mask" in columns.names:
+            if self.loss_mask is None:
+                raise ShardError("a row lacks its loss mask")
+            arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(self.loss_mask.reshape(-1)), width))
+        return pa.RecordBatch.from_arrays(arrays, schema=columns)
+
+
+def _stack(rows: Sequence[np.ndarray], dtype: type) -> np.ndarray:
+    if len({len(row) for row in rows}) != 1:
+        raise ShardError(f"rows have different numbers of tokens: {sorted({len(row) for row in rows})}")
+    return np.stack([np.asarray(row, dtype) for row in rows])
+
+
 class ShardWriter:
     """Writes rows as they come (memory: 1,024 rows); the file gets its name when it is complete."""
 
@@ -97,45 +211,58 @@ class ShardWriter:
         self._partial = self.path.with_name(self.path.name + ".part")
         self._sink = pa.OSFile(str(self._partial), "wb")
         self._writer = pa.ipc.new_file(self._sink, self._schema)
-        self._pending: list[Row] = []
+        self._waiting: Columns | None = None
+        self._rows: list[Row] = []
         self._last_id: bytes | None = None
-
-    @property
-    def rows_written(self) -> int:
-        """Rows taken so far."""
-        return self.rows + len(self._pending)
 
     def write(self, row: Row) -> None:
         """Take a row; what it refers to must not change any more."""
-        if len(self._pending) == ROWS_PER_BATCH:
-            self._flush(last=False)
-        self._pending.append(row)
+        self._rows.append(row)
+        if len(self._rows) == ROWS_PER_BATCH:
+            self._take_rows()
+
+    def write_batch(self, columns: Columns) -> None:
+        """Take up to 1,024 rows that are a record batch: fewer only at the end of the shard."""
+        columns.check(self._block_size)
+        self._flush()
+        if self.rows % ROWS_PER_BATCH or len(columns.valid) > ROWS_PER_BATCH:
+            raise ShardError(f"a record batch has {ROWS_PER_BATCH} rows, only the last one may have fewer")
+        self._waiting = columns
 
     def close(self) -> ShardInfo:
         """Finish the file and say what it holds."""
+        if self._rows:
+            self._take_rows()
         self._flush(last=True)
         self._writer.close()
         self._sink.close()
+        digest = file_digest(self._partial)
         os.replace(self._partial, self.path)
-        return ShardInfo(self.path.name, self.rows, self.tokens, self.documents, file_digest(self.path))
+        return ShardInfo(self.path.name, self.rows, self.tokens, self.documents, digest)
 
-    def _flush(self, last: bool) -> None:
-        if not self._pending:
+    def _take_rows(self) -> None:
+        self.write_batch(Columns.of(self._rows))
+        self._rows = []
+
+    def _flush(self, last: bool = False) -> None:
+        """Write the batch that waits; it did because the last one carries the totals of the stream."""
+        if (columns := self._waiting) is None:
             return
-        batch = _record_batch(self._pending, self._block_size, self._schema)
-        for row in self._pending:
-            self._count(row)
-        self._pending = []
-        # The totals are known only at the end of the stream: they ride on the last batch.
+        self._count(columns)
         totals = {"rows": str(self.rows), "tokens": str(self.tokens), "documents": str(self.documents)}
-        self._writer.write_batch(batch, custom_metadata=totals if last else None)
+        self._writer.write_batch(columns.arrow(self._schema), custom_metadata=totals if last else None)
+        self._waiting = None
 
-    def _count(self, row: Row) -> None:
-        self.rows += 1
-        self.tokens += row.valid
-        # A document that fills the row before to its end and goes on here was counted there.
-        self.documents += len(row.doc_ids) - (row.doc_ids[0] == self._last_id)
-        self._last_id = row.doc_ids[-1] if row.valid == len(row.input_ids) else None
+    def _count(self, columns: Columns) -> None:
+        firsts, lasts = columns.doc_ids[columns.offsets[:-1]], columns.doc_ids[columns.offsets[1:] - 1]
+        full = columns.valid == self._block_size + 1
+        # A document that fills a row to its end and goes on in the next was counted there.
+        goes_on = int(((firsts[1:] == lasts[:-1]).all(axis=1) & full[:-1]).sum())
+        goes_on += bytes(firsts[0]) == self._last_id
+        self._last_id = bytes(lasts[-1]) if full[-1] else None
+        self.rows += len(columns.valid)
+        self.tokens += int(columns.valid.sum(dtype=np.int64))
+        self.documents += len(columns.doc_ids) - goes_on
 
 
 def write_shard(
@@ -153,55 +280,7 @@ def write_shard(
     return writer.close()
 
 
-def _record_batch(rows: Sequence[Row], block_size: int, columns: pa.Schema) -> pa.RecordBatch:
-    width = block_size + 1
-    for row in rows:
-        starts = row.doc_starts
-        if len(row.input_ids) != width:
-            raise ShardError(f"a row has {len(row.input_ids)} tokens, {width} are due")
-        if not 0 < row.valid <= width or len(starts) != len(row.doc_ids) or not len(starts):
-            raise ShardError("a row needs valid tokens, and one id per document start")
-        if starts[0] != 0 or starts[-1] >= row.valid or (np.diff(starts) <= 0).any():
-            raise ShardError("document starts begin with 0, ascend, and lie before the padding")
-    starts = [np.asarray(row.doc_starts, np.int32) for row in rows]
-    offsets = pa.array(np.cumsum([0] + [len(s) for s in starts], dtype=np.int32))
-    ids = b"".join(b for row in rows for b in row.doc_ids)
-    count = int(offsets[-1].as_py())
-    if len(ids) != count * ID_BYTES:
-        raise ShardError(f"a document id has {ID_BYTES} bytes")
-    id_array = pa.FixedSizeBinaryArray.from_buffers(pa.binary(ID_BYTES), count, [None, pa.py_buffer(ids)])
-    arrays = [
-        _fixed([row.input_ids for row in rows], width, np.uint32),
-        pa.ListArray.from_arrays(offsets, pa.array(np.concatenate(starts))),
-        pa.ListArray.from_arrays(offsets, id_array),
-        pa.array(np.array([row.valid for row in rows], np.int32)),
-    ]
-    if "loss_mask" in columns.names:
-        if any(row.loss_mask is None for row in rows):
-            raise ShardError("a row lacks its loss mask")
-        arrays.append(_fixed([row.loss_mask for row in rows], width, np.uint8))
-    return pa.RecordBatch.from_arrays(arrays, schema=columns)
-
-
-def _fixed(rows: Sequence[np.ndarray], width: int, dtype: type) -> pa.Array:
-    flat = np.concatenate([np.asarray(row, dtype) for row in rows])
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat), width)
-
-
 # ---------------------------------------------------------------------------------- reading
-@dataclass(frozen=True)
-class Columns:
-    """NumPy views of one record batch; they keep the mapping alive."""
-
-    input_ids: np.ndarray
-    starts: np.ndarray
-    offsets: np.ndarray
-    """Document starts of row i: starts[offsets[i]:offsets[i + 1]]; doc_ids likewise."""
-    doc_ids: np.ndarray
-    valid: np.ndarray
-    loss_mask: np.ndarray | None
-
-
 @dataclass
 class ShardFile:
     """A shard, mapped into memory. Opening reads the footer only."""

@@ -1,10 +1,22 @@
 """The shard format: what is written comes back, as views; what is wrong is refused."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
+import xxhash
 
-from model.training.shards import Row, ShardError, ShardFile, file_digest, write_shard
+from model.training.shards import (
+    Columns,
+    Row,
+    ShardError,
+    ShardFile,
+    ShardWriter,
+    file_digest,
+    verify,
+    write_shard,
+)
 from tests.training.shard_helpers import make_file, make_rows
 
 BLOCK = 8
@@ -103,3 +115,73 @@ def test_a_row_that_breaks_the_invariants_is_not_written(tmp_path, starts, ids, 
     with pytest.raises(ShardError):
         write_shard(tmp_path / "bad.arrow", [row], BLOCK)
     assert not (tmp_path / "bad.arrow").exists()
+
+
+def test_a_flipped_bit_anywhere_is_found(tmp_path):
+    """Header, schema with its metadata, every column's data, padding between buffers, footer, magic."""
+    info = make_file(tmp_path / "a.arrow", 1100)
+    path, good = tmp_path / "a.arrow", (tmp_path / "a.arrow").read_bytes()
+    verify(path, info.digest)
+    named = [good.index(word) for word in (b"steel_format", b"source", b"tokens", b"ARROW1")]
+    footer = int.from_bytes(good[-10:-6], "little")
+    named += [*range(len(good) - 10 - footer, len(good), 29), 0, len(good) - 1]
+    data = np.random.default_rng(0).integers(0, len(good), 150).tolist()
+    for place in [*named, *data]:
+        bad = bytearray(good)
+        bad[place] ^= 1 << (place % 8)
+        path.write_bytes(bad)
+        with pytest.raises(ShardError, match=r"a\.arrow has changed since it was written"):
+            verify(path, info.digest)
+    for cut in (good[:-1], good + b"\0", b""):
+        path.write_bytes(cut)
+        with pytest.raises(ShardError, match="has changed"):
+            verify(path, info.digest)
+    path.unlink()
+    with pytest.raises(ShardError, match="cannot be read: No such file"):
+        verify(path, info.digest)
+
+
+def test_batches_of_a_writer_are_full_but_for_the_last(tmp_path):
+    rows = make_rows(30, BLOCK)
+    writer = ShardWriter(tmp_path / "b.arrow", BLOCK)
+    writer.write_batch(Columns.of(rows[:10]))
+    with pytest.raises(ShardError, match="only the last one may have fewer"):
+        writer.write_batch(Columns.of(rows[10:]))
+
+
+def test_another_program_can_read_it(tmp_path):
+    """What docs/shards.md says of a shard is enough: no code of Steel is used to read it."""
+    tokens, one, two = np.arange(9, dtype=np.uint32) + 10, b"1" * 16, b"2" * 16
+    rows = [
+        Row(tokens, np.array([0, 4], np.int32), [one, two], 9),
+        Row(tokens, np.array([0, 1, 5], np.int32), [two, one, two], 7),
+    ]
+    info = write_shard(tmp_path / "d.arrow", rows * 600, BLOCK, {"source": "wiki", "separator": "999"})
+    # -- the reader
+    file = pa.ipc.open_file(pa.memory_map(str(tmp_path / "d.arrow")))
+    metadata = {key.decode(): value.decode() for key, value in file.schema.metadata.items()}
+    assert metadata["steel_format"] == "1"
+    width = int(metadata["block_size"]) + 1
+    last = file.get_batch_with_custom_metadata(file.num_record_batches - 1).custom_metadata
+    read, count = [], 0
+    for number in range(file.num_record_batches):
+        batch = file.get_batch(number)
+        ids = batch["input_ids"].flatten().to_numpy().reshape(-1, width)
+        for i in range(batch.num_rows):
+            starts = batch["doc_starts"][i].as_py()
+            ends = [*starts[1:], batch["valid"][i].as_py()]
+            for start, end, document in zip(starts, ends, batch["doc_ids"][i].as_py(), strict=True):
+                read.append((document, ids[i, start:end].tolist()))
+                count += end - start
+    # -- what it found
+    assert read[:5] == [
+        (one, [10, 11, 12, 13]),
+        (two, [14, 15, 16, 17, 18]),
+        (two, [10]),
+        (one, [11, 12, 13, 14]),
+        (two, [15, 16]),
+    ]
+    assert len(read) == 3000
+    assert (int(last[b"tokens"]), int(last[b"rows"])) == (count, 1200) == (info.tokens, info.rows)
+    digest = xxhash.xxh3_128(Path(tmp_path / "d.arrow").read_bytes()).hexdigest()
+    assert info.digest == f"xxh3:{digest}"
