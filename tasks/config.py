@@ -101,8 +101,9 @@ class Tokenize(Section):
     """Tokens a model sees at once; a block holds block_size + 1."""
     val_share: float = Field(0.01, ge=0, lt=0.5)
     """Share of documents per source held out for validation loss."""
-    weights: dict[str, int] = {}
-    """Source -> how many times each of its blocks is seen per epoch (default 1)."""
+    weights: dict[str, float] = {}
+    """Source -> how many times it is seen per epoch (default 1): 0.5 is every second block once, 2.5 every
+    block twice and every second one a third time. The counts are exact; 0 leaves a source out."""
 
 
 # ----------------------------------------------------------------------------------- model
@@ -259,6 +260,8 @@ class Runtime(Section):
     keep_checkpoints: int = Field(2, gt=0)
     max_restarts: int = Field(0, ge=0)
     """torchrun's own restarts after a rank died."""
+    encoder: Literal["auto", "fastokens", "tokenizers"] = "auto"
+    """What turns text into ids, with the same result: `auto` is fastokens where it agrees with tokenizers."""
     verify: Literal["size", "full"] = "size"
     """How artifacts are checked before they are reused: sizes, or sha256 of every file."""
     folders: Folders = Folders()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from math import inf
 
 from tasks.config import SteelRun
 from tasks.node import Node, NodeError
@@ -17,8 +18,8 @@ def nodes(config: SteelRun) -> list[Node]:
     settings = config.tokenize
     if unknown := sorted(set(settings.weights) - set(names)):
         raise NodeError(f"tokenize.weights names no pre-training source: {', '.join(unknown)}")
-    if negative := sorted(name for name, weight in settings.weights.items() if weight < 0):
-        raise NodeError(f"tokenize.weights are 0 or more: {', '.join(negative)}")
+    if bad := sorted(name for name, weight in settings.weights.items() if not 0 <= weight < inf):
+        raise NodeError(f"tokenize.weights are 0 or more: {', '.join(bad)}")
     return [
         _tokenizer_node(config, names),
         *(
@@ -31,7 +32,7 @@ def nodes(config: SteelRun) -> list[Node]:
                     "drops": f"clean:decontaminate#{name}",
                     "tokenizer": "tokenize:tokenizer",
                 },
-                code=(*ENCODING, "tasks.tokenize.packing", "model.training.shards"),
+                code=source.CODE,
             )
             for name in names
         ),
@@ -40,11 +41,16 @@ def nodes(config: SteelRun) -> list[Node]:
             body=manifest.body,
             config={
                 "block_size": settings.block_size,
-                "weights": {name: settings.weights.get(name, 1) for name in names},
+                "weights": {name: _plain(settings.weights.get(name, 1)) for name in names},
             },
             inputs={**{name: f"tokenize:{name}" for name in names}, "tokenizer": "tokenize:tokenizer"},
         ),
     ]
+
+
+def _plain(weight: float) -> float:
+    """A whole number as one: 2 and 2.0 are the same recipe."""
+    return int(weight) if weight == int(weight) else weight
 
 
 def _tokenizer_node(config: SteelRun, names: list[str]) -> Node:
@@ -63,5 +69,5 @@ def _tokenizer_node(config: SteelRun, names: list[str]) -> Node:
             include={"tokenizer", "vocab_size", "merge_han", "max_token_bytes"}
         ),
         inputs={**{name: f"clean:{name}" for name in names}, "decontaminate": "clean:decontaminate"},
-        code=(*ENCODING, "tasks.tokenize.source"),
+        code=(*ENCODING, "tasks.tokenize.part"),
     )

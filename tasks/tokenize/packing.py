@@ -1,9 +1,10 @@
 """Documents -> rows of block_size + 1 tokens.
 
-Two ways. `pack` for pre-training: the documents, each followed by a separator, as one stream cut
+Two ways. `Packer` for pre-training: the documents, each followed by a separator, as one stream cut
 into rows; rows do not overlap, a document may go on in the next row (where its positions begin
-anew), nothing is lost and only the last row is padded. `pack_whole` for fine-tuning: a document
-is never split, rows are filled best-fit and padded. Both stream: memory is a few rows.
+anew), nothing is lost and only the last row is padded. It works on arrays of many documents at a
+time, at memory speed. `pack_whole` for fine-tuning: a document is never split, rows are filled
+best-fit and padded. Both stream: memory is a few rows.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from model.training.shards import Row
+from model.training.shards import ID_BYTES, Columns, Row
 
 OPEN_ROWS = 128
 """Rows that `pack_whole` keeps open to find the best fit for the next document."""
@@ -63,41 +64,83 @@ class _Open:
         return Row(self.tokens, starts, self.ids, self.used, self.mask if with_mask else None)
 
 
+@dataclass(frozen=True)
+class Documents:
+    """The tokens of many records, side by side."""
+
+    ids: np.ndarray
+    """uint8 [n, 16]: the record ids."""
+    tokens: np.ndarray
+    """uint32; document i is tokens[bounds[i]:bounds[i + 1]], never empty."""
+    bounds: np.ndarray
+    """int64 [n + 1], from 0"""
+
+    def select(self, chosen: np.ndarray) -> Documents:
+        """Those where `chosen` (bool [n]) is true."""
+        if chosen.all():
+            return self
+        lengths = np.diff(self.bounds)
+        bounds = np.concatenate([[0], np.cumsum(lengths[chosen])])
+        return Documents(self.ids[chosen], self.tokens[np.repeat(chosen, lengths)], bounds)
+
+
 class Packer:
-    """`pack`, for a caller that pushes: `add` returns the rows that became full, `close` the last."""
+    """One stream of documents and separators, cut into rows; pushed in, handed out `rows` at a time."""
 
-    def __init__(self, block_size: int, separator: int, *, loss_mask: bool = False) -> None:
-        self._width, self._separator, self._loss_mask = block_size + 1, separator, loss_mask
-        self._row = _Open.empty(self._width, separator)
+    def __init__(self, block_size: int, separator: int, rows: int) -> None:
+        self._width, self._separator, self._rows = block_size + 1, separator, rows
+        self._begin()
 
-    def add(self, document: Document) -> list[Row]:
-        """Append a document and its separator."""
-        tokens = np.append(document.tokens, np.uint32(self._separator))
-        mask = None if document.mask is None else np.append(document.mask, np.uint8(1))
-        full = []
-        done = 0
-        while done < len(tokens):
-            end = done + self._row.room
-            self._row.put(document.id, tokens[done:end], None if mask is None else mask[done:end])
-            done = end
-            if not self._row.room:
-                full += self.close()
-        return full
+    def add(self, documents: Documents) -> Iterator[Columns]:
+        """Append documents; yields the batches of `rows` full rows that are complete."""
+        count = len(documents.ids)
+        bounds = documents.bounds + np.arange(count + 1)  # in the stream, with a separator after each
+        stream = np.full(bounds[-1], self._separator, np.uint32)
+        text = np.ones(len(stream), bool)
+        text[bounds[1:] - 1] = False
+        stream[text] = documents.tokens
+        done = first = 0
+        while done < len(stream):
+            part = stream[done : done + len(self._tokens) - self._used]
+            last = int(np.searchsorted(bounds[:-1], done + len(part)))
+            self._starts.append(bounds[first:last] - done + self._used)
+            self._ids.append(documents.ids[first:last])
+            self._tokens[self._used : self._used + len(part)] = part
+            self._used += len(part)
+            done, first = done + len(part), last
+            if self._used == len(self._tokens):
+                yield self._batch()
 
-    def close(self) -> list[Row]:
-        """The row under way, padded, if it holds anything."""
-        row, self._row = self._row, _Open.empty(self._width, self._separator)
-        return [row.row(self._loss_mask)] if row.used else []
+    def close(self) -> Iterator[Columns]:
+        """The rows under way, the last one padded, if there are any."""
+        if self._used:
+            yield self._batch()
 
+    def _begin(self, going_on: np.ndarray | None = None) -> None:
+        """An empty batch; the document `going_on` may go on in it, as if it had started just before."""
+        self._tokens = np.full(self._rows * self._width, self._separator, np.uint32)
+        self._used = 0
+        self._starts = [np.array([-1])]
+        self._ids = [np.zeros((1, ID_BYTES), np.uint8) if going_on is None else going_on[None]]
 
-def pack(
-    documents: Iterable[Document], block_size: int, separator: int, *, loss_mask: bool = False
-) -> Iterator[Row]:
-    """One stream of documents and separators, cut into rows."""
-    packer = Packer(block_size, separator, loss_mask=loss_mask)
-    for document in documents:
-        yield from packer.add(document)
-    yield from packer.close()
+    def _batch(self) -> Columns:
+        width = self._width
+        begins = np.arange(0, self._used, width)  # of rows
+        starts, ids = np.concatenate(self._starts), np.concatenate(self._ids)
+        owner = np.searchsorted(starts, begins, side="right") - 1  # the last document to start by then
+        cut = starts[owner] < begins  # rows that begin inside a document
+        owner = owner[cut]
+        starts = np.insert(starts, owner + 1, begins[cut])[1:]
+        ids = np.insert(ids, owner + 1, ids[owner], axis=0)[1:]
+        columns = Columns(
+            input_ids=self._tokens.reshape(-1, width)[: len(begins)],
+            starts=(starts % width).astype(np.int32),
+            offsets=np.append(np.searchsorted(starts, begins), len(starts)).astype(np.int32),
+            doc_ids=ids,
+            valid=np.minimum(self._used - begins, width).astype(np.int32),
+        )
+        self._begin(ids[-1])
+        return columns
 
 
 @dataclass

@@ -1,42 +1,36 @@
 """Nodes tokenize:<source>: the cleaned records of a source -> digested shards.
 
-Records in their order, without those that deduplication and decontamination dropped; a document
-goes to the validation shards by a hash of its record id. accounting.json: every record that came
-in was tokenized or dropped.
+Every part of the records is a job of its own (tasks.partitions), addressed by its content, the
+records dropped from it by deduplication and decontamination, the tokenizer and the settings. So a
+killed node goes on with the parts that are left, and a part that is added makes new shards behind
+the old ones. Shards are numbered on through the parts; accounting.json adds their accounts up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tasks import parts
-from tasks.node import Context, NodeError, Outcome
-from tasks.tokenize.chat import chat_pieces
+from tasks.node import Context, Outcome
 
-ROWS_PER_SHARD = 65_536
-"""512 MiB a shard at 2,048 tokens a row."""
-BATCH_CHARS = 1 << 20
-"""Characters handed to the encoder at a time."""
 SPLITS = ("train", "val")
+CODE = (
+    "tasks.tokenize.chat",
+    "tasks.tokenize.documents",
+    "tasks.tokenize.encode",
+    "tasks.tokenize.packing",
+    "tasks.tokenize.part",
+    "model.training.shards",
+)
+"""Modules that decide what is in a shard."""
 
 
 def body(ctx: Context) -> Outcome:
-    """Tokenize one source in a pool worker."""
-    from tasks import pool
-
+    """Tokenize the parts of one source in the pool's workers."""
     source = ctx.name.partition(":")[2]
-    account = pool.submit(
-        tokenize_source,
-        source,
-        str(ctx.inputs["records"].path),
-        str(ctx.inputs["drops"].path / "drops.jsonl"),
-        str(ctx.inputs["tokenizer"].path),
-        str(ctx.out),
-        dict(ctx.config),
-    ).result()
+    account = collect(source, _run(ctx, source), ctx.out)
     for warning in account["warnings"]:
         ctx.log.warning(warning)
     if not account["train"]["documents"]:
@@ -58,160 +52,85 @@ def body(ctx: Context) -> Outcome:
     )
 
 
-def tokenize_source(
-    source: str, records: str, drops: str, tokenizer: str, out: str, settings: dict[str, Any]
-) -> dict[str, Any]:
-    """Write train-*.arrow, val-*.arrow and accounting.json; returns the account."""
+def _run(ctx: Context, source: str) -> list[Path]:
+    """The folders of the parts, in order."""
+    from tasks import partitions, parts, pool
+    from tasks.tokenize.encode import tokenizer_digest
+    from tasks.tokenize.part import tokenize_part
+
+    folder = ctx.inputs["tokenizer"].path
+    drops = str(ctx.inputs["drops"].path / "drops.jsonl")
+    settings, backend = dict(ctx.config), ctx.runtime.encoder
+    found = parts.digested(ctx.inputs["records"])
+    dropped = [pool.submit(dropped_of, str(part), drops) for part, _ in found]
+    digest = tokenizer_digest(folder)
+    jobs = []
+    for (part, content), ids in zip(found, dropped, strict=True):
+        made_from = (source, content, ids.result().hex(), digest, backend, settings)
+        args = (source, str(part), ids.result(), str(folder), backend, settings)
+        jobs.append(partitions.Job(partitions.key(tokenize_part, *made_from, code=CODE), tokenize_part, args))
+    return partitions.run(ctx, jobs)
+
+
+def dropped_of(part: str, drops: str) -> bytes:
+    """The ids of a part's records that are in drops.jsonl, one after the other (in a pool worker).
+
+    Not the whole list: a later part's duplicates are no reason to tokenize this one again.
+    """
     import orjson
 
-    from tasks.tokenize.encode import shared_encoder
+    if not (dropped := dropped_ids(drops)):
+        return b""
+    found = []
+    with open(part, "rb") as lines:
+        for line in lines:
+            # records begin with their id; parsing the text behind it would cost many times as much
+            text = line[7:39].decode() if line.startswith(b'{"id":"') else orjson.loads(line)["id"]
+            if (id := bytes.fromhex(text)) in dropped:
+                found.append(id)
+    return b"".join(found)
 
-    encoder = shared_encoder(tokenizer)
-    metadata = {"source": source, "tokenizer_digest": encoder.digest, "separator": str(encoder.end_of_text)}
-    outputs = {
-        split: _Shards(Path(out), split, settings["block_size"], encoder.end_of_text, metadata)
-        for split in SPLITS
-    }
-    tally = _Tally()
-    for record, document in _documents(read_records(records, drops, tally), encoder, tally):
-        split = "val" if is_validation(document.id, settings["val_share"]) else "train"
-        tally.characters += _characters(record)
-        outputs[split].add(document)
-    account = {
+
+def dropped_ids(drops: str) -> frozenset[bytes]:
+    """The 16-byte ids in a drops.jsonl; a worker reads it once for all parts of a source."""
+    return _read_ids(drops, Path(drops).stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=2)
+def _read_ids(drops: str, changed: int) -> frozenset[bytes]:
+    import orjson
+
+    with open(drops, "rb") as lines:
+        return frozenset(bytes.fromhex(orjson.loads(line)["id"]) for line in lines)
+
+
+def collect(source: str, folders: Sequence[Path], out: Path) -> dict[str, Any]:
+    """Link the parts' shards into `out`, numbered on, and write the sum of their accounts."""
+    import orjson
+
+    from tasks import partitions
+    from tasks.tokenize.part import write_account
+
+    accounts = [orjson.loads((folder / "accounting.json").read_bytes()) for folder in folders]
+    total: dict[str, Any] = {
         "source": source,
-        "records_in": tally.records_in,
-        "dropped": {"drops": tally.dropped, "empty": tally.empty},
-        "characters": tally.characters,
-        "tokenizer_digest": encoder.digest,
-        "encoder": encoder.backend,
-        "warnings": encoder.warnings,
-        **{split: outputs[split].close() for split in SPLITS},
+        "records_in": sum(account["records_in"] for account in accounts),
+        "dropped": {
+            why: sum(account["dropped"][why] for account in accounts) for why in accounts[0]["dropped"]
+        },
+        "characters": sum(account["characters"] for account in accounts),
+        "tokenizer_digest": accounts[0]["tokenizer_digest"],
+        "encoder": ", ".join(sorted({account["encoder"] for account in accounts})),
+        "warnings": sorted({warning for account in accounts for warning in account["warnings"]}),
     }
-    tokenized = sum(account[split]["documents"] for split in SPLITS)
-    if tally.records_in != tokenized + tally.dropped + tally.empty:
-        raise NodeError(f"{source}: {tally.records_in} records came in, {tokenized} went out: {account}")
-    options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
-    (Path(out) / "accounting.json").write_bytes(orjson.dumps(account, option=options))
-    return account
-
-
-@dataclass
-class _Tally:
-    records_in: int = 0
-    dropped: int = 0
-    empty: int = 0
-    characters: int = 0
-
-
-def read_records(records: str, drops: str, tally: _Tally | None = None) -> Iterator[dict[str, Any]]:
-    """Unified records (of a folder or one file) that are not in drops.jsonl, in order."""
-    import orjson
-
-    with open(drops, "rb") as file:
-        dropped = {bytes.fromhex(orjson.loads(line)["id"]) for line in file}
-    for line in parts.lines(records):
-        record = orjson.loads(line)
-        keep = bytes.fromhex(record["id"]) not in dropped
-        if tally:
-            tally.records_in += 1
-            tally.dropped += not keep
-        if keep:
-            yield record
-
-
-def is_validation(record_id: bytes, share: float) -> bool:
-    """A document's split depends on its id alone: more data, or another order, never moves it."""
-    import xxhash
-
-    return xxhash.xxh3_64_intdigest(b"steel-val" + record_id) < share * 2**64
-
-
-def _documents(records: Iterator[dict], encoder: Any, tally: _Tally) -> Iterator[tuple[dict, Any]]:
-    """Encode in batches; a record without any token is counted as empty."""
-    for batch in _batches(records):
-        pieces = [list(_pieces(record)) for record in batch]
-        texts = iter(encoder.encode_batch([p.text for each in pieces for p in each if not p.special]))
-        for record, each in zip(batch, pieces, strict=True):
-            document = _assemble(record, each, texts, encoder)
-            if document is None:
-                tally.empty += 1
-            else:
-                yield record, document
-
-
-def _batches(records: Iterator[dict]) -> Iterator[list[dict]]:
-    batch, size = [], 0
-    for record in records:
-        batch.append(record)
-        size += _characters(record)
-        if size >= BATCH_CHARS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def _pieces(record: dict) -> Iterator[Any]:
-    from tasks.tokenize.chat import Piece
-
-    if "messages" in record:
-        return chat_pieces(record["messages"])
-    return iter([Piece(record["text"])])
-
-
-def _assemble(record: dict, pieces: list, texts: Iterator, encoder: Any) -> Any:
-    import numpy as np
-
-    from tasks.tokenize.packing import Document
-
-    parts = [np.array([encoder.special_id(p.text)], np.uint32) if p.special else next(texts) for p in pieces]
-    tokens = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    return Document(bytes.fromhex(record["id"]), tokens) if len(tokens) else None
-
-
-def _characters(record: dict) -> int:
-    if "messages" in record:
-        return sum(len(message["content"]) for message in record["messages"])
-    return len(record["text"])
-
-
-class _Shards:
-    """The shards of one split: a new file after every ROWS_PER_SHARD rows; none if there are no rows."""
-
-    def __init__(
-        self, out: Path, split: str, block_size: int, separator: int, metadata: dict[str, str]
-    ) -> None:
-        from tasks.tokenize.packing import Packer
-
-        self._out, self._split, self._block_size = out, split, block_size
-        self._metadata = {**metadata, "split": split}
-        self._packer = Packer(block_size, separator)
-        self._writer: Any = None
-        self._done: list[dict[str, Any]] = []
-        self._documents = 0
-
-    def add(self, document: Any) -> None:
-        self._documents += 1
-        self._write(self._packer.add(document))
-
-    def close(self) -> dict[str, Any]:
-        self._write(self._packer.close())
-        self._close_shard()
-        totals = {key: sum(shard[key] for shard in self._done) for key in ("rows", "tokens")}
-        return {"documents": self._documents, **totals, "shards": self._done}
-
-    def _write(self, rows: list) -> None:
-        from model.training.shards import ShardWriter
-
-        for row in rows:
-            if self._writer is None:
-                path = self._out / f"{self._split}-{len(self._done):05d}.arrow"
-                self._writer = ShardWriter(path, self._block_size, self._metadata)
-            self._writer.write(row)
-            if self._writer.rows_written == ROWS_PER_SHARD:
-                self._close_shard()
-
-    def _close_shard(self) -> None:
-        if self._writer is not None:
-            self._done.append(asdict(self._writer.close()))
-            self._writer = None
+    for split in SPLITS:
+        shards = []
+        for folder, account in zip(folders, accounts, strict=True):
+            for shard in account[split]["shards"]:
+                name = f"{split}-{len(shards):05d}.arrow"
+                partitions.link(folder / shard["file"], out / name)
+                shards.append({**shard, "file": name})
+        sums = {k: sum(account[split][k] for account in accounts) for k in ("documents", "rows", "tokens")}
+        total[split] = {**sums, "shards": shards}
+    write_account(out, total)
+    return total

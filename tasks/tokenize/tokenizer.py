@@ -120,11 +120,13 @@ def _blank() -> Any:
 
 def _corpus(sources: Mapping[str, tuple[str, str]], counts: dict[str, int]) -> Iterator[str]:
     """The texts as they will be tokenized: of a dialogue, the text between special tokens."""
+    from tasks import parts
     from tasks.tokenize.chat import chat_pieces
-    from tasks.tokenize.source import read_records
+    from tasks.tokenize.part import Tally, read_records
+    from tasks.tokenize.source import dropped_ids
 
     for _, (records, drops) in sorted(sources.items()):
-        for record in read_records(records, drops):
+        for record in read_records(parts.lines(records), dropped_ids(drops), Tally()):
             counts["records"] += 1
             texts = (
                 [record["text"]]

@@ -1,7 +1,9 @@
 """Ids equal transformers' on everything awkward; special strings in text stay text."""
 
+import os
 import random
 import unicodedata
+from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
@@ -100,12 +102,45 @@ def test_a_fast_backend_that_fails_its_check_is_not_used_and_says_so(
 
 def test_a_fast_backend_that_goes_wrong_later_stops_the_work(tokenizer_folder, fast, monkeypatch):
     monkeypatch.setattr(encode, "CHECK_EVERY", 3)
-    fast(1 + (1 + 1) + 2)  # the probes, a checked batch of one text, two unchecked ones
+    fast(1 + 3)  # the probes, a checked batch, two unchecked ones
     encoder = Encoder(tokenizer_folder)
     for _ in range(3):
         encoder.encode_batch(["text"])
-    with pytest.raises(NodeError, match="disagree on 'text'"):
+    with pytest.raises(NodeError, match="disagree on 'text': set runtime.encoder=tokenizers"):
         encoder.encode_batch(["text"])
+    fast(1 + 1)  # the probes and the batch itself: of a long text the beginning is encoded anew
+    with pytest.raises(NodeError, match="disagree on 'long long"):
+        Encoder(tokenizer_folder).encode_batch(["long " * 1000])
+
+
+def test_bounds_part_the_texts_whichever_backend(tokenizer_folder):
+    texts = ["", "北京", "", "The capital", "x" * 5000, ""]
+    made = [Encoder(tokenizer_folder, backend) for backend in ("tokenizers", "fastokens")]
+    for encoder in made:
+        ids, bounds = encoder.encode_flat(texts)
+        assert (ids.dtype, bounds.dtype) == ("uint32", "int64")
+        assert [ids[a:b].tolist() for a, b in zip(bounds, bounds[1:], strict=False)] == [
+            encoder.encode(text) for text in texts
+        ]
+        assert encoder.encode_flat([])[1].tolist() == [0]
+    assert made[0].encode(texts[4]) == made[1].encode(texts[4])
+
+
+def test_real_texts_under_the_real_vocabulary():
+    """Qwen1.5's 151,646 ids on real web pages, dialogues and code."""
+    if not (samples := os.environ.get("STEEL_SAMPLES")):
+        pytest.skip("needs STEEL_SAMPLES=<folder with sources/ and tokenizer/>")
+    folder = Path(samples)
+    reference = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    files = [p for p in sorted((folder / "sources").rglob("*")) if p.suffix in (".jsonl", ".json")]
+    raw = [line[:3000] for p in files for line in p.read_text("utf-8").splitlines()[:60]]
+    texts = [*raw, *awkward(300)]
+    due = reference(texts, split_special_tokens=True)["input_ids"]
+    assert max(map(max, filter(None, due))) > 2**16
+    for backend in ("tokenizers", "fastokens"):
+        encoder = Encoder(folder / "tokenizer", backend)
+        assert encoder.vocab_size == 151_646
+        assert [ids.tolist() for ids in encoder.encode_batch(texts)] == due
 
 
 # -------------------------------------------------------------------------------------- chat

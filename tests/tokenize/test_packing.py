@@ -1,11 +1,11 @@
 """Packing loses no token, keeps documents apart, and pads only where it must."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.tokenize.packing import OPEN_ROWS, Document, PackCounts, pack, pack_whole
+from model.training.shards import ROWS_PER_BATCH
+from tasks.tokenize.packing import OPEN_ROWS, Document, Documents, PackCounts, Packer, pack_whole
 
 SEPARATOR = 999
 BLOCK = 8
@@ -19,39 +19,87 @@ def documents(lengths, mask=False):
     return made
 
 
+def beside(docs):
+    """The documents as arrays."""
+    ids = np.frombuffer(b"".join(d.id for d in docs), np.uint8).reshape(-1, 16)
+    tokens = np.concatenate([d.tokens for d in docs]) if docs else np.zeros(0, np.uint32)
+    return Documents(ids, tokens, np.cumsum([0, *(len(d.tokens) for d in docs)], dtype=np.int64))
+
+
+def pack_plainly(docs):
+    """The definition: (tokens, starts, ids, valid) of every row, one token after the other."""
+    rows, width = [], BLOCK + 1
+    for doc in docs:
+        for i, token in enumerate([*doc.tokens.tolist(), SEPARATOR]):
+            if not rows or len(rows[-1][0]) == width:
+                rows.append(([], [], []))
+            tokens, starts, ids = rows[-1]
+            if i == 0 or not tokens:
+                starts.append(len(tokens))
+                ids.append(doc.id)
+            tokens.append(token)
+    return [(t + [SEPARATOR] * (width - len(t)), starts, ids, len(t)) for t, starts, ids in rows]
+
+
+def pack(docs, rows=3, at_once=4):
+    """What Packer makes of them, in the same form; every batch but the last holds `rows` rows."""
+    packer, batches = Packer(BLOCK, SEPARATOR, rows), []
+    for i in range(0, len(docs), at_once):
+        batches += packer.add(beside(docs[i : i + at_once]))
+    assert all(len(batch.valid) == rows for batch in batches)
+    batches += packer.close()
+    made = []
+    for batch in batches:
+        batch.check(BLOCK)
+        for i in range(len(batch.valid)):
+            part = slice(batch.offsets[i], batch.offsets[i + 1])
+            ids = [id.tobytes() for id in batch.doc_ids[part]]
+            made.append((batch.input_ids[i].tolist(), batch.starts[part].tolist(), ids, batch.valid[i]))
+    return made
+
+
 @settings(max_examples=150, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 70), max_size=20),
+    rows=st.sampled_from([1, 2, 3, ROWS_PER_BATCH]),
+    at_once=st.integers(1, 7),
+)
+def test_the_stream_cut_in_bulk_is_the_one_cut_token_by_token(lengths, rows, at_once):
+    docs = documents(lengths)
+    assert pack(docs, rows, at_once) == pack_plainly(docs)
+
+
+@settings(max_examples=100, deadline=None)
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=20))
 def test_the_stream_is_the_documents_and_their_separators(lengths):
     docs = documents(lengths)
-    rows = list(pack(docs, BLOCK, SEPARATOR))
-    stream = np.concatenate([row.input_ids[: row.valid] for row in rows]).tolist()
+    rows = pack(docs)
+    stream = [token for tokens, _, _, valid in rows for token in tokens[:valid]]
     assert stream == [t for d in docs for t in [*d.tokens.tolist(), SEPARATOR]]
-    assert all(len(row.input_ids) == BLOCK + 1 for row in rows)
-    assert all(row.valid == BLOCK + 1 for row in rows[:-1])  # only the last one is padded
-    assert (rows[-1].input_ids[rows[-1].valid :] == SEPARATOR).all()
-    # every token lies in the document it came from
-    owners = []
-    for row in rows:
-        ends = [*row.doc_starts[1:], row.valid]
-        for begin, end, id in zip(row.doc_starts, ends, row.doc_ids, strict=True):
+    assert all(valid == BLOCK + 1 for *_, valid in rows[:-1])  # only the last one is padded
+    owners = []  # every token lies in the document it came from
+    for _, starts, ids, valid in rows:
+        for begin, end, id in zip(starts, [*starts[1:], valid], ids, strict=True):
             owners += [id] * int(end - begin)
-        assert row.doc_starts[0] == 0
     assert owners == [d.id for d in docs for _ in range(len(d.tokens) + 1)]
 
 
 def test_a_separator_that_falls_on_a_new_row_still_belongs_to_its_document():
-    rows = list(pack(documents([9, 2]), BLOCK, SEPARATOR))
-    assert rows[1].input_ids[0] == SEPARATOR
-    assert rows[1].doc_starts.tolist() == [0, 1]
-    assert rows[1].doc_ids == [(0).to_bytes(16, "big"), (1).to_bytes(16, "big")]
+    rows = pack(documents([9, 2]))
+    assert rows[1][0][0] == SEPARATOR
+    assert rows[1][1] == [0, 1]
+    assert rows[1][2] == [(0).to_bytes(16, "big"), (1).to_bytes(16, "big")]
 
 
-def test_masks_travel_with_their_tokens():
-    rows = list(pack(documents([6, 7], mask=True), BLOCK, SEPARATOR, loss_mask=True))
-    for row in rows:
-        real = row.input_ids[: row.valid]
-        assert row.loss_mask[: row.valid].tolist() == [int(t == SEPARATOR or t % 2) for t in real]
-        assert not row.loss_mask[row.valid :].any()
+@given(chosen=st.lists(st.booleans(), min_size=1, max_size=9))
+def test_some_of_the_documents(chosen):
+    docs = documents(range(1, len(chosen) + 1))
+    found, due = (
+        beside(docs).select(np.array(chosen)),
+        beside([d for d, c in zip(docs, chosen, strict=True) if c]),
+    )
+    for name in ("ids", "tokens", "bounds"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(due, name))
 
 
 @settings(max_examples=150, deadline=None)
@@ -92,8 +140,7 @@ def test_whole_documents_fill_their_rows_well_in_bounded_memory():
     assert np.mean(filled) / 256 > 0.97
 
 
-@pytest.mark.parametrize(
-    "way", [lambda d: pack(d, BLOCK, SEPARATOR), lambda d: pack_whole(d, BLOCK, SEPARATOR)]
-)
-def test_no_documents_no_rows(way):
-    assert list(way([])) == []
+def test_no_documents_no_rows():
+    assert pack([]) == []
+    assert list(Packer(BLOCK, SEPARATOR, 3).add(beside([]))) == []
+    assert list(pack_whole([], BLOCK, SEPARATOR)) == []
