@@ -43,11 +43,16 @@ def pretrain(ctx: Context) -> Outcome:
     """Train, then compare with the unigram model."""
     from tasks import pool
     from tasks.launch import launch
+    from tasks.tokenize.encode import tokenizer_digest
 
     train = Train.model_validate(ctx.config["train"])
     shards = ctx.inputs["shards"].read_json("shards.json")
+    if shards["tokenizer_digest"] != tokenizer_digest(ctx.inputs["tokenizer"].path):
+        raise NodeError("the shards were made with another tokenizer than this run's: run tokenize again")
     files, val_files = data_files(ctx, shards)
-    rows = sum(file["repeats"] * file["rows"] for file in files)
+    rows = sum(file["repeats"] * file["rows"] + file["extra_rows"] for file in files)
+    steps = engine.steps(train, rows)
+    ctx.log.info("blocks this training takes:\n%s", planned(files, steps * train.batch_size))
     vocab_size = rounded_vocab(ctx.config["model"]["vocab_size"], shards["vocab_size"])
     # counted beside the training
     unigram = pool.submit(unigram_loss, files, val_files, vocab_size)
@@ -59,7 +64,7 @@ def pretrain(ctx: Context) -> Outcome:
         train,
         files,
         val_files=val_files,
-        steps=engine.steps(train, rows),
+        steps=steps,
         model={**ctx.config["model"], "vocab_size": vocab_size},
     )
     launch(ctx, settings, nproc=nproc)
@@ -70,19 +75,39 @@ def pretrain(ctx: Context) -> Outcome:
 def data_files(ctx: Context, shards: dict[str, Any]) -> tuple[list[dict], list[dict]]:
     """(train, val) shards of all sources, in the manifest's order, with absolute paths.
 
-    A source's weight is how often each of its blocks is seen per epoch.
+    `repeats` is how often an epoch takes each row of a shard, `extra_rows` how many it takes once more.
     """
     train, val = [], []
     for source, entry in shards["sources"].items():
         if source not in ctx.inputs:
             raise NodeError(f"shards.json names the source {source!r}, which this run does not have")
-        for part, files, repeats in (("train", train, entry["weight"]), ("val", val, 1)):
+        for part, files in (("train", train), ("val", val)):
             for shard in entry[part]:
-                if shard["rows"] and repeats:
+                if shard["rows"] * shard["repeats"] + shard["extra_rows"]:
+                    known = {key: shard[key] for key in ("rows", "digest", "repeats", "extra_rows")}
                     path = str(ctx.inputs[source].path / shard["file"])
-                    known = {"rows": shard["rows"], "digest": shard["digest"]}
-                    files.append({"path": path, "repeats": repeats, "source": source, **known})
+                    files.append({"path": path, "source": source, **known})
     return train, val
+
+
+def planned(files: Sequence[dict], blocks: int) -> str:
+    """How many blocks of each source a training of so many blocks takes, as a Markdown table.
+
+    Exact for whole epochs; of a last, partial one the sources' shares are what a random order gives.
+    """
+    per_epoch: dict[str, int] = {}
+    for file in files:
+        count = file["rows"] * file["repeats"] + file["extra_rows"]
+        per_epoch[file["source"]] = per_epoch.get(file["source"], 0) + count
+    epoch = sum(per_epoch.values())
+    whole, rest = divmod(blocks, epoch)
+    lines = [
+        f"| source | an epoch | in {whole} whole epochs | in {rest:,} blocks more, about |",
+        "|---|---:|---:|---:|",
+    ]
+    for source, count in [*per_epoch.items(), ("**all**", epoch)]:
+        lines.append(f"| {source} | {count:,} | {whole * count:,} | {rest * count / epoch:,.0f} |")
+    return "\n".join(lines)
 
 
 def rounded_vocab(wanted: int | None, tokenizer_size: int) -> int:
@@ -101,10 +126,13 @@ def unigram_loss(train: Sequence[dict], val: Sequence[dict], vocab_size: int) ->
     """
     import numpy as np
 
+    from model.training.shards import repeats_of
+
     counts = np.ones(vocab_size, np.int64)
     for file in train:
-        for tokens, _ in _rows(Path(file["path"])):
-            counts += file["repeats"] * np.bincount(tokens, minlength=vocab_size)
+        times = repeats_of(file["rows"], file["repeats"], file["extra_rows"])
+        for seen, (tokens, _) in zip(times, _rows(Path(file["path"])), strict=True):
+            counts += seen * np.bincount(tokens, minlength=vocab_size)
     logp = np.log(counts) - math.log(counts.sum())
     total, targets = 0.0, 0
     for file in val:

@@ -32,6 +32,8 @@ class FileConfig:
     path: str
     repeats: int = 1
     """How many times each of its rows is seen per epoch."""
+    extra_rows: int = 0
+    """How many of its rows, evenly spread, are seen once more per epoch (shards.row_of)."""
     source: str = ""
     """Name under which its validation loss is reported."""
     rows: int | None = None

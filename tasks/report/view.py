@@ -133,7 +133,7 @@ def source_mix(config: SteelRun, nodes: Nodes) -> list[dict[str, Any]]:
                 "tokens": tokens,
                 "val_tokens": sum(shard["tokens"] for shard in entry["val"]),
                 "weight": entry.get("weight", 1),
-                "seen": tokens * entry.get("weight", 1),
+                "seen": entry["epoch_tokens"],
             }
         )
     return rows

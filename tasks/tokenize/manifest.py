@@ -1,17 +1,20 @@
 """Node tokenize:manifest: shards.json, the one description of what a model is trained on.
 
-It names every shard with its digest and how often each of its blocks is seen an epoch (`repeats`,
-from the weights), and refuses shards that do not belong together.
+It names every shard with its digest and how often an epoch takes its blocks (`repeats` and
+`extra_rows`, from the weights), and refuses shards that do not belong together.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from math import floor
 from typing import Any
 
 from tasks.node import Context, NodeError, Outcome
 
-FORMAT = 1
+FORMAT = 2
 
 
 def body(ctx: Context) -> Outcome:
@@ -44,24 +47,34 @@ def build(
     accounts: dict[str, dict[str, Any]], tokenizer_digest: str, vocab_size: int, config: Any
 ) -> dict[str, Any]:
     """The manifest, from the accounts of the sources."""
-    weights, block_size = config["weights"], config["block_size"]
+    block_size = config["block_size"]
     sources: dict[str, Any] = {}
     seen: dict[str, str] = {}
     for name, account in accounts.items():
         if account["tokenizer_digest"] != tokenizer_digest:
             raise NodeError(f"the shards of {name} were made with another tokenizer")
-        weight = weights.get(name, 1)
-        entry: dict[str, Any] = {"weight": weight}
-        for split in ("train", "val"):
-            entry[split] = [
-                _shard(name, shard, weight if split == "train" else 1, seen)
-                for shard in account[split]["shards"]
-            ]
+        weight = config["weights"].get(name, 1)
+        train = account["train"]["shards"]
+        counts = takes([shard["rows"] for shard in train], weight)
+        entry: dict[str, Any] = {
+            "weight": weight,
+            "train": [
+                {**_shard(name, shard, seen), "repeats": repeats, "extra_rows": extra}
+                for shard, (repeats, extra) in zip(train, counts, strict=True)
+            ],
+            "val": [
+                {**_shard(name, shard, seen), "repeats": 1, "extra_rows": 0}
+                for shard in account["val"]["shards"]
+            ],
+        }
         for split in ("train", "val"):
             for key in ("documents", "tokens"):
                 entry[f"{split}_{key}"] = account[split][key]
-        entry["epoch_blocks"] = weight * account["train"]["rows"]
-        entry["epoch_tokens"] = weight * account["train"]["tokens"]
+        entry["epoch_blocks"] = sum(s["rows"] * s["repeats"] + s["extra_rows"] for s in entry["train"])
+        # extra rows are full ones: a shard's last row, which may be padded, is never among them
+        entry["epoch_tokens"] = sum(
+            s["tokens"] * s["repeats"] + s["extra_rows"] * (block_size + 1) for s in entry["train"]
+        )
         entry["encoder"] = account["encoder"]
         sources[name] = entry
     keys = ("epoch_blocks", "epoch_tokens", "train_documents", "train_tokens", "val_documents", "val_tokens")
@@ -82,12 +95,28 @@ def build(
     }
 
 
-def _shard(source: str, shard: dict[str, Any], repeats: int, seen: dict[str, str]) -> dict[str, Any]:
+def takes(rows: Sequence[int], weight: float) -> Iterator[tuple[int, int]]:
+    """(repeats, extra_rows) of each shard of a source, from its rows and the source's weight.
+
+    Exact: Σ rows * repeats + extra_rows is weight * Σ rows, rounded half up. The extra rows are dealt out
+    as the sum grows, so a shard that is added behind changes nothing for those before it.
+    """
+    share = Fraction(str(weight))  # 0.1 is a tenth
+    repeats = floor(share)
+    total = given = 0
+    for count in rows:
+        total += count
+        extra = floor((share - repeats) * total + Fraction(1, 2)) - given
+        given += extra
+        yield (repeats + 1, 0) if extra == count else (repeats, extra)
+
+
+def _shard(source: str, shard: dict[str, Any], seen: dict[str, str]) -> dict[str, Any]:
     """A shard's entry; one whose content is there already is refused."""
     where = f"{source}/{shard['file']}"
     if (before := seen.setdefault(shard["digest"], where)) != where:
         raise NodeError(f"{where} has the same content as {before}; use tokenize.weights to repeat data")
-    return {**shard, "repeats": repeats}
+    return shard
 
 
 def mix_table(manifest: dict[str, Any]) -> str:
@@ -98,7 +127,7 @@ def mix_table(manifest: dict[str, Any]) -> str:
     ]
     for name, s in manifest["sources"].items():
         lines.append(
-            f"| {name} | {s['train_documents']:,} | {s['train_tokens']:,} | {s['weight']}× "
+            f"| {name} | {s['train_documents']:,} | {s['train_tokens']:,} | {s['weight']:g}× "
             f"| {s['epoch_blocks']:,} | {s['share']:.1%} | {s['val_tokens']:,} |"
         )
     t = manifest["totals"]

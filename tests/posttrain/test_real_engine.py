@@ -11,6 +11,7 @@ import torch
 from model import scoring
 from model.training.pairs import read_logprobs
 from tasks import dpo, pretrain, sft
+from tasks.tokenize.encode import tokenizer_digest
 from tests.posttrain.test_mixture import write_set
 from tests.posttrain.test_pairs import preference
 from tests.posttrain.test_trained_stages import node_of, pool_here, run_of, shard  # noqa: F401
@@ -64,7 +65,11 @@ def test_from_fresh_weights_to_dpo(tmp_path, tokenizer):
     # pretrain: a still training ends where it began, and that is what `untrained` gives
     rows = [(np.random.default_rng(k).integers(0, 250, 33).tolist(), [0, 9]) for k in range(8)]
     files = {part: [shard(tmp_path / "zhihu", f"{part}-00000.arrow", rows)] for part in ("train", "val")}
-    manifest = {"vocab_size": 259, "sources": {"zhihu": {"weight": 1, **files}}}
+    manifest = {
+        "vocab_size": 259,
+        "tokenizer_digest": tokenizer_digest(tokenizer),
+        "sources": {"zhihu": {"weight": 1, **files}},
+    }
     (out("manifest") / "shards.json").write_bytes(orjson.dumps(manifest))
     words = artifact("tokenize:tokenizer", tokenizer)
     base, outcome = ran(

@@ -14,6 +14,7 @@ from tasks import dpo, engine, pretrain, sft
 from tasks.config import SteelRun, Train
 from tasks.node import NodeError
 from tasks.posttrain.select import choose
+from tasks.tokenize.encode import tokenizer_digest
 from tests.posttrain.test_mixture import write_set
 from tests.posttrain.test_pairs import preference
 from tests.posttrain.tiny import artifact, context, steel
@@ -153,6 +154,8 @@ def shard(folder, name, rows, valid=None):
         "tokens": info.tokens,
         "documents": info.documents,
         "digest": info.digest,
+        "repeats": 1,
+        "extra_rows": 0,
     }
 
 
@@ -160,7 +163,12 @@ def shard(folder, name, rows, valid=None):
 def packed(tmp_path, tokenizer):
     train = shard(tmp_path / "zhihu", "train-00000.arrow", [([0, 0, 1, 1], [0, 2]), ([0, 0, 0, 2], [0])])
     val = shard(tmp_path / "zhihu", "val-00000.arrow", [([0, 1, 0, 2], [0, 2])], valid=3)
-    manifest = {"vocab_size": 100, "sources": {"zhihu": {"weight": 2, "train": [train], "val": [val]}}}
+    train["repeats"] = 2
+    manifest = {
+        "vocab_size": 100,
+        "tokenizer_digest": tokenizer_digest(tokenizer),
+        "sources": {"zhihu": {"weight": 2, "train": [train], "val": [val]}},
+    }
     (tmp_path / "manifest").mkdir()
     (tmp_path / "manifest" / "shards.json").write_bytes(orjson.dumps(manifest))
     return {

@@ -186,7 +186,8 @@ class FakeRun:
             tokens = self.random.randint(20_000, 200_000)
             entry = {"rows": 40, "tokens": tokens, "documents": tokens // 90, "digest": "xxh3:0"}
             sources[name] = {
-                "weight": self.config.tokenize.weights.get(name, 1),
+                "weight": (weight := self.config.tokenize.weights.get(name, 1)),
+                "epoch_tokens": weight * tokens,
                 "train": [{"file": "train-00000.arrow", **entry}],
                 "val": [{"file": "val-00000.arrow", **entry, "tokens": 900}],
             }
