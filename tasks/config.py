@@ -25,26 +25,55 @@ class Section(BaseModel):
 
 
 # ------------------------------------------------------------------------------------ data
+class WebFile(Section):
+    """One file of a source with `hub: url`."""
+
+    url: str = Field(pattern=r"^https?://")
+    path: str = ""
+    """Its name in the artifact; empty: the last part of the URL's path."""
+    size: int | None = Field(None, ge=0)
+    """Bytes; None: what the server says."""
+    sha256: str = Field("", pattern=r"^([0-9a-f]{64})?$")
+    """Empty: the first download is trusted, and later ones must bring the same bytes."""
+
+
 class Source(Section):
     """One data set: where it comes from, what it is for, and which reader understands it."""
 
-    hub: Literal["demo", "folder", "huggingface"] = "folder"
+    entry: str = ""
+    """Name in tasks/download/registry.yaml: that entry gives every field that is not set here."""
+    hub: Literal["demo", "folder", "huggingface", "modelscope", "url"] = "folder"
     """`demo`: made by Steel and served on loopback; `folder`: below runtime.folders."""
-    dataset: str
-    """Dataset id on the hub, or the folder's path below one of runtime.folders."""
+    dataset: str = ""
+    """Dataset id on the hub, or the folder's path below one of runtime.folders; not for `url`."""
     below: Literal["sources", "posttrain", "benchmarks"] | None = None
     """For `folder`: which of runtime.folders; None goes by `use`."""
-    revision: str = "main"
-    """For `huggingface`: branch, tag or commit; a commit makes the run repeatable."""
+    revision: str = ""
+    """On a hub: branch, tag or commit; a commit makes the run repeatable. Empty: the default branch."""
     files: list[str] = ["**"]
     """Glob patterns of the wanted files."""
+    urls: list[WebFile] = []
+    """For `url`: the files."""
     reader: str
     """Name of the reader in tasks/convert/readers."""
     use: Literal["pretrain", "sft", "preference", "benchmark"] = "pretrain"
     language: Literal["zh", "en", "code", "mixed"] = "zh"
-    licence: str = ""
     options: dict[str, Any] = {}
     """Reader options, such as {"subjects": [...]} of a benchmark or {"min_votes": 100} of zhihu."""
+    licence: str = ""
+    size: int | None = Field(None, ge=0)
+    """About how many bytes there are to fetch; for people, never checked."""
+    gated: bool = False
+    """Its terms must be accepted on the hub, by the account whose token is used."""
+    manual: str = ""
+    """For `folder`: how a person gets the files, where no program may."""
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Source:
+        if (self.hub == "url") != bool(self.urls) or (self.hub != "url") != bool(self.dataset):
+            raise ValueError("give dataset, or urls with hub: url")
+        return self
 
 
 class World(Section):
@@ -239,6 +268,13 @@ class Folders(Section):
     benchmarks: Path | None = None
 
 
+class Endpoints(Section):
+    """Where the hubs are; mirrors are tried in this order. The token goes to each that is asked."""
+
+    huggingface: list[str] = Field(["https://huggingface.co"], min_length=1)
+    modelscope: list[str] = Field(["https://modelscope.cn"], min_length=1)
+
+
 class Runtime(Section):
     """How the run is executed. Nothing here may change what an artifact means."""
 
@@ -265,7 +301,9 @@ class Runtime(Section):
     verify: Literal["size", "full"] = "size"
     """How artifacts are checked before they are reused: sizes, or sha256 of every file."""
     folders: Folders = Folders()
-    hub_endpoint: str = "https://huggingface.co"
+    endpoints: Endpoints = Endpoints()
+    downloads: int = Field(4, gt=0)
+    """Files of one source that are fetched side by side."""
 
 
 class SteelRun(Section):

@@ -1,6 +1,6 @@
 """Profiles: YAML files that fill the typed tree, and overrides merged into them.
 
-A profile may name another under `extends`; overrides are merged the same way, mapping by mapping
+A profile may name another under `extends`, and a source an entry of the registry; overrides are merged the same way, mapping by mapping
 (lists and scalars are replaced). `Overrides` is the tree with every field optional: the type that
 the Prefect UI renders as a form, and that refuses a typo before anything runs.
 """
@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from tasks.config import SteelRun
+from tasks.download import registry
 from tasks.fingerprint import ROOT
 from tasks.node import NodeError
 
@@ -38,6 +39,8 @@ def names() -> list[str]:
 def load(profile: str, overrides: Mapping[str, Any] | None = None) -> SteelRun:
     """A profile with overrides merged in, validated. Raises NodeError with one clear line."""
     tree = merge(_read(profile), overrides or {})
+    sources = tree.get("sources") or {}
+    tree["sources"] = {name: registry.filled(name, source) for name, source in sources.items()}
     try:
         return SteelRun.model_validate({**tree, "profile": profile})
     except ValidationError as error:

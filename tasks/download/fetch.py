@@ -1,15 +1,15 @@
-"""Fetch listed files from a hub: check the disk, download, verify.
+"""Fetch listed files: take what an earlier artifact has, check the disk, download, verify.
 
-This is a Range downloader of our own, because huggingface_hub 2.4 starts a killed file again at byte 0 and accepts a corrupt body of the right
-size. Here a file is written to `<name>.part`, continued from there by the next attempt or the next
-run, checked by size and digest (sha256 for LFS files, git's blob sha1 for the others), and only
-then renamed; so a file under its own name is whole.
+This is a Range downloader of our own, because huggingface_hub 2.4 starts a killed file again at byte 0
+and accepts a corrupt body of the right size. Here a file is written to `<name>.<version>.part`, continued
+from there by the next attempt or the next run, checked by size and digest (sha256, or git's blob sha1
+where a hub lists no other), and only then renamed; so a file under its own name is whole.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -19,149 +19,225 @@ from pathlib import Path
 
 import httpx
 
-from tasks.download.listing import LOOPBACK, RemoteFile, gated, one_line
+from tasks.download.disk import Reservation, link_or_copy
+from tasks.download.listing import LOOPBACK, RETRY_STATUS, Changed, Elsewhere, Listing, RemoteFile, one_line
 from tasks.node import NodeError
 
 PART = ".part"
 CHUNK = 1 << 20
 ATTEMPTS = 6
-"""Attempts in a row that bring nothing before a file is given up."""
+"""Attempts in a row that bring nothing new before a file is given up."""
 WRONG = 3
-"""Whole files with a wrong digest before the hub is blamed."""
-SPARE = 200 << 20
-"""Bytes that must stay free on the disk."""
+"""Whole files with wrong bytes before the server is blamed."""
 EVERY = 0.2
 """Seconds between two reports of progress."""
-RETRY_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
 
 @dataclass
 class Fetcher:
-    """Downloads from one hub into one folder; safe to call again after any failure."""
+    """Downloads one listing into one folder; safe to call again after any failure."""
 
-    endpoint: str
-    token: str | None = None
-    """Sent to the endpoint only, never logged."""
     workers: int = 4
     progress: Callable[[float, str], None] = lambda share, text: None
     should_stop: Callable[[], bool] = lambda: False
     sleep: Callable[[float], None] = time.sleep
+    reused: int = 0
+    """Files that an earlier artifact had."""
+    fetched: int = 0
+    """Bytes that came over the network."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _telling: threading.Lock = field(default_factory=threading.Lock)
     _failed: threading.Event = field(default_factory=threading.Event)
     _done: int = 0
     _total: int = 0
+    _started: float = 0.0
     _told: float = 0.0
 
-    def fetch(self, dataset: str, commit: str, files: Sequence[RemoteFile], out: Path) -> None:
-        """Have all files whole below `out`, whatever is there already."""
-        check_names(dataset, (f.path for f in files))
-        missing = [f for f in files if not _is_whole(out / f.path, f)]
-        to_come = sum(f.size - min(f.size, _size(_part(out / f.path))) for f in missing)
-        check_space(out, to_come)
-        self._total = sum(f.size for f in files)
-        self._done = self._total - to_come
-        # environment proxies are for the world, not for a hub on this machine
-        local = httpx.URL(self.endpoint).host in LOOPBACK
-        timeout = httpx.Timeout(30.0, connect=15.0)
-        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
-        with (
-            httpx.Client(
-                timeout=timeout, headers=headers, follow_redirects=True, trust_env=not local
-            ) as client,
-            ThreadPoolExecutor(max(1, min(self.workers, len(missing)))) as pool,
-        ):
-            futures = [pool.submit(self._file, client, dataset, commit, f, out) for f in missing]
-            try:
-                for future in futures:
-                    future.result()
-            except BaseException:
-                self._failed.set()  # the other files of this set stop at their next chunk
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+    def fetch(self, dataset: str, listing: Listing, out: Path, earlier: Sequence[Path] = ()) -> None:
+        """Have all files whole below `out`, whatever is there already.
 
-    def _file(self, client: httpx.Client, dataset: str, commit: str, file: RemoteFile, out: Path) -> None:
+        `earlier` are folders that may hold some of them under the same paths. Raises NodeError; Elsewhere if
+        another endpoint may do better, Changed if the listing is out of date.
+        """
+        files = listing.files
+        check_names(dataset, (f.path for f in files))
+        _remove_parts(out, {p for f in files for p in (out / f.path, _part(out / f.path, f))})
+        self._failed.clear()
+        self._total, self._started = sum(f.size for f in files), time.monotonic()
+        # environment proxies are for the world, not for a hub on this machine
+        local = all(httpx.URL(f.url).host in LOOPBACK for f in files)
+        timeout = httpx.Timeout(30.0, connect=15.0)
+        with (
+            ThreadPoolExecutor(self.workers) as pool,
+            httpx.Client(timeout=timeout, follow_redirects=True, trust_env=not local) as client,
+        ):
+            whole = list(pool.map(lambda f: self._is_there(f, out, earlier), files))
+            missing = [f for f, there in zip(files, whole, strict=True) if not there]
+            to_come = sum(f.size - min(f.size, _size(_part(out / f.path, f))) for f in missing)
+            self._done = self._total - to_come
+            with Reservation(out, to_come) as space:
+                futures = [pool.submit(self._file, client, listing, dataset, f, out, space) for f in missing]
+                try:
+                    for future in futures:
+                        future.result()
+                except BaseException:
+                    self._failed.set()  # the other files of this set stop at their next chunk
+                    pool.shutdown(wait=True, cancel_futures=True)
+                    raise
+
+    def _is_there(self, file: RemoteFile, out: Path, earlier: Sequence[Path]) -> bool:
+        """Whether the file is whole below `out`, or could be taken from an earlier folder."""
         target = out / file.path
-        part = _part(target)
+        if target.is_file() and not _problem(target, file):
+            return True
+        if file.expected:  # without a digest nothing tells that it is the same file
+            for folder in earlier:
+                origin = folder / file.path
+                if origin.is_file() and origin.stat().st_size == file.size and not _problem(origin, file):
+                    link_or_copy(origin, target)
+                    if not _problem(target, file):
+                        with self._lock:
+                            self.reused += 1
+                        return True
+        return False
+
+    def _file(
+        self,
+        client: httpx.Client,
+        listing: Listing,
+        dataset: str,
+        file: RemoteFile,
+        out: Path,
+        space: Reservation,
+    ) -> None:
+        target = out / file.path
+        part = _part(target, file)
         part.parent.mkdir(parents=True, exist_ok=True)
         idle = wrong = 0
+        best = _size(part)
         while True:
-            before = _size(part)
             try:
-                self._attempt(client, dataset, commit, file, part)
+                self._attempt(client, listing, dataset, file, part, space)
                 problem = _problem(part, file)
                 if not problem:
                     part.replace(target)
                     return
                 wrong += 1
-                self._advance(-_size(part), file)
+                self._advance(-_size(part), file, space)
                 part.unlink()
+                best = 0
                 if wrong == WRONG:
                     raise NodeError(
-                        f"{dataset}/{file.path} came with wrong bytes {WRONG} times ({problem}); "
-                        f"the copy on {self.endpoint} is damaged"
+                        f"{dataset}/{file.path} came with wrong bytes {WRONG} times ({problem}, by {file.by}); "
+                        f"the copy at {_where(file)} is damaged"
                     )
             except _Again as again:
-                idle = 0 if _size(part) > before else idle + 1
+                have = _size(part)
+                idle = 0 if have > best else idle + 1
+                best = max(best, have)
                 if idle == ATTEMPTS:
-                    raise NodeError(
-                        f"{dataset}/{file.path} could not be fetched from {self.endpoint}: {again} "
+                    raise Elsewhere(
+                        f"{dataset}/{file.path} could not be fetched from {_where(file)}: {again} "
                         f"(tried {ATTEMPTS} times; what is there already is kept)"
                     ) from again.__cause__
-                self.sleep(again.wait or min(30.0, 0.5 * 2**idle))
+                self._wait(again.wait or min(30.0, 0.5 * 2**idle))
 
-    def _attempt(self, client: httpx.Client, dataset: str, commit: str, file: RemoteFile, part: Path) -> None:
+    def _attempt(
+        self,
+        client: httpx.Client,
+        listing: Listing,
+        dataset: str,
+        file: RemoteFile,
+        part: Path,
+        space: Reservation,
+    ) -> None:
         """Bring the part to the file's full size, or raise `_Again` or NodeError."""
-        from huggingface_hub import hf_hub_url
-
+        if self._failed.is_set() or self.should_stop():
+            raise NodeError(f"the download of {dataset} was stopped")
         have = _size(part)
-        if have > file.size:  # of an older listing
+        if have > file.size or (have and not file.version):  # nothing tells what it is a part of
+            self._advance(-min(have, file.size), file, space)
             part.unlink()
             have = 0
         if have == file.size:  # killed between the last byte and the renaming, or an empty file
             part.touch()
             return
-        url = hf_hub_url(dataset, file.path, repo_type="dataset", revision=commit, endpoint=self.endpoint)
         # identity: a compressed answer has neither the size nor the ranges of the file
-        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+        headers = {"Accept-Encoding": "identity", **listing.headers}
+        if have:
+            headers["Range"] = f"bytes={have}-"
+            if file.etag:
+                headers["If-Range"] = file.etag
         try:
-            with client.stream("GET", url, headers=headers) as answer:
-                self._check_status(answer, dataset, file)
-                resumed = answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
-                if not resumed and have:  # the server knows no ranges
-                    self._advance(-have, file)
+            with client.stream("GET", file.url, headers=headers) as answer:
+                if answer.status_code == 416:  # it is shorter by now than the part
+                    self._advance(-have, file, space)
+                    part.unlink()
+                self._check_status(answer, listing, dataset, file)
+                resumed = answer.status_code == 206
+                if resumed and not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+                    raise _Again("the server sent another range than the one asked for")
+                if not resumed and have:  # it knows no ranges, or has another version by now
+                    self._advance(-have, file, space)
                 with open(part, "ab" if resumed else "wb") as sink:
                     for chunk in answer.iter_raw():
                         if self._failed.is_set() or self.should_stop():
                             raise NodeError(f"the download of {dataset} was stopped")
                         sink.write(chunk)
-                        self._advance(len(chunk), file)
+                        self._advance(len(chunk), file, space, came=True)
                         if sink.tell() > file.size:
                             return  # too long: the check says so
         except httpx.TransportError as error:
             raise _Again(one_line(error)) from error
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise NodeError(
+                    f"the disk filled up while {file.path} was written; what is there is kept: make room, run again"
+                ) from error
+            raise
         if _size(part) < file.size:
             raise _Again(f"the connection ended after {_size(part):,} of {file.size:,} bytes")
 
-    def _check_status(self, answer: httpx.Response, dataset: str, file: RemoteFile) -> None:
+    def _check_status(self, answer: httpx.Response, listing: Listing, dataset: str, file: RemoteFile) -> None:
         code = answer.status_code
         if code in (200, 206):
+            tags = {answer.headers.get("ETag"), answer.headers.get("Last-Modified")} - {None}
+            if file.etag and tags and file.etag not in tags:
+                raise Changed(f"{file.url} changed while it was being fetched; run again")
             return
+        if code == 416:
+            raise Changed(f"{dataset}/{file.path} at {_where(file)} is no longer as it was listed; run again")
         if code in (401, 403):
-            raise NodeError(gated(dataset, self.endpoint, self.token))
+            if answer.url.host != httpx.URL(file.url).host:  # a storage host, whose signed link ran out
+                raise _Again(f"HTTP {code} from {answer.url.host}")
+            raise NodeError(f"{listing.refused} (HTTP {code}, {file.path})")
         if code in RETRY_STATUS:
             wait = answer.headers.get("Retry-After", "")
             raise _Again(f"HTTP {code}", min(float(wait), 60.0) if wait.isdigit() else 0.0)
-        raise NodeError(f"{dataset}/{file.path}: {self.endpoint} answers HTTP {code}")
+        raise Elsewhere(f"{dataset}/{file.path}: {_where(file)} answers HTTP {code}")
 
-    def _advance(self, size: int, file: RemoteFile) -> None:
+    def _wait(self, seconds: float) -> None:
+        while seconds > 0 and not (self._failed.is_set() or self.should_stop()):
+            self.sleep(min(0.5, seconds))
+            seconds -= 0.5
+
+    def _advance(self, size: int, file: RemoteFile, space: Reservation, came: bool = False) -> None:
+        space.used(size)
         now = time.monotonic()
         with self._lock:
             self._done += size
+            self.fetched += size if came else 0
             if self._done < self._total and now < self._told + EVERY:
                 return
             self._told = now
             share = self._done / self._total if self._total else 1.0
-        self.progress(min(max(share, 0.0), 1.0), file.path)
+            rate = self.fetched / max(now - self._started, 1e-3)
+            text = f"{human(self._done)} of {human(self._total)}, {human(rate)}/s, {file.path}"
+        if self._telling.acquire(blocking=share >= 1):  # one at a time; only the last one waits
+            try:
+                self.progress(min(max(share, 0.0), 1.0), text)
+            finally:
+                self._telling.release()
 
 
 class _Again(Exception):
@@ -172,22 +248,21 @@ class _Again(Exception):
         self.wait = wait
 
 
-def check_space(folder: Path, needed: int) -> None:
-    """NodeError unless `needed` more bytes fit on the folder's disk."""
-    free = shutil.disk_usage(folder).free
-    if needed > 0 and free < needed + SPARE:
-        raise NodeError(
-            f"not enough space below {folder}: {needed / 1e9:.1f} GB to fetch, {free / 1e9:.1f} GB free; "
-            "runtime.artifacts names another place"
-        )
+def human(size: float) -> str:
+    """Bytes for people, in decimal units: 1.5 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(size) < 999.5:
+            return f"{size:.0f} {unit}" if unit == "B" or abs(size) >= 99.5 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
 
 
 def check_names(dataset: str, paths: Iterable[str]) -> None:
     """NodeError for a file that must not be written into an artifact."""
     for path in paths:
         parts = path.split("/")
-        if path.startswith("/") or ".." in parts:
-            raise NodeError(f"{dataset} lists a file outside of itself: {path}")
+        if path.startswith("/") or not {"", ".", ".."}.isdisjoint(parts) or "\0" in path:
+            raise NodeError(f"{dataset} lists a file outside of itself: {path!r}")
         if parts[-1] == "manifest.json":
             raise NodeError(
                 f"{dataset} has a file {path}, a name that artifacts need themselves; exclude it in files:"
@@ -206,14 +281,19 @@ def remove_strangers(out: Path, wanted: Iterable[str]) -> None:
             os.rmdir(folder)
 
 
-def _is_whole(path: Path, file: RemoteFile) -> bool:
-    return path.is_file() and not _problem(path, file)
+def _remove_parts(out: Path, wanted: set[Path]) -> None:
+    """Parts of other versions or of files that are no longer listed: they only fill the disk."""
+    for part in out.rglob(f"*{PART}"):
+        if part.is_file() and part not in wanted:
+            part.unlink()
 
 
 def _problem(path: Path, file: RemoteFile) -> str:
     """What is wrong with the file at `path`, or ""."""
     if (size := path.stat().st_size) != file.size:
         return f"{size:,} bytes instead of {file.size:,}"
+    if not file.expected:
+        return ""
     digest = file.digest()
     with open(path, "rb") as stream:
         while chunk := stream.read(CHUNK):
@@ -223,8 +303,13 @@ def _problem(path: Path, file: RemoteFile) -> str:
     return ""
 
 
-def _part(target: Path) -> Path:
-    return target.with_name(target.name + PART)
+def _part(target: Path, file: RemoteFile) -> Path:
+    return target.with_name(f"{target.name}.{file.version or 'unknown'}{PART}")
+
+
+def _where(file: RemoteFile) -> str:
+    url = httpx.URL(file.url)
+    return f"{url.scheme}://{url.netloc.decode()}"
 
 
 def _size(path: Path) -> int:

@@ -168,8 +168,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404, "EntryNotFound", "There is no such file.")
             return
         etag = hashlib.sha256(body).hexdigest()
+        same = self.headers.get("If-Range") in (None, f'"{etag}"')
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
-        start = int(wanted[1]) if wanted and not faults.no_ranges else 0
+        start = int(wanted[1]) if wanted and same and not faults.no_ranges else 0
         if start >= len(body) > 0:
             self._head(416, {"Content-Range": f"bytes */{len(body)}", "Content-Length": "0"})
             return

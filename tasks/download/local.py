@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tasks.config import Folders
+from tasks.download.disk import link_or_copy
 from tasks.download.patterns import matching
 from tasks.node import NodeError
 
@@ -26,18 +27,29 @@ LINK_SIZE = 64 << 20
 _lock = threading.Lock()
 
 
-def folder_of(name: str, dataset: str, below: str, folders: Folders) -> Path:
-    """The source's folder. NodeError, naming the setting, when it is not set or not there."""
+def folder_of(name: str, dataset: str, below: str, folders: Folders, manual: str = "") -> Path:
+    """The source's folder. NodeError, naming the setting, when it is not set or not there.
+
+    `manual` says how a person gets the files, where no program may.
+    """
     root = getattr(folders, below)
     setting = f"{SETTING[below]}= (runtime.folders.{below})"
+    how = f". It is fetched by hand: {manual}" if manual else ""
     if root is None:
-        raise NodeError(f"source {name} lies in a local folder: set {setting} to the folder that holds it")
+        raise NodeError(
+            f"source {name} lies in a local folder: set {setting} to the folder that holds {dataset}{how}"
+        )
     if not Path(root).is_dir():
         raise NodeError(f"there is no folder {root}, which {setting} names")
     folder = Path(root) / dataset
     if not folder.is_dir():
-        raise NodeError(f"source {name} is not there: no folder {folder} below {setting}")
+        raise NodeError(f"source {name} is not there: no folder {folder} below {setting}{how}")
     return folder
+
+
+def memo(artifacts: Path, name: str) -> Path:
+    """Where the digests of a source's files are remembered."""
+    return Path(artifacts) / ".cache" / f"digests-{name}.json"
 
 
 def list_files(name: str, folder: Path, patterns: Sequence[str]) -> list[str]:
@@ -88,19 +100,13 @@ def take(
         origin, target = (folder / file).resolve(), out / file
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
-        if origin.stat().st_size < LINK_SIZE or not _link(origin, target):
+        if origin.stat().st_size < LINK_SIZE:
             shutil.copyfile(origin, target)
+        else:
+            link_or_copy(origin, target)
         if _sha256(target) != digest:
             target.unlink()
             raise NodeError(f"{origin} changed while it was being read; run again")
-
-
-def _link(origin: Path, target: Path) -> bool:
-    try:
-        os.link(origin, target)
-    except OSError:  # another disk, or a file system without links
-        return False
-    return True
 
 
 def _sha256(path: Path) -> str:

@@ -41,6 +41,10 @@ def folder_config(tmp_path, **source):
     )
 
 
+def node_files(out):
+    return {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+
+
 @pytest.fixture
 def raw(tmp_path):
     base = tmp_path / "raw" / "s"
@@ -111,12 +115,17 @@ def test_the_hub_of_the_config_is_used(tmp_path, monkeypatch):
         config = SteelRun(
             profile="t",
             sources={"s": {"hub": "huggingface", "dataset": "org/set", "reader": "skypile"}},
-            runtime={"hub_endpoint": hub.endpoint + "/"},
+            runtime={
+                "endpoints": {"huggingface": [hub.endpoint + "/"]},
+                "artifacts": tmp_path / "artifacts",
+            },
         )
         monkeypatch.delenv("HF_TOKEN", raising=False)
+        monkeypatch.setattr("huggingface_hub.get_token", lambda: os.environ.get("HF_TOKEN"))
         with pytest.raises(NodeError, match="then set HF_TOKEN"):
             run(config, tmp_path, "s")
         monkeypatch.setenv("HF_TOKEN", "hf_x")
         outcome, out = run(config, tmp_path, "s")
     assert (out / "a.jsonl").read_bytes() == b"{}\n"
-    assert outcome.extra == {"revision": hub.commit}
+    assert outcome.extra["revision"] == hub.commit
+    assert "hf_x" not in str(outcome) + str(node_files(out))
