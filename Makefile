@@ -24,7 +24,7 @@ REQUEST = --profile '$(PROFILE)' \
           $(if $(SOURCES),--sources '$(SOURCES)') $(if $(POSTTRAIN),--posttrain '$(POSTTRAIN)') \
           $(if $(TOKENIZER),--tokenizer '$(TOKENIZER)') $(if $(BENCHMARKS),--benchmarks '$(BENCHMARKS)')
 
-.PHONY: help setup run plan check watch up down status test test-full lint format
+.PHONY: help setup run plan sources check watch up down status test test-full lint format
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ run: setup ## run a profile's pipeline and follow it; starts the servers if need
 
 plan: setup ## what a run would skip, what it would do, and why
 	@$(CLI) plan $(REQUEST)
+
+sources: setup ## the known data sets with size, licence and what is here; of one profile: PROFILE=…
+	@$(CLI) sources $(REQUEST) $(if $(filter file,$(origin PROFILE)),--registry)
 
 check: setup ## only the checks that come before a run
 	@$(CLI) check $(REQUEST)

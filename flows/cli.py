@@ -89,6 +89,14 @@ def _plan_lines(stage: str, steps: list[Any]) -> list[str]:
     return [f"{step.action:<8} {step.node:<26} {step.why}" for step in steps]
 
 
+def _sources(options: argparse.Namespace) -> int:
+    from tasks.download import catalogue
+
+    config = preflight.sources(_request(options), options.registry)
+    print("\n".join(catalogue.table(catalogue.rows(config))))
+    return 0
+
+
 def _run(options: argparse.Namespace) -> int:
     request = _request(options)
     config = preflight.run(request)
@@ -193,6 +201,8 @@ def _parser() -> argparse.ArgumentParser:
         "run", _run, "check, start the servers if need be, run the pipeline and follow it", parents=[common]
     )
     command("plan", _plan, "what a run would skip, what it would do, and why", parents=[common])
+    sources = command("sources", _sources, "the data sets of a profile, and what is here", parents=[common])
+    sources.add_argument("--registry", action="store_true", help="all known data sets instead")
     command("check", _check, "only the checks that come before a run", parents=[common])
     watch = command("watch", _watch, "follow the newest flow run, or the one given")
     watch.add_argument("run", nargs="?", help="flow run id")

@@ -76,6 +76,21 @@ def run(request: Request) -> SteelRun:
     return config
 
 
+def sources(request: Request, registered: bool = False) -> SteelRun:
+    """The profile with its sources, whatever folders are missing; or with all of the registry's."""
+    from tasks import profiles
+    from tasks.download import registry
+
+    try:
+        config = profiles.load(request.profile, request.overrides)
+        if registered:
+            config = SteelRun(profile="registry", sources=registry.entries(), runtime=config.runtime)
+    except (NodeError, ValueError) as error:
+        raise Wrong(_first_line(error)) from error
+    runtime = config.runtime.model_copy(update={"artifacts": resolve(config.runtime.artifacts)})
+    return config.model_copy(update={"runtime": runtime})
+
+
 # ---------------------------------------------------------------------------------- checks
 def check_python(version: tuple[int, int] = sys.version_info[:2]) -> Iterable[str]:
     if version != PYTHON:
@@ -129,12 +144,17 @@ def check_folders(config: SteelRun) -> Iterable[str]:
         base: Path | None = getattr(folders, below)
         if base is None:
             yield f"profile {config.profile} needs {variable[below]}=<folder> for {', '.join(names)}"
+            by_hand = [name for name in names if config.sources[name].manual]
+            if by_hand:
+                yield f"  ({', '.join(by_hand)} are fetched by hand: docs/data.md says how)"
         elif not resolve(base).is_dir():
             yield f"{variable[below]}={base}: there is no such folder"
         else:
             for name in names:
                 if not (resolve(base) / config.sources[name].dataset).exists():
-                    yield f"{variable[below]}={base}: no {config.sources[name].dataset!r} in it (source {name})"
+                    source = config.sources[name]
+                    how = f"; fetched by hand: {source.manual}" if source.manual else ""
+                    yield f"{variable[below]}={base}: no {source.dataset!r} in it (source {name}){how}"
     if config.tokenize.tokenizer == "folder":
         if folders.tokenizer is None:
             yield f"profile {config.profile} needs TOKENIZER=<folder> with a tokenizer.json"

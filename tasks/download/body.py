@@ -129,12 +129,10 @@ def _fetch(ctx: Context, name: str, listing) -> tuple[list[str], dict]:
 
 
 def _earlier(out: Path) -> Sequence[Path]:
-    """Artifacts and unfinished work of the same source under other settings, newest first."""
+    """Other artifacts and unfinished work in the store, those of the same source first, newest first."""
     source = out.name.removesuffix(".partial").rpartition("-")[0]
-    if not source:
-        return []
-    others = [p for p in out.parent.glob(f"{source}-*") if p.is_dir() and p != out]
-    return sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)
+    others = [p for p in out.parent.iterdir() if p.is_dir() and p != out and not p.name.startswith(".")]
+    return sorted(others, key=lambda p: (p.name.startswith(f"{source}-"), p.stat().st_mtime), reverse=True)
 
 
 def _origin(ctx: Context, extra: dict) -> str:

@@ -48,6 +48,9 @@ class Faults:
 class Hub:
     """Serves one data set while it is open: `with Hub("demo/zhihu", files) as hub: hub.endpoint`."""
 
+    handler: type[BaseHTTPRequestHandler] | None = None
+    """Tests imitate other servers with another handler."""
+
     def __init__(
         self,
         dataset: str,
@@ -67,7 +70,7 @@ class Hub:
         ).hexdigest()
         self.requests: list[tuple[str, str, str | None]] = []
         """(method, path, Range header) of every request so far."""
-        handler = type("Handler", (_Handler,), {"hub": self})
+        handler = type("Handler", (self.handler or _Handler,), {"hub": self})
         self._server = _Server(("127.0.0.1", 0), handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 

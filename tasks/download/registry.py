@@ -33,11 +33,11 @@ def entries() -> dict[str, Source]:
     return found
 
 
-def filled(name: str, source: Mapping[str, Any]) -> dict[str, Any]:
+def filled(name: str, source: Mapping[str, Any]) -> Mapping[str, Any]:
     """The fields of a profile's source `name`, those of its registry entry included."""
-    entry = source.get("entry")
+    entry = source.get("entry") if isinstance(source, Mapping) else None
     if not entry:
-        return dict(source)
+        return source  # whatever else is wrong with it, the tree says
     if entry not in _raw():
         raise NodeError(f"source {name}: there is no entry {entry!r} in registry.yaml")
     known = dict(_raw()[entry])
