@@ -24,7 +24,7 @@ REQUEST = --profile '$(PROFILE)' \
           $(if $(SOURCES),--sources '$(SOURCES)') $(if $(POSTTRAIN),--posttrain '$(POSTTRAIN)') \
           $(if $(TOKENIZER),--tokenizer '$(TOKENIZER)') $(if $(BENCHMARKS),--benchmarks '$(BENCHMARKS)')
 
-.PHONY: help setup run plan sources check watch up down status test test-full lint format
+.PHONY: help setup run ablation plan sources check watch up down status test test-full lint format
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ setup: .venv/.installed ## .venv with the pinned dependencies (once per change o
 
 run: setup ## run a profile's pipeline and follow it; starts the servers if need be
 	@$(CLI) run $(REQUEST)
+
+ablation: setup ## every kind of FFN side by side on a profile (steel-ablation/ffn)
+	@$(CLI) ablation $(REQUEST)
 
 plan: setup ## what a run would skip, what it would do, and why
 	@$(CLI) plan $(REQUEST)

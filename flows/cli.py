@@ -16,7 +16,7 @@ from uuid import UUID
 
 from flows import preflight, servers
 from flows.ports import PortError
-from flows.preflight import Request, Wrong
+from flows.preflight import FFN_ABLATION, PIPELINE, Request, Wrong
 from flows.servers import ServerError
 from flows.settings import Addresses, State
 from tasks.config import STAGES
@@ -106,11 +106,11 @@ def _run(options: argparse.Namespace) -> int:
     for name in runs.reap():
         print(f"an earlier flow run, {name}, had lost its process: marked as Crashed")
     try:
-        run = runs.trigger("full-pipeline", request.parameters())
+        run = runs.trigger(request.deployment, request.parameters())
     except runs.RunError as error:
         raise Wrong(str(error)) from error
     print(f"flow run {at.prefect}/runs/flow-run/{run}", flush=True)
-    return _follow(run, at, config)
+    return _follow(run, at, config, request.deployment)
 
 
 def _watch(options: argparse.Namespace) -> int:
@@ -122,16 +122,22 @@ def _watch(options: argparse.Namespace) -> int:
     if run is None:
         raise Wrong("there is no flow run yet: `make run` starts one")
     with runs.Reader(run) as reader:
-        asked = reader.flow_run().parameters
+        asked, deployment = reader.flow_run().parameters, reader.deployment()
     overrides: Any = asked.get("overrides") or {}
-    return _follow(run, at, profiles.load(asked.get("profile") or "demo", overrides))
+    return _follow(run, at, profiles.load(asked.get("profile") or "demo", overrides), deployment)
 
 
-def _follow(run: UUID, at: Addresses, config: Any) -> int:
+def _follow(run: UUID, at: Addresses, config: Any, deployment: str) -> int:
     from flows.follow import follow
+    from tasks import ablation
 
+    folder = preflight.resolve(config.runtime.artifacts) / "latest" / config.profile
+    page = folder / "report.html"
+    if deployment == FFN_ABLATION:
+        folder = folder / ablation.FOLDER
+        page = folder / ablation.PAGE
     try:
-        good = follow(run, at, preflight.resolve(config.runtime.artifacts), config.profile)
+        good = follow(run, at, folder, page)
     except KeyboardInterrupt:
         print(
             f"\nThe run goes on without this window. Watch it again: make watch\n"
@@ -156,13 +162,14 @@ def _request(options: argparse.Namespace) -> Request:
 
     overrides = merge(preflight.folder_overrides(folders), preflight.assignments(" ".join(options.set)))
     force = [item for text in options.force for item in text.replace(",", " ").split()]
-    return Request(options.profile, options.until or "report", force, overrides)
+    return Request(options.profile, options.until or "report", force, overrides, options.deployment)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m flows.cli", description="Steel: servers and runs.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
+    common.set_defaults(deployment=PIPELINE)
     common.add_argument("--profile", default="demo", help="a file in deployments/profiles (default: demo)")
     common.add_argument("--until", default="report", metavar="STAGE", help="the last stage (default: report)")
     common.add_argument(
@@ -200,6 +207,10 @@ def _parser() -> argparse.ArgumentParser:
     command(
         "run", _run, "check, start the servers if need be, run the pipeline and follow it", parents=[common]
     )
+    ablation = command(
+        "ablation", _run, "train every kind of FFN side by side, and follow it", parents=[common]
+    )
+    ablation.set_defaults(deployment=FFN_ABLATION)
     command("plan", _plan, "what a run would skip, what it would do, and why", parents=[common])
     sources = command("sources", _sources, "the data sets of a profile, and what is here", parents=[common])
     sources.add_argument("--registry", action="store_true", help="all known data sets instead")

@@ -115,6 +115,7 @@ def _digest(root: Path, at: Addresses) -> str:
     files = [
         root / "prefect.yaml",
         root / "flows" / "steel.py",
+        root / "flows" / "sweep.py",
         root / "tasks" / "config.py",
         root / "tasks" / "profiles.py",
     ]

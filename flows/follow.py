@@ -20,8 +20,10 @@ from prefect.exceptions import PrefectException
 from flows import runs, servers
 from flows.runs import Reader, Snapshot, TaskLine
 from flows.settings import ROOT, Addresses
-from tasks.config import STAGES
+from tasks.config import ABLATION_STAGES, STAGES
 
+SHOWN = tuple(dict.fromkeys((*STAGES, *ABLATION_STAGES)))
+"""Task runs that are stages, in the order they are shown."""
 POLL_SECONDS = 1.0
 CARE_SECONDS = 10.0
 QUIET_SECONDS = 30.0
@@ -58,14 +60,14 @@ class Terminal:
             self._shown = False
 
 
-def follow(run: UUID, at: Addresses, root: Path, profile: str, terminal: Terminal | None = None) -> bool:
-    """Follow to the end; True if the run ended well."""
+def follow(run: UUID, at: Addresses, folder: Path, report: Path, terminal: Terminal | None = None) -> bool:
+    """Follow to the end; True if the run ended well. `folder` is where the flow leaves its run.json."""
     terminal = terminal or Terminal()
     page = f"{at.prefect}/runs/flow-run/{run}"
     with Reader(run) as reader:
         last = _watch(reader, terminal)
         name = reader.flow_run().name
-        record = _record(root / "latest" / profile / "run.json", run)
+        record = _record(folder / "run.json", run)
         if not last.good:
             _show_failure(reader, last, terminal)
     terminal.line("")
@@ -76,7 +78,6 @@ def follow(run: UUID, at: Addresses, root: Path, profile: str, terminal: Termina
     terminal.line(f"flow run {name}: {last.state}{why}")
     terminal.line(f"  Prefect  {page}")
     terminal.line(f"  MLflow   {record.get('mlflow_url') or at.mlflow}")
-    report = root / "latest" / profile / "report.html"
     if last.good and report.exists():
         terminal.line(f"  report   {report}")
     if not last.good:
@@ -117,7 +118,7 @@ def _watch(reader: Reader, terminal: Terminal) -> Snapshot:
 def _tell(snapshot: Snapshot, told: dict[str, str], begun: float, terminal: Terminal) -> None:
     """A line for each stage that began or ended, and for each node that did not end well."""
     for task in sorted(snapshot.tasks.values(), key=_order):
-        stage = task.name in STAGES
+        stage = task.name in SHOWN
         if told.get(task.name) == task.state or (not task.done and (told.get(task.name) or not stage)):
             continue
         told[task.name] = task.state
@@ -131,7 +132,7 @@ def _tell(snapshot: Snapshot, told: dict[str, str], begun: float, terminal: Term
 
 def _inside(snapshot: Snapshot, reader: Reader) -> str:
     """What goes on in the stage that runs."""
-    stage = next((t.name for t in snapshot.tasks.values() if t.name in STAGES and not t.done), "")
+    stage = next((t.name for t in snapshot.tasks.values() if t.name in SHOWN and not t.done), "")
     if not stage:
         return "" if snapshot.tasks else f"flow run: {_said(snapshot.state)}"
     nodes = [t for t in snapshot.tasks.values() if t.name.startswith(f"{stage}:")]
@@ -202,7 +203,7 @@ def table(record: dict[str, Any], last: Snapshot) -> list[str]:
         for s in record.get("stages", [])
     ]
     if not rows:
-        tasks = [t for t in sorted(last.tasks.values(), key=_order) if t.name in STAGES]
+        tasks = [t for t in sorted(last.tasks.values(), key=_order) if t.name in SHOWN]
         rows = [
             (t.name, t.state, t.seconds, "" if t.state == "Cached" else _short(cause(t.message)))
             for t in tasks
@@ -226,7 +227,7 @@ def _record(path: Path, run: UUID) -> dict[str, Any]:
 
 def _order(task: TaskLine) -> tuple[int, str]:
     stage = task.name.partition(":")[0]
-    return (STAGES.index(stage) if stage in STAGES else len(STAGES), "" if task.name in STAGES else task.name)
+    return (SHOWN.index(stage) if stage in SHOWN else len(SHOWN), "" if task.name in SHOWN else task.name)
 
 
 def _said(state: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 from uuid import UUID
@@ -22,6 +23,7 @@ from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 from prefect.states import State
 
+from tasks import ablation
 from tasks.artifacts import write_json
 from tasks.node import Artifact, Outcome
 from tasks.report.latest import publish_latest
@@ -125,8 +127,9 @@ class Watch:
     """Follows the flow run: notes stage times, notices a cancellation that no worker delivered,
     and leaves `latest/<profile>/run.json` for the command line."""
 
-    def __init__(self, runner: Runner):
+    def __init__(self, runner: Runner, folder: Path):
         self.runner = runner
+        self._folder = runner.store.root / "latest" / folder
         self.stages: list[dict[str, Any]] = []
         self._begun = time.monotonic()
         self._thread = threading.Thread(target=self._poll, daemon=True)
@@ -152,7 +155,6 @@ class Watch:
         runner = self.runner
         if self.stages and self.stages[-1]["state"] == "Running":  # cancelled, or killed by a signal
             self.stages[-1].update(state=status.title(), seconds=round(time.monotonic() - self._begun, 2))
-        root = runner.store.root
         run = {
             "flow_run_id": runner.flow_run_id,
             "profile": runner.config.profile,
@@ -161,9 +163,11 @@ class Watch:
             "mlflow_run_id": runner.pipeline_run,
             "mlflow_url": runner.tracker.url(runner.pipeline_run) if runner.pipeline_run else "",
         }
-        write_json(root / "latest" / runner.config.profile / "run.json", run)
+        write_json(self._folder / "run.json", run)
         if status == "FINISHED" and "report" in runner.done:
-            publish_latest(root, runner.config.profile, runner.done["report"].path, self.stages)
+            publish_latest(runner.store.root, runner.config.profile, runner.done["report"].path, self.stages)
+        elif status == "FINISHED" and ablation.TABLE in runner.done:
+            ablation.publish(self._folder, runner.done[ablation.TABLE].path)
 
     def _poll(self) -> None:
         while not self.runner.stop.wait(POLL_SECONDS):

@@ -19,10 +19,11 @@ import yaml
 
 from flows.settings import ROOT
 from model.guard import refuse_foreign_kernels
-from tasks.config import STAGES, SteelRun
-from tasks.node import NodeError
+from tasks.config import ABLATION_STAGES, STAGES, SteelRun
+from tasks.node import Node, NodeError
 
 PYTHON = (3, 11)
+PIPELINE, FFN_ABLATION = "steel/full-pipeline", "steel-ablation/ffn"
 _ASSIGNMENT = re.compile(r"(?:^|\s+)([A-Za-z_][\w.\-]*)=")
 
 
@@ -38,12 +39,24 @@ class Request:
     until: str = "report"
     force: list[str] = field(default_factory=list)
     overrides: dict[str, Any] = field(default_factory=dict)
+    deployment: str = PIPELINE
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Of the flow that is asked for."""
+        return STAGES if self.deployment == PIPELINE else ABLATION_STAGES
+
+    def nodes(self, config: SteelRun) -> dict[str, Node]:
+        """Of that flow, too."""
+        from tasks import dag
+
+        return (dag.build if self.deployment == PIPELINE else dag.build_ablation)(config)
 
     def parameters(self) -> dict[str, Any]:
         """As parameters of the flow."""
         asked = {
             "profile": self.profile,
-            "until": self.until,
+            "until": self.until if self.deployment == PIPELINE else "",
             "force": self.force,
             "overrides": self.overrides,
         }
@@ -67,7 +80,7 @@ def run(request: Request) -> SteelRun:
         raise Wrong(f"overrides: {_first_line(error)}") from error
     wrong = [
         *check_until(request.until),
-        *check_force(request.force, config),
+        *check_force(request, config),
         *check_folders(config),
         *check_compiler(config),
     ]
@@ -113,17 +126,14 @@ def check_until(until: str) -> Iterable[str]:
         yield f"there is no stage {until!r}; UNTIL is one of: {', '.join(STAGES)}"
 
 
-def check_force(force: list[str], config: SteelRun) -> Iterable[str]:
-    if not force:
-        return
-    unknown = [item for item in force if item.partition(":")[0] not in STAGES]
+def check_force(request: Request, config: SteelRun) -> Iterable[str]:
+    force, stages = request.force, request.stages
+    unknown = [item for item in force if item.partition(":")[0] not in stages]
     for item in unknown:
-        yield f"there is no stage {item.partition(':')[0]!r}; FORCE takes stages ({', '.join(STAGES)}) or nodes"
+        yield f"there is no stage {item.partition(':')[0]!r}; FORCE takes stages ({', '.join(stages)}) or nodes"
     units = [item for item in force if ":" in item and item not in unknown]
     if units:
-        from tasks import dag
-
-        nodes = dag.build(config)
+        nodes = request.nodes(config)
         for item in units:
             if item not in nodes:
                 stage = item.partition(":")[0]

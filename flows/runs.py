@@ -35,7 +35,7 @@ from prefect.states import Cancelling, Crashed
 from flows import processes
 from flows.settings import POOL
 
-FLOW = "steel"
+FLOWS = ("steel", "steel-ablation")
 _UNSTARTED = timedelta(seconds=60)
 """A run that never had a process: its worker is about to start one, or died before it could."""
 
@@ -68,9 +68,9 @@ class Snapshot:
 
 
 def trigger(deployment: str, parameters: Mapping[str, Any]) -> UUID:
-    """Create a run of `steel/<deployment>`; the worker picks it up."""
+    """Create a run of `<flow>/<deployment>`; the worker picks it up."""
     with get_client(sync_client=True) as client:
-        found = client.read_deployment_by_name(f"{FLOW}/{deployment}")
+        found = client.read_deployment_by_name(deployment)
         try:
             return client.create_flow_run_from_deployment(found.id, parameters=dict(parameters)).id
         except PrefectHTTPStatusError as error:
@@ -81,10 +81,10 @@ def trigger(deployment: str, parameters: Mapping[str, Any]) -> UUID:
 
 
 def latest() -> UUID | None:
-    """The newest run of the flow."""
+    """The newest run of our flows."""
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(
-            flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW])),
+            flow_filter=FlowFilter(name=FlowFilterName(any_=list(FLOWS))),
             sort=FlowRunSort.START_TIME_DESC,
             limit=1,
         )
@@ -107,6 +107,13 @@ class Reader:
 
     def flow_run(self) -> FlowRun:
         return self._client.read_flow_run(self.run)
+
+    def deployment(self) -> str:
+        """`<flow>/<deployment>` of the run; "" if it was started without one."""
+        run = self.flow_run()
+        if run.deployment_id is None:
+            return ""
+        return f"{self._client.read_flow(run.flow_id).name}/{self._client.read_deployment(run.deployment_id).name}"
 
     def snapshot(self) -> Snapshot:
         run = self.flow_run()
@@ -172,7 +179,7 @@ def reap() -> list[str]:
             type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
         )
         runs = client.read_flow_runs(
-            flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW])),
+            flow_filter=FlowFilter(name=FlowFilterName(any_=list(FLOWS))),
             flow_run_filter=FlowRunFilter(state=running),
             limit=200,
         )

@@ -13,6 +13,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 STAGES = ("download", "convert", "clean", "tokenize", "pretrain", "sft", "dpo", "evaluate", "report")
+ABLATION_STAGES = (*STAGES[: STAGES.index("tokenize") + 1], "ablation")
+"""Of the flow steel-ablation."""
 StageName = Literal[
     "download", "convert", "clean", "tokenize", "pretrain", "sft", "dpo", "evaluate", "report"
 ]
@@ -252,6 +254,28 @@ class Evaluate(Section):
     max_questions: int | None = None
 
 
+class Ablation(Section):
+    """The flow steel-ablation/ffn: kinds of feed-forward layer side by side, on this profile's shards."""
+
+    kinds: list[Literal["dense", "token", "prefix", "merge", "paper", "released"]] = [
+        "dense",
+        "token",
+        "merge",
+        "prefix",
+        "paper",
+        "released",
+    ]
+    """`paper` and `released` leak the future; here they may be trained, to show what that does."""
+    seeds: list[int] = Field([1, 2, 3], min_length=1)
+    """Of the fresh weights and the order of data; every kind gets each."""
+    steps: int | None = Field(None, gt=0)
+    """Optimizer steps of each training; None: as many as pretrain's."""
+    honest_rows: int = Field(64, gt=0)
+    """Validation rows whose targets are also scored from their prefix alone,"""
+    honest_positions: int = Field(32, gt=0)
+    """at so many places of each row."""
+
+
 class Report(Section):
     generations: list[str] = []
     """Prompts for the sample generations."""
@@ -323,6 +347,7 @@ class SteelRun(Section):
     dpo: Dpo = Dpo()
     evaluate: Evaluate = Evaluate()
     report: Report = Report()
+    ablation: Ablation = Ablation()
     keep_trained_on_code_change: bool = False
     """Big profiles: a changed line in the trainer must not throw away a month (on_code_change: keep)."""
     runtime: Runtime = Runtime()

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from tasks import clean, convert, download, dpo, evaluate, pretrain, report, sft, tokenize
-from tasks.config import STAGES, SteelRun
+from collections.abc import Iterable
+
+from tasks import ablation, clean, convert, download, dpo, evaluate, pretrain, report, sft, tokenize
+from tasks.config import ABLATION_STAGES, STAGES, SteelRun
 from tasks.node import Node
+
+DATA = (download, convert, clean, tokenize)
 
 
 def build(config: SteelRun) -> dict[str, Node]:
-    """All nodes by name, each after its inputs. Raises ValueError on an input that nobody makes."""
-    nodes = [
-        node
-        for room in (download, convert, clean, tokenize, pretrain, sft, dpo, evaluate)
-        for node in room.nodes(config)
-    ]
-    nodes += report.nodes(config, [node.name for node in nodes])
+    """All nodes of the pipeline by name, each after its inputs. Raises ValueError on an input that nobody makes."""
+    nodes = [node for room in (*DATA, pretrain, sft, dpo, evaluate) for node in room.nodes(config)]
+    return _graph([*nodes, *report.nodes(config, [node.name for node in nodes])], STAGES)
+
+
+def build_ablation(config: SteelRun) -> dict[str, Node]:
+    """The nodes of the FFN ablation: the pipeline's data stages, then its trainings and their comparison."""
+    nodes = [node for room in (*DATA, ablation) for node in room.nodes(config)]
+    return _graph(nodes, ABLATION_STAGES)
+
+
+def _graph(nodes: Iterable[Node], stages: Iterable[str]) -> dict[str, Node]:
     graph: dict[str, Node] = {}
     for node in nodes:
         if node.name in graph:
             raise ValueError(f"two nodes are named {node.name!r}")
-        if node.stage not in STAGES:
+        if node.stage not in stages:
             raise ValueError(f"{node.name!r} belongs to no stage")
         for role, source in node.inputs.items():
             if source.partition("#")[0] not in graph:

@@ -27,7 +27,7 @@ from tasks.node import Artifact, Context, Node, Outcome
 from tasks.tracking import DIGEST, FINGERPRINT, FLOW_RUN, NODE, PROFILE, Record, RunTrack, Tracker
 
 # Data stages are functions of their inputs alone; only these draw random numbers.
-SEEDED = {"pretrain", "sft", "dpo", "evaluate", "report"}
+SEEDED = {"pretrain", "sft", "dpo", "evaluate", "report"}  # an ablation has the seeds in its config
 
 
 @dataclass

@@ -23,7 +23,7 @@ def nodes(config: SteelRun, names: Iterable[str]) -> list[Node]:
         Node(
             name="report",
             body=report,
-            config=config.model_dump(mode="json", exclude={"runtime"}),
+            config=config.model_dump(mode="json", exclude={"runtime", "ablation"}),
             inputs={name: name for name in names},
             code=("tasks.report", "tasks.evaluate.statistics", "model.scoring"),
         )

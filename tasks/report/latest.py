@@ -26,15 +26,17 @@ def publish_latest(
     report_artifact = Path(report_artifact).resolve()
     numbers = json.loads((report_artifact / "summary.json").read_text("utf-8"))
     write_json(folder / "summary.json", {"stages": stages, **numbers})
-    _link(report_artifact / "report.html", folder / "report.html")
+    link(report_artifact / "report.html", folder / "report.html")
     return folder
 
 
-def _link(target: Path, link: Path) -> None:
-    aside = link.with_name(f".{link.name}.{os.getpid()}.tmp")
+def link(target: Path, name: Path) -> None:
+    """Make `name` a relative link to `target`, in one step."""
+    name.parent.mkdir(parents=True, exist_ok=True)
+    aside = name.with_name(f".{name.name}.{os.getpid()}.tmp")
     aside.unlink(missing_ok=True)
     try:
-        aside.symlink_to(os.path.relpath(target, link.parent))
+        aside.symlink_to(os.path.relpath(Path(target).resolve(), name.parent.resolve()))
     except OSError:  # a file system without links
         shutil.copyfile(target, aside)
-    aside.replace(link)
+    aside.replace(name)

@@ -60,11 +60,12 @@ def test_the_check_itself_sees_typos(typo):
 
 def test_a_deployment_for_the_pipeline_and_one_for_each_stage():
     by_name = {d["name"]: d for d in TREE["deployments"]}
-    assert list(by_name) == ["full-pipeline", *STAGES]
+    assert list(by_name) == ["full-pipeline", *STAGES, "ffn"]
+    assert by_name["ffn"]["entrypoint"] == "flows/sweep.py:steel_ablation"
     for stage in STAGES:
         assert by_name[stage]["parameters"] == {"until": stage, "force": [stage]}
     for deployment in by_name.values():
-        assert deployment["entrypoint"] == "flows/steel.py:steel"
+        assert deployment["entrypoint"] == "flows/steel.py:steel" or deployment["name"] == "ffn"
         assert deployment["work_pool"]["name"] == POOL
         assert deployment["work_pool"]["job_variables"]["stream_output"] is False
         assert deployment["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
@@ -78,8 +79,10 @@ def test_every_variable_in_it_is_set_by_make_up(tmp_path):
 
 def test_the_parameters_are_those_of_the_flow():
     from flows.steel import steel
+    from flows.sweep import steel_ablation
 
     for deployment in TREE["deployments"]:
-        steel.validate_parameters(deployment.get("parameters") or {})
+        flow = steel_ablation if deployment["name"] == "ffn" else steel
+        flow.validate_parameters(deployment.get("parameters") or {})
     with pytest.raises(Exception, match="until"):
         steel.validate_parameters({"until": "pretrian"})

@@ -1,0 +1,65 @@
+"""The FFN ablation: every kind of feed-forward layer at equal depth, width, tokens and data order.
+
+    tokenize:manifest ─→ ablation:<kind>-s<seed>  (kinds × seeds) ─→ ablation:ffn
+
+Each training node leaves what pretrain leaves, and honest.json (see model/honest.py). `ablation:ffn`
+puts them side by side: a table, curves, and what the table cannot show.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tasks import engine
+from tasks.ablation import table, train
+from tasks.config import SteelRun
+from tasks.node import Node
+from tasks.report.latest import link
+
+STAGE = "ablation"
+TABLE = "ablation:ffn"
+PAGE, FOLDER = "ffn-ablation.html", "ffn-ablation"
+
+
+def nodes(config: SteelRun) -> list[Node]:
+    """A training for each kind and seed, and the comparison of all."""
+    study = config.ablation
+    recipe = config.pretrain.model_dump(mode="json")
+    if study.steps:
+        recipe |= {"steps": study.steps, "epochs": None}
+    trainings = [
+        Node(
+            name=f"{STAGE}:{kind}-s{seed}",
+            body=train.body,
+            config={
+                "model": {**config.model.model_dump(mode="json"), "ffn": kind},
+                "train": recipe,
+                "seed": seed,
+                "honest": {"rows": study.honest_rows, "positions": study.honest_positions},
+            },
+            inputs={
+                "shards": "tokenize:manifest",
+                "tokenizer": "tokenize:tokenizer",
+                **{name: f"tokenize:{name}" for name in config.using("pretrain")},
+            },
+            code=("tasks.pretrain", "model.honest", *engine.CODE),
+            resumable=True,
+            exclusive=config.runtime.parallel_trainings == 1,
+        )
+        for seed in study.seeds
+        for kind in study.kinds
+    ]
+    compare = Node(
+        name=TABLE,
+        body=table.body,
+        config={"kinds": list(study.kinds), "seeds": list(study.seeds), "profile": config.profile},
+        inputs={node.name.partition(":")[2]: node.name for node in trainings},
+        code=("tasks.report.style", "tasks.report.canvas", "tasks.report.gather"),
+    )
+    return [*trainings, compare]
+
+
+def publish(folder: Path, artifact: Path) -> None:
+    """Link the newest comparison into artifacts/latest/<profile>/ffn-ablation/."""
+    for name in (PAGE, "ffn-ablation.json"):
+        link(artifact / name, folder / name)

@@ -1,0 +1,82 @@
+"""One training of the ablation: pretrain's own, with this kind of FFN and this seed, then the honest loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from tasks import engine, pretrain
+from tasks.config import Train
+from tasks.node import Context, Outcome
+
+LEAKY = ("paper", "released")
+
+
+def body(ctx: Context) -> Outcome:
+    """Train, then score the same targets with the whole row and with the prefix alone."""
+    from tasks import pool
+    from tasks.launch import launch
+
+    wanted = ctx.config
+    train = Train.model_validate(wanted["train"])
+    shards = ctx.inputs["shards"].read_json("shards.json")
+    files, val_files = pretrain.data_files(ctx, shards)
+    rows = sum(file["repeats"] * file["rows"] for file in files)
+    vocab_size = pretrain.rounded_vocab(wanted["model"]["vocab_size"], shards["vocab_size"])
+    found = pool.submit(engine.machine, ctx.runtime.device, train.precision).result()
+    nproc = engine.ranks(found, ctx.runtime.sft_nproc, ctx.runtime.nproc)
+    settings = engine.settings(
+        ctx,
+        "pretrain",
+        train,
+        files,
+        val_files=val_files,
+        steps=engine.steps(train, rows),
+        model={**wanted["model"], "vocab_size": vocab_size},
+        seed=wanted["seed"],
+        # a study may train what no run should
+        allow_future_leakage=wanted["model"]["ffn"] in LEAKY,
+    )
+    launch(ctx, settings, nproc=nproc)
+    engine.finish(ctx.out)
+    job = pool.submit(measure, ctx.out / "export", val_files, wanted["seed"], **wanted["honest"])
+    measured = job.result()
+    (ctx.out / "honest.json").write_bytes(orjson.dumps(measured, option=orjson.OPT_INDENT_2) + b"\n")
+    metrics = engine.headline_metrics(engine.read_metrics(ctx.out))
+    losses = {name: measured[name] for name in ("forced", "honest")}
+    return Outcome(
+        headline=f"val loss {metrics['val_loss']:.3f}; whole row {losses['forced']:.3f}, "
+        f"prefix only {losses['honest']:.3f}",
+        counts={"parameters": measured["parameters"], "targets": measured["targets"]},
+        metrics={**metrics, **{f"loss/{name}": value for name, value in losses.items()}},
+        extra={**measured, **engine.execution(ctx, train, found, nproc)},
+        files=["honest.json"],
+    )
+
+
+def measure(export: Path, val_files: list[dict], seed: int, rows: int, positions: int) -> dict[str, Any]:
+    """Both losses of an exported model on the validation rows, its size, and its FLOPs a token."""
+    from model import honest, scoring
+
+    model = scoring.load(export)
+    config = model.config
+    found = honest.losses(model, val_files, rows=rows, positions=positions, seed=seed)
+    leak = found.honest - found.forced
+    return {
+        "forced": float(found.forced.mean()),
+        "honest": float(found.honest.mean()),
+        "leak": float(leak.mean()),
+        "largest_difference": float(abs(leak).max()),
+        "targets": len(leak),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "flops_per_token": float(config.flops_per_token(train_length(val_files))),
+    }
+
+
+def train_length(files: list[dict]) -> int:
+    """Positions of a row."""
+    from model.training.shards import ShardFile
+
+    return ShardFile(Path(files[0]["path"])).block_size
