@@ -1,0 +1,147 @@
+"""The ablation's graph, its table, and its page."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from tasks import ablation, dag, profiles
+from tasks.ablation import table
+from tasks.node import Artifact
+
+SMALL = {"ablation": {"kinds": ["token", "dense", "paper"], "seeds": [1, 2], "steps": 5}}
+
+
+def test_every_kind_gets_every_seed_on_the_same_shards():
+    nodes = dag.build_ablation(profiles.load("demo", SMALL))
+    mine = [node for node in nodes.values() if node.stage == ablation.STAGE]
+    assert len(mine) == 3 * 2 + 1
+    one = nodes["ablation:paper-s2"]
+    assert one.config["model"]["ffn"] == "paper"
+    assert one.config["seed"] == 2
+    assert one.config["train"]["steps"] == 5
+    inputs = {tuple(node.inputs.items()) for node in mine if node.name != ablation.TABLE}
+    assert len(inputs) == 1
+    assert "pretrain" not in nodes
+
+
+def test_the_pipeline_itself_has_no_ablation_and_does_not_notice_its_settings():
+    from tasks.fingerprint import digest
+
+    plain, studied = (dag.build(profiles.load("demo", over)) for over in ({}, SMALL))
+    assert not any(node.stage == ablation.STAGE for node in plain.values())
+    for name, node in plain.items():
+        assert digest(node.config) == digest(studied[name].config), name
+
+
+def artifact(tmp_path, name: str, val_loss: float, forced: float, honest: float) -> Artifact:
+    folder = tmp_path / name
+    folder.mkdir()
+    lines = [{"step": s, "loss": val_loss + 1 / s, "val_loss": val_loss + 1 / s} for s in (5, 10)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    manifest = {
+        "metrics": {
+            "val_loss": val_loss,
+            "loss/forced": forced,
+            "loss/honest": honest,
+            "tokens": 1000.0,
+            "tokens_per_s": 10.0,
+        },
+        "extra": {
+            "parameters": 123_456,
+            "flops_per_token": 2.5e6,
+            "targets": 64,
+            "largest_difference": abs(honest - forced),
+        },
+    }
+    return Artifact(f"ablation:{name}", folder, "d", "f", manifest)
+
+
+def rows(tmp_path):
+    made = [
+        table.row(
+            "token", {1: artifact(tmp_path, "t1", 2.0, 2.0, 2.0), 2: artifact(tmp_path, "t2", 2.2, 2.2, 2.2)}
+        ),
+        table.row(
+            "paper", {1: artifact(tmp_path, "p1", 1.8, 1.8, 2.5), 2: artifact(tmp_path, "p2", 1.9, 1.9, 2.8)}
+        ),
+    ]
+    table.compare(made)
+    return made
+
+
+def test_kinds_are_compared_seed_by_seed_by_what_they_can_keep(tmp_path):
+    token, paper = rows(tmp_path)
+    assert paper["leak"] == pytest.approx(0.8)
+    assert paper["vs_token"] == pytest.approx({"mean": 0.55, "low": 0.5, "high": 0.6})
+    assert token["val_loss_sd"] == pytest.approx(0.1414, abs=1e-3)
+    shown = table.markdown([token, paper])
+    assert "| paper | **no** |" in shown
+    assert "+0.550 (+0.500 … +0.600)" in shown
+    assert "| 0 | – |" in shown  # token against itself, no leak
+
+
+def test_without_token_there_is_nothing_to_compare_with(tmp_path):
+    (paper,) = rows(tmp_path)[1:]
+    alone = [dict(paper)]
+    table.compare(alone)
+    assert alone[0]["vs_token"] is None
+    assert "–" in table.markdown(alone)
+
+
+def test_the_page_holds_every_number_and_the_figure(tmp_path):
+    from tasks.report import gather
+
+    made = rows(tmp_path)
+    artifacts = {
+        kind: [artifact(tmp_path, f"{kind}{i}", 2.0 + i / 10, 2.0, 2.0) for i in (1, 2)] for kind in "ab"
+    }
+    figure = table.draw({kind: [gather.read_curve(a) for a in seeds] for kind, seeds in artifacts.items()})
+    assert figure.startswith("<svg")
+    page = table.page({"profile": "demo", "seeds": [1, 2], "kinds": made}, figure)
+    for text in ("123,456", "2.650", "data:image/svg+xml;base64,", "2 seeds"):
+        assert text in page, text
+
+
+def test_publishing_links_the_newest(tmp_path):
+    first, second = tmp_path / "one", tmp_path / "two"
+    for n, folder in enumerate((first, second)):
+        folder.mkdir()
+        for name in (ablation.PAGE, "ffn-ablation.json"):
+            (folder / name).write_text(str(n))
+    latest = tmp_path / "latest" / "demo" / ablation.FOLDER
+    for folder in (first, second):
+        ablation.publish(latest, folder)
+    assert (latest / ablation.PAGE).read_text() == "1"
+
+
+def test_body_reads_every_training(tmp_path):
+    import logging
+
+    from tasks.node import Context
+
+    inputs = {
+        f"{kind}-s{seed}": artifact(tmp_path, f"{kind}-s{seed}", 2.0 + seed / 10, 2.0, 2.1)
+        for kind in ("token", "paper")
+        for seed in (1, 2)
+    }
+    out = tmp_path / "out"
+    out.mkdir()
+    ctx = Context(
+        name=ablation.TABLE,
+        out=out,
+        config={"kinds": ["token", "paper"], "seeds": [1, 2], "profile": "demo"},
+        inputs=inputs,
+        runtime=profiles.load("demo").runtime,
+        seed=0,
+        log=logging.getLogger("test"),
+        track=None,
+    )
+    outcome = table.body(ctx)
+    assert "best causal one: token" in outcome.headline
+    numbers = json.loads((out / "ffn-ablation.json").read_text())
+    assert [r["kind"] for r in numbers["kinds"]] == ["token", "paper"]
+    assert (
+        replace(inputs["token-s1"]).manifest["metrics"]["val_loss"]
+        in numbers["kinds"][0]["val_loss_by_seed"].values()
+    )
