@@ -32,7 +32,12 @@ def nodes(config: SteelRun) -> list[Node]:
             name=f"{STAGE}:{kind}-s{seed}",
             body=train.body,
             config={
-                "model": {**config.model.model_dump(mode="json"), "ffn": kind},
+                # a study may train what no run should
+                "model": {
+                    **config.model.model_dump(mode="json"),
+                    "ffn": kind,
+                    "allow_future_leakage": kind in table.LEAKY,
+                },
                 "train": recipe,
                 "seed": seed,
                 "honest": {"rows": study.honest_rows, "positions": study.honest_positions},
