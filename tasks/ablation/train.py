@@ -21,7 +21,7 @@ def body(ctx: Context) -> Outcome:
     train = Train.model_validate(wanted["train"])
     shards = ctx.inputs["shards"].read_json("shards.json")
     files, val_files = pretrain.data_files(ctx, shards)
-    rows = sum(file["repeats"] * file["rows"] for file in files)
+    rows = sum(file["repeats"] * file["rows"] + file["extra_rows"] for file in files)
     vocab_size = pretrain.rounded_vocab(wanted["model"]["vocab_size"], shards["vocab_size"])
     found = pool.submit(engine.machine, ctx.runtime.device, train.precision).result()
     nproc = engine.ranks(found, ctx.runtime.sft_nproc, ctx.runtime.nproc)
