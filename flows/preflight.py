@@ -83,6 +83,7 @@ def run(request: Request) -> SteelRun:
         *check_force(request, config),
         *check_folders(config),
         *check_compiler(config),
+        *check_continuation(config),
     ]
     if wrong:
         raise Wrong("\n".join(wrong))
@@ -176,6 +177,18 @@ def check_compiler(config: SteelRun) -> Iterable[str]:
     """torch.compile needs a C++ compiler while it runs; installing needed one anyway."""
     if config.runtime.compile and not shutil.which("g++"):
         yield "runtime.compile is on, and there is no g++ on the PATH: install it (Debian: apt-get install g++)"
+
+
+def check_continuation(config: SteelRun) -> Iterable[str]:
+    """The run and the step that the training is to go on from are there."""
+    if config.pretrain.continue_from is None:
+        return
+    from tasks import continuation
+
+    try:
+        continuation.find(config.pretrain.continue_from, resolve(config.runtime.artifacts))
+    except NodeError as error:
+        yield str(error)
 
 
 # ------------------------------------------------------------------------------- overrides

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 STAGES = ("download", "convert", "clean", "tokenize", "pretrain", "sft", "dpo", "evaluate", "report")
 ABLATION_STAGES = (*STAGES[: STAGES.index("tokenize") + 1], "ablation")
@@ -209,6 +209,26 @@ class Train(Section):
         return self
 
 
+class ContinueFrom(Section):
+    """The run that a training goes on from, instead of starting afresh."""
+
+    run: str
+    """The parent: the first digits of its fingerprint, or the path of its artifact or work folder."""
+    step: int | Literal["latest"] = "latest"
+    """A step of which it keeps a checkpoint. `pretrain.steps` and `epochs` count from the parent's start."""
+    on_changed: Literal["refuse", "keep"] = "refuse"
+    """Where a source's shards are no longer the parent's: stop, or go on with the parent's shards of it."""
+
+    @field_validator("run", mode="before")
+    @classmethod
+    def _digits(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) else value  # a prefix that happens to be a number
+
+
+class Pretrain(Train):
+    continue_from: ContinueFrom | None = None
+
+
 class Variant(Section):
     """One SFT mixture: data set -> share of its records to take (1.0 = all, 0.2 = a fifth)."""
 
@@ -318,6 +338,9 @@ class Runtime(Section):
     data_workers: int = Field(2, gt=0)
     """Processes for converting, cleaning, tokenizing and scoring."""
     keep_checkpoints: int = Field(2, gt=0)
+    """The newest ones are kept; those of pre-training also in its artifact, to continue from."""
+    verify_shards: Literal["start", "off"] = "start"
+    """`start`: hash every shard before the first step of a training, each rank its share."""
     max_restarts: int = Field(0, ge=0)
     """torchrun's own restarts after a rank died."""
     encoder: Literal["auto", "fastokens", "tokenizers"] = "auto"
@@ -342,7 +365,7 @@ class SteelRun(Section):
     clean: Clean = Clean()
     tokenize: Tokenize = Tokenize()
     model: Model = Model()
-    pretrain: Train = Train(steps=1000)
+    pretrain: Pretrain = Pretrain(steps=1000)
     sft: Sft = Sft()
     dpo: Dpo = Dpo()
     evaluate: Evaluate = Evaluate()

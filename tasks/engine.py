@@ -64,7 +64,11 @@ def settings(
         "objective": objective,
         "work_dir": str(ctx.out),
         "tokenizer_dir": str(ctx.inputs["tokenizer"].path),
-        "data": {"files": list(files), "val_files": list(more.pop("val_files", ()))},
+        "data": {
+            "files": list(files),
+            "val_files": list(more.pop("val_files", ())),
+            "verify": runtime.verify_shards == "start",
+        },
         "batch_size": train.batch_size,
         "micro_batch_size": runtime.micro_batch_size,
         "optim": train.optim.model_dump(mode="json"),
@@ -91,11 +95,11 @@ def last(metrics: list[dict[str, Any]], name: str) -> float | None:
     return next((line[name] for line in reversed(metrics) if line.get(name) is not None), None)
 
 
-def finish(folder: Path, *scratch: str) -> None:
-    """Leave the result, drop what only an unfinished training needs."""
+def finish(folder: Path, *scratch: str, keep_checkpoints: bool = False) -> None:
+    """Leave the result, drop what only an unfinished training needs (or one that continues this)."""
     if not (folder / "export" / "config.json").exists():
         raise NodeError(f"the training ended without an export; see {folder / 'train.log'}")
-    for name in ("checkpoints", *scratch):
+    for name in scratch if keep_checkpoints else ("checkpoints", *scratch):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 

@@ -55,6 +55,10 @@ class Track(Protocol):
 
     def file(self, path: Path, folder: str = "") -> None: ...
 
+    def continues(self, fingerprint: str, step: int) -> None:
+        """This training goes on from another run's step."""
+        ...
+
 
 @dataclass
 class Context:

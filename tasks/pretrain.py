@@ -8,30 +8,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tasks import engine
-from tasks.config import SteelRun, Train
+from tasks import continuation, engine, mixture
+from tasks.config import ContinueFrom, SteelRun, Train
 from tasks.node import Context, Node, NodeError, Outcome
 
 
 def nodes(config: SteelRun) -> list[Node]:
     """One node, which wants the machine for itself and goes on where it was stopped."""
+    body = Pretraining(config.pretrain.continue_from, config.runtime.artifacts)
     return [
         Node(
             name="pretrain",
-            body=pretrain,
+            body=body,
             config={
                 "model": config.model.model_dump(mode="json"),
-                "train": config.pretrain.model_dump(mode="json"),
+                "train": config.pretrain.model_dump(mode="json", exclude={"continue_from"}),
             },
             inputs={
                 "shards": "tokenize:manifest",
                 "tokenizer": "tokenize:tokenizer",
                 **{name: f"tokenize:{name}" for name in config.using("pretrain")},
             },
-            code=engine.CODE,
+            external=body.identity if config.pretrain.continue_from else None,
+            code=(*engine.CODE, "tasks.continuation"),
             resumable=True,
             exclusive=True,
             on_code_change="keep" if config.keep_trained_on_code_change else "rerun",
@@ -39,37 +42,69 @@ def nodes(config: SteelRun) -> list[Node]:
     ]
 
 
-def pretrain(ctx: Context) -> Outcome:
-    """Train, then compare with the unigram model."""
-    from tasks import pool
-    from tasks.launch import launch
-    from tasks.tokenize.encode import tokenizer_digest
+@dataclass(frozen=True)
+class Pretraining:
+    """The node's body, with the run it continues, if any."""
 
-    train = Train.model_validate(ctx.config["train"])
-    shards = ctx.inputs["shards"].read_json("shards.json")
-    if shards["tokenizer_digest"] != tokenizer_digest(ctx.inputs["tokenizer"].path):
-        raise NodeError("the shards were made with another tokenizer than this run's: run tokenize again")
-    files, val_files = data_files(ctx, shards)
-    rows = sum(file["repeats"] * file["rows"] + file["extra_rows"] for file in files)
-    steps = engine.steps(train, rows)
-    ctx.log.info("blocks this training takes:\n%s", planned(files, steps * train.batch_size))
-    vocab_size = rounded_vocab(ctx.config["model"]["vocab_size"], shards["vocab_size"])
-    # counted beside the training
-    unigram = pool.submit(unigram_loss, files, val_files, vocab_size)
-    found = pool.submit(engine.machine, ctx.runtime.device, train.precision).result()
-    nproc = engine.ranks(found, ctx.runtime.nproc)
-    settings = engine.settings(
-        ctx,
-        "pretrain",
-        train,
-        files,
-        val_files=val_files,
-        steps=steps,
-        model={**ctx.config["model"], "vocab_size": vocab_size},
-    )
-    launch(ctx, settings, nproc=nproc)
-    engine.finish(ctx.out)
-    return _outcome(ctx, unigram.result(), rows, engine.execution(ctx, train, found, nproc))
+    continue_from: ContinueFrom | None = None
+    artifacts: Path = Path("artifacts")
+
+    def identity(self) -> dict[str, str]:
+        """What the parent adds to the fingerprint."""
+        parent = continuation.find(self.continue_from, self.artifacts)
+        return {**parent.identity, "on_changed": self.continue_from.on_changed}
+
+    def __call__(self, ctx: Context) -> Outcome:
+        """Train, then compare with the unigram model."""
+        from tasks import pool
+        from tasks.launch import launch
+
+        train = Train.model_validate(ctx.config["train"])
+        shards = ctx.inputs["shards"].read_json("shards.json")
+        files, val_files = data_files(ctx, shards)
+        more: dict[str, Any] = {}
+        if self.continue_from is not None:
+            files, more = self._continued(ctx, train, files)
+        blocks = sum(map(continuation.blocks_of, files))
+        steps = more.get("steps") or engine.steps(train, blocks)
+        begun = more.pop("begun", 0)
+        table, planned = mixture.planned(files, shards["block_size"], (steps - begun) * train.batch_size)
+        ctx.log.info("what this training reads, from step %d to %d:\n%s", begun + 1, steps, table)
+        ctx.track.metrics(planned, 0)
+        vocab_size = rounded_vocab(ctx.config["model"]["vocab_size"], shards["vocab_size"])
+        # counted beside the training
+        unigram = pool.submit(unigram_loss, files, val_files, vocab_size)
+        found = pool.submit(engine.machine, ctx.runtime.device, train.precision).result()
+        nproc = engine.ranks(found, ctx.runtime.nproc)
+        settings = engine.settings(
+            ctx,
+            "pretrain",
+            train,
+            files,
+            val_files=val_files,
+            model={**ctx.config["model"], "vocab_size": vocab_size},
+            keep_final=True,
+            **{"steps": steps, **more},
+        )
+        launch(ctx, settings, nproc=nproc)
+        engine.finish(ctx.out, keep_checkpoints=True)
+        outcome = _outcome(ctx, unigram.result(), blocks, engine.execution(ctx, train, found, nproc))
+        return replace(outcome, summary=f"{outcome.summary}\n\n{table}")
+
+    def _continued(self, ctx: Context, train: Train, files: list[dict]) -> tuple[list[dict], dict[str, Any]]:
+        """(the parent's shards and the new ones, what the engine is told of the parent)."""
+        parent = continuation.find(self.continue_from, self.artifacts)
+        files, notes = continuation.join(parent.files, files, self.continue_from.on_changed)
+        for note in notes:
+            ctx.log.info("continues %s from step %d: %s", parent.folder.name, parent.step, note)
+        steps = train.steps or continuation.steps(parent.loader_state, files, train.batch_size, train.epochs)
+        if steps <= parent.step:
+            raise NodeError(
+                f"the run to continue was at step {parent.step}, and steps count from its start: "
+                f"{steps} would train nothing; raise pretrain.{'steps' if train.steps else 'epochs'}"
+            )
+        ctx.track.continues(parent.fingerprint, parent.step)
+        return files, {"steps": steps, "begun": parent.step, "continue_from": str(parent.checkpoint)}
 
 
 def data_files(ctx: Context, shards: dict[str, Any]) -> tuple[list[dict], list[dict]]:

@@ -144,6 +144,21 @@ class Tracker:
         """Log a small JSON or YAML document as an artifact (by the name's suffix)."""
         self.client.log_dict(run_id, value, name)
 
+    def continues(self, run_id: str, fingerprint: str, step: int) -> None:
+        """Link a training to the one it goes on from, in both directions; `fingerprint` may be a prefix."""
+        tags = {"steel.continues": fingerprint, "steel.continues_from_step": str(step)}
+        parents = self.client.search_runs(
+            [self.experiment],
+            f"tags.`{KIND}` = 'node' and tags.`{FINGERPRINT}` LIKE '{fingerprint}%'",
+            order_by=["attributes.start_time DESC"],
+        )
+        if parents:  # a parent from elsewhere has no run here
+            tags["steel.continues_run"] = parents[0].info.run_id
+            before = parents[0].data.tags.get("steel.continued_by", "").split(",")
+            ids = ",".join(dict.fromkeys([*filter(None, before), run_id]))
+            self.client.set_tag(parents[0].info.run_id, "steel.continued_by", ids[-7900:])
+        self.client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+
     def lineage(self, run_id: str, inputs: Mapping[str, Artifact]) -> None:
         """Record which artifacts, by digest, a run was made from."""
         entries = [
@@ -213,6 +228,9 @@ class RunTrack:
 
     def file(self, path: Path, folder: str = "") -> None:
         self.tracker.file(self.run_id, path, folder)
+
+    def continues(self, fingerprint: str, step: int) -> None:
+        self.tracker.continues(self.run_id, fingerprint, step)
 
     def flush(self) -> None:
         if self._backlog:

@@ -22,6 +22,8 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 
+from model.training.config import ConfigError
+
 log = logging.getLogger("steel.training")
 NAME = re.compile(r"step-(\d+)")
 PARTIAL = ".partial"
@@ -68,20 +70,34 @@ class Checkpoints:
         dist.barrier()
         log.info("checkpoint at step %d", step)
 
-    def load_newest(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
-        """Put the newest complete checkpoint into model and optimizer; returns its state, or None."""
-        found = self.complete()
-        if not found:
-            return None
-        step, path = list(found.items())[-1]
-        state = json.loads((path / "state.json").read_text("utf-8"))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            dcp.load(_tensors(model, optimizer), checkpoint_id=path)
-        for parameter in model.parameters():
-            optimizer.state[parameter]["step"].fill_(step)
-        log.info("resumed from %s", path)
-        return state
+    def newest(self) -> Path | None:
+        """The folder of the newest complete checkpoint."""
+        return next(reversed(self.complete().values()), None)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The numbers of a checkpoint: `step`, `tokens`, `loader`, …"""
+    return json.loads((path / "state.json").read_text("utf-8"))
+
+
+def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put a checkpoint's weights and moments into model and optimizer (all ranks, any number of them)."""
+    tensors = _tensors(model, optimizer)
+    saved = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+    for name, tensor in tensors.items():
+        shape = getattr(saved.get(name), "size", None)
+        if shape != tensor.shape:
+            found = "is missing" if shape is None else f"has the shape {tuple(shape)}"
+            raise ConfigError(
+                f"{path}: {name} {found}, this run's model needs {tuple(tensor.shape)}: the checkpoint is of another model"
+            )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.load(tensors, checkpoint_id=path)
+    step = read_state(path)["step"]
+    for parameter in model.parameters():
+        optimizer.state[parameter]["step"].fill_(step)
+    log.info("resumed from %s", path)
 
 
 def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -46,6 +46,8 @@ class FileConfig:
 class DataConfig:
     files: list[FileConfig] = field(default_factory=list)
     val_files: list[FileConfig] = field(default_factory=list)
+    verify: bool = True
+    """Hash every file that has a digest before the first step, each rank its share of them."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,9 @@ class TrainConfig:
     """SteelConfig fields: start from fresh weights."""
     init_from: str | None = None
     """An export folder: start from its weights. Choose model or init_from."""
+    continue_from: str | None = None
+    """A checkpoint folder of another run: go on from its step, on its data and what is listed behind it. Steps count
+    on; once this run has checkpoints of its own, it resumes from those."""
     tokenizer_dir: str | None = None
     """Copied into the export, and gives the special tokens' ids."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -113,6 +118,8 @@ class TrainConfig:
     """Validation loss every so many steps and at the end (0: at the end only)."""
     save_every: int = 200
     keep_checkpoints: int = 2
+    keep_final: bool = False
+    """Save a checkpoint after the last step, too: another run can continue from it."""
     export_dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -144,6 +151,10 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, not {value}")
+        if self.continue_from is not None and self.objective != "pretrain":
+            raise ConfigError(
+                f"continue_from is for the objective pretrain; {self.objective} takes init_from"
+            )
         if len(self.optim.betas) != 2:
             raise ConfigError("optim.betas needs two numbers")
 

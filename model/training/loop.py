@@ -16,15 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from model.training.checkpoint import Checkpoints
+from model.training.checkpoint import Checkpoints, load, read_state
 from model.training.config import ConfigError, TrainConfig
 from model.training.export import full_weights, special_tokens, write_export
-from model.training.loader import BlockLoader, val_batches
+from model.training.loader import BlockLoader, DataError, Prefetch, val_batches
 from model.training.metrics import Metrics, Window, peak_flops
 from model.training.objectives import Scorer, make_objective, reply_logprobs
 from model.training.optim import clip, learning_rate, local_gradients, make_optimizer, set_rate
 from model.training.pairs import PairLoader, write_logprobs
 from model.training.parallel import World, build, reshard
+from model.training.shards import file_digest
 from model.training.stop import StopFlag
 
 log = logging.getLogger("steel.training")
@@ -38,18 +39,28 @@ def train(config: TrainConfig, world: World, stop: StopFlag) -> bool:
     """Run or resume; True when finished, False when stopped at a checkpoint."""
     work = Path(config.work_dir)
     special_tokens(config.tokenizer_dir)  # what will not do is refused before the training, not after
+    verify_files(config, world)
+    checkpoints = Checkpoints(work / "checkpoints", config.keep_checkpoints)
+    at = checkpoints.newest()
+    joins = at is None and config.continue_from is not None
+    if joins:
+        at = Path(config.continue_from)
+        if not (at / "state.json").is_file():
+            raise ConfigError(f"continue_from: {at} is no complete checkpoint")
+    state = {"step": 0, "tokens": 0, "window": None, "loader": None} if at is None else read_state(at)
+    begin, tokens = state["step"], state["tokens"]
+    loader = make_loader(config, world, state["loader"], append=joins)
+    steps = config.steps or loader.steps_for(config.epochs)
+    if joins and begin >= steps:
+        raise ConfigError(
+            f"the run to continue was at step {begin}: steps count on from there, {steps} are too few"
+        )
     scorer = build(config, world)
     objective = make_objective(config)
     optimizer = make_optimizer(scorer, config.optim)
-    loader = make_loader(config, world)
-    steps = config.steps or max(1, round(config.epochs * loader.steps_per_epoch))
-    checkpoints = Checkpoints(work / "checkpoints", config.keep_checkpoints)
-    state = checkpoints.load_newest(scorer, optimizer)
-    if state is None:
-        state = {"step": 0, "tokens": 0, "window": None}
-    else:
-        loader.check_state(state["loader"])
-    begin, tokens = state["step"], state["tokens"]
+    if at is not None:
+        load(at, scorer, optimizer)
+    ready = Prefetch(loader, 2 if world.device.type == "cuda" else 0, steps)
     metrics = Metrics(work / "metrics.jsonl", active=world.first, step=begin)
     window = Window(objective.stats, state["window"])
     flops = scorer.lm.config.flops_per_token
@@ -60,12 +71,13 @@ def train(config: TrainConfig, world: World, stop: StopFlag) -> bool:
 
     for step in range(begin, steps):
         clock = time.perf_counter()
-        batches = loader.batch(step)
+        batches = ready.batch(step)
         units = [objective.units(b) for b in batches]
         seen = sum(b.input_ids.numel() for b in batches)
         total, new_tokens, stopping = world.sum(sum(units), seen, stop.requested)
         if stopping:
             save(step)
+            ready.close()
             log.info("stopped by a signal before step %d of %d", step + 1, steps)
             return False
 
@@ -100,9 +112,10 @@ def train(config: TrainConfig, world: World, stop: StopFlag) -> bool:
             )
         if config.data.val_files and (done == steps or (config.eval_every and done % config.eval_every == 0)):
             metrics.write({"step": done, **validate(config, world, scorer, objective)})
-        if done % config.save_every == 0 and done < steps:
+        if (done % config.save_every == 0 and done < steps) or (done == steps and config.keep_final):
             save(done)
 
+    ready.close()
     metrics.close()
     export(config, world, scorer, work / "export")
     return True
@@ -132,8 +145,31 @@ def logprobs(config: TrainConfig, world: World, stop: StopFlag) -> bool:
     return True
 
 
-def make_loader(config: TrainConfig, world: World) -> BlockLoader | PairLoader:
-    """The loader of this objective's data."""
+def verify_files(config: TrainConfig, world: World) -> None:
+    """Refuse a file whose content is not what its digest says: each rank reads its share of them."""
+    if not config.data.verify:
+        return
+    files = [f for f in (*config.data.files, *config.data.val_files) if f.digest]
+    begin = time.perf_counter()
+    sound = torch.ones(len(files), dtype=torch.int32, device=world.device)
+    for i in range(world.rank, len(files), world.size):
+        sound[i] = file_digest(Path(files[i].path)) == files[i].digest
+    torch.distributed.all_reduce(sound, torch.distributed.ReduceOp.MIN)
+    wrong = [f.path for f, good in zip(files, sound.tolist(), strict=True) if not good]
+    if wrong:
+        raise DataError(
+            f"{len(wrong)} of {len(files)} data files have changed since they were written, such as {wrong[0]}: "
+            "make them again"
+        )
+    log.info(
+        "%d data files have the content their digests name (%.1f s)", len(files), time.perf_counter() - begin
+    )
+
+
+def make_loader(
+    config: TrainConfig, world: World, state: dict[str, Any] | None = None, *, append: bool = False
+) -> BlockLoader | PairLoader:
+    """The loader of this objective's data, which goes on where `state` was taken."""
     settings = {
         "seed": config.seed,
         "batch_size": config.batch_size,
@@ -141,9 +177,13 @@ def make_loader(config: TrainConfig, world: World) -> BlockLoader | PairLoader:
         "world_size": world.size,
         "micro_batch_size": config.micro_batch_size,
     }
+    files = _entries(config.data.files)
     if config.objective in ("dpo", "logprobs"):
-        return PairLoader(_entries(config.data.files), reference=config.dpo.reference, **settings)
-    return BlockLoader(_entries(config.data.files), **settings)
+        loader = PairLoader(files, reference=config.dpo.reference, **settings)
+        if state is not None:
+            loader.check_state(state)
+        return loader
+    return BlockLoader(files, state=state, append=append, pin=world.device.type == "cuda", **settings)
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ function of (seed, epoch) alone; equal input gives equal bytes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -166,6 +167,10 @@ class PairLoader:
     @property
     def steps_per_epoch(self) -> float:
         return len(self._seen) / self.batch_size
+
+    def steps_for(self, epochs: float) -> int:
+        """The number of the step with which so many epochs are through."""
+        return max(1, math.ceil(round(epochs * self.steps_per_epoch, 6)))
 
     def state(self, step: int) -> dict[str, Any]:
         """What tells two runs' data apart; the position follows from the step."""

@@ -18,7 +18,10 @@ than twice the range and a walk takes less than two tries on average.
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -90,6 +93,13 @@ class Era:
         return self.epoch_start + self.blocks
 
 
+def _epochs_between(era: Era, until: int) -> Iterator[int]:
+    """Where the epochs begin of which an era reads something before position `until`."""
+    if era.start < era.epoch_end:
+        yield era.epoch_start
+    yield from range(era.epoch_end, until, era.blocks)
+
+
 class Plan:
     """Position -> (epoch, block), for a history of appends."""
 
@@ -99,6 +109,14 @@ class Plan:
         self.seed = seed
         self.eras = [Era(start=0, blocks=blocks, epoch=0, epoch_start=0)]
         self._orders: dict[tuple[int, int, int], Feistel] = {}
+
+    @classmethod
+    def of_history(cls, seed: int, history: Sequence[Mapping[str, Any]]) -> Plan:
+        """The plan of a loader's history: [{"position", "blocks"}], blocks of all data from that position on."""
+        plan = cls(seed, history[0]["blocks"])
+        for before, entry in zip(history, history[1:], strict=False):
+            plan.append(entry["blocks"] - before["blocks"], entry["position"])
+        return plan
 
     @property
     def blocks(self) -> int:
@@ -116,6 +134,13 @@ class Plan:
     def epoch(self, position: int) -> tuple[int, int]:
         """The epoch a position lies in, and the position at which that epoch began."""
         return self._epoch_of(self._era_of(position), position)
+
+    def end(self, epochs: float) -> int:
+        """The position at which so many epochs, counted from the start of training, are through (rounded up)."""
+        last = self.eras[-1]
+        if epochs <= last.epoch:
+            raise ValueError(f"epoch {last.epoch + 1} has begun: {epochs} epochs are over")
+        return last.epoch_start + math.ceil(round((epochs - last.epoch) * last.blocks, 6))
 
     def block(self, positions: np.ndarray) -> np.ndarray:
         """The block at each position (int64 array, any order)."""
@@ -159,6 +184,48 @@ class Plan:
         if not new.all():
             drawn[~new] = self._block(era.start + drawn[~new], k - 1)
         return drawn
+
+    def positions(self, blocks: np.ndarray, end: int) -> list[int]:
+        """Where blocks were read before position `end`, in order: the inverse of `block`, epoch by epoch."""
+        blocks = np.asarray(blocks, np.int64)
+        found: list[np.ndarray] = []
+        for k, era in enumerate(self.eras):
+            until = self.eras[k + 1].start if k + 1 < len(self.eras) else end
+            known = blocks[blocks < era.blocks]
+            for begins in _epochs_between(era, until):
+                if (
+                    begins == era.epoch_start
+                ):  # its rest, from this era on; what was read before is an older era's
+                    places = self._place_in_rest(known, k)
+                else:
+                    epoch = era.epoch + 1 + (begins - era.epoch_end) // era.blocks
+                    places = begins + self._order(era.blocks, epoch, begins).inverse(known)
+                found.append(places[(places >= era.start) & (places < min(until, end))])
+        return sorted(int(p) for places in found for p in places)
+
+    def _place_in_rest(self, blocks: np.ndarray, k: int) -> np.ndarray:
+        """The position of blocks in the epoch under way when era k began; below its start: read before."""
+        era = self.eras[k]
+        order = self._order(era.epoch_end - era.start, era.epoch, era.start)
+        if k == 0:
+            return order.inverse(blocks)
+        before = self.eras[k - 1]
+        tail = era.epoch_start + before.blocks - era.start
+        drawn = blocks - before.blocks + tail
+        old = blocks < before.blocks
+        if old.any():
+            drawn[old] = self._place_in_epoch(blocks[old], k - 1, era) - era.start
+        unread = drawn >= 0
+        places = era.start + drawn
+        places[unread] = era.start + order.inverse(drawn[unread])
+        return places
+
+    def _place_in_epoch(self, blocks: np.ndarray, k: int, of: Era) -> np.ndarray:
+        """The position of blocks in the epoch of era `of`, as the history up to era k has it."""
+        era = self.eras[k]
+        if of.epoch_start == era.epoch_start:
+            return self._place_in_rest(blocks, k)
+        return of.epoch_start + self._order(era.blocks, of.epoch, of.epoch_start).inverse(blocks)
 
     def _order(self, n: int, epoch: int, begins: int) -> Feistel:
         """The permutation of the n blocks read from position `begins` to the end of the epoch."""
