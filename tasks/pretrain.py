@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tasks import continuation, engine, mixture
+from tasks import continuation, engine
 from tasks.config import ContinueFrom, SteelRun, Train
 from tasks.node import Context, Node, NodeError, Outcome
 
@@ -58,9 +58,12 @@ class Pretraining:
         """Train, then compare with the unigram model."""
         from tasks import pool
         from tasks.launch import launch
+        from tasks.tokenize.encode import tokenizer_digest
 
         train = Train.model_validate(ctx.config["train"])
         shards = ctx.inputs["shards"].read_json("shards.json")
+        if shards["tokenizer_digest"] != tokenizer_digest(ctx.inputs["tokenizer"].path):
+            raise NodeError("the shards were made with another tokenizer than this run's: run tokenize again")
         files, val_files = data_files(ctx, shards)
         more: dict[str, Any] = {}
         if self.continue_from is not None:
@@ -68,9 +71,9 @@ class Pretraining:
         blocks = sum(map(continuation.blocks_of, files))
         steps = more.get("steps") or engine.steps(train, blocks)
         begun = more.pop("begun", 0)
-        table, planned = mixture.planned(files, shards["block_size"], (steps - begun) * train.batch_size)
-        ctx.log.info("what this training reads, from step %d to %d:\n%s", begun + 1, steps, table)
-        ctx.track.metrics(planned, 0)
+        table = planned(files, (steps - begun) * train.batch_size)
+        ctx.log.info("blocks this training takes, from step %d to %d:\n%s", begun + 1, steps, table)
+        ctx.track.metrics({"epoch_blocks": blocks, **shares(files)}, 0)
         vocab_size = rounded_vocab(ctx.config["model"]["vocab_size"], shards["vocab_size"])
         # counted beside the training
         unigram = pool.submit(unigram_loss, files, val_files, vocab_size)
@@ -132,8 +135,7 @@ def planned(files: Sequence[dict], blocks: int) -> str:
     """
     per_epoch: dict[str, int] = {}
     for file in files:
-        count = file["rows"] * file["repeats"] + file["extra_rows"]
-        per_epoch[file["source"]] = per_epoch.get(file["source"], 0) + count
+        per_epoch[file["source"]] = per_epoch.get(file["source"], 0) + continuation.blocks_of(file)
     epoch = sum(per_epoch.values())
     whole, rest = divmod(blocks, epoch)
     lines = [
@@ -143,6 +145,16 @@ def planned(files: Sequence[dict], blocks: int) -> str:
     for source, count in [*per_epoch.items(), ("**all**", epoch)]:
         lines.append(f"| {source} | {count:,} | {whole * count:,} | {rest * count / epoch:,.0f} |")
     return "\n".join(lines)
+
+
+def shares(files: Sequence[dict]) -> dict[str, float]:
+    """`mixture/<source>`: the source's share of an epoch's blocks."""
+    found: dict[str, float] = {}
+    epoch = sum(map(continuation.blocks_of, files))
+    for file in files:
+        name = f"mixture/{file['source']}"
+        found[name] = found.get(name, 0.0) + continuation.blocks_of(file) / epoch
+    return found
 
 
 def rounded_vocab(wanted: int | None, tokenizer_size: int) -> int:

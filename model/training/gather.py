@@ -33,6 +33,7 @@ class MappedShard:
     def __init__(self, path: Path) -> None:
         opened = ShardFile(path)  # checks the format
         self.rows, self.block_size = opened.rows, opened.block_size
+        self.tokenizer = opened.metadata.get("tokenizer_digest", "")
         with pa.memory_map(str(path)) as file:  # the mapping outlives the file handle
             self._mapping = file.read_buffer()
         self.bytes = memoryview(self._mapping)
@@ -71,12 +72,12 @@ class Rows:
         self._pin = pin
         self._open: dict[int, MappedShard] = {}
         given = [f.get("rows") for f in files]
-        self.block_size = 0
+        self.block_size, self.tokenizer = 0, ""
         self.rows = np.zeros(0, np.int64)
         self.rows = np.array(
             [self.shard(i).rows if r is None else int(r) for i, r in enumerate(given)], np.int64
         )
-        self.block_size = self.shard(0).block_size
+        self.block_size, self.tokenizer = self.shard(0).block_size, self.shard(0).tokenizer
 
     def shard(self, index: int) -> MappedShard:
         """A file by index, mapped."""
@@ -89,6 +90,8 @@ class Rows:
         path = self.paths[index]
         if self.block_size and shard.block_size != self.block_size:
             raise DataError(f"{path} has blocks of {shard.block_size}, not {self.block_size}")
+        if self.tokenizer and shard.tokenizer != self.tokenizer:
+            raise DataError(f"{path} was made with another tokenizer than {self.paths[0]}")
         if len(self.rows) and shard.rows != self.rows[index]:
             raise DataError(f"{path} has {shard.rows} rows, not {self.rows[index]}")
         if len(self._open) >= MAPPED_FILES:

@@ -23,7 +23,7 @@ import numpy as np
 from model.training.batch import IGNORED, Batch
 from model.training.gather import DataError, Rows
 from model.training.plan import Plan
-from model.training.shards import file_digest
+from model.training.shards import file_digest, row_of
 
 __all__ = ["IGNORED", "Batch", "BlockLoader", "DataError", "Prefetch", "val_batches"]
 
@@ -199,11 +199,8 @@ class Numbering:
     def rows_of(self, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(file indices, rows) of block numbers."""
         files = np.searchsorted(self.first, blocks, side="right") - 1
-        number, rows, extra = blocks - self.first[files], self.rows[files], self.extra[files]
-        beyond = number - self.repeats[files] * rows
-        return files, np.where(
-            beyond < 0, number % rows, np.maximum(beyond, 0) * rows // np.maximum(extra, 1)
-        )
+        number = blocks - self.first[files]
+        return files, row_of(number, self.rows[files], self.repeats[files], self.extra[files])
 
     def blocks_of(self, file: int, row: int) -> np.ndarray:
         """The block numbers of a row."""

@@ -25,7 +25,7 @@ from model.training.objectives import Scorer, make_objective, reply_logprobs
 from model.training.optim import clip, learning_rate, local_gradients, make_optimizer, set_rate
 from model.training.pairs import PairLoader, write_logprobs
 from model.training.parallel import World, build, reshard
-from model.training.shards import file_digest
+from model.training.shards import ShardError, verify
 from model.training.stop import StopFlag
 
 log = logging.getLogger("steel.training")
@@ -153,13 +153,17 @@ def verify_files(config: TrainConfig, world: World) -> None:
     begin = time.perf_counter()
     sound = torch.ones(len(files), dtype=torch.int32, device=world.device)
     for i in range(world.rank, len(files), world.size):
-        sound[i] = file_digest(Path(files[i].path)) == files[i].digest
+        try:
+            verify(files[i].path, files[i].digest)
+        except ShardError as error:
+            log.error("%s", error)
+            sound[i] = 0
     torch.distributed.all_reduce(sound, torch.distributed.ReduceOp.MIN)
     wrong = [f.path for f, good in zip(files, sound.tolist(), strict=True) if not good]
     if wrong:
         raise DataError(
-            f"{len(wrong)} of {len(files)} data files have changed since they were written, such as {wrong[0]}: "
-            "make them again"
+            f"{len(wrong)} of {len(files)} data files have changed since they were written or cannot be read, such as "
+            f"{wrong[0]}: make them again"
         )
     log.info(
         "%d data files have the content their digests name (%.1f s)", len(files), time.perf_counter() - begin

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from model.training.loader import BlockLoader, DataError, val_batches
 from model.training.shards import Row, write_shard
-from tests.training.shard_helpers import PADDING, make_file
+from tests.training.shard_helpers import PADDING, make_file, make_rows
 
 BLOCK = 8
 
@@ -156,6 +156,8 @@ def test_what_cannot_be_divided_is_refused_at_once(files):
         BlockLoader([{**files[0], "repeats": 0}], seed=5, batch_size=4)
     with pytest.raises(DataError, match="there is no shard"):
         BlockLoader([{"path": "nowhere.arrow"}], seed=5, batch_size=4)
+    with pytest.raises(DataError, match="extra_rows at most its rows"):
+        BlockLoader([{**files[0], "extra_rows": 8}], seed=5, batch_size=4)
     with pytest.raises(DataError, match="has 7 rows, not 8"):
         BlockLoader([{**files[0], "rows": 8}], seed=5, batch_size=4)
 
@@ -173,3 +175,20 @@ def test_validation_reads_every_row_once_with_equal_batches_on_every_rank(files,
     assert all((labels == -100).all() for labels in filler)
     targets = sum(x.targets for batches in ranks for x in batches)
     assert targets == 22 * (BLOCK - 1)  # one document starts inside each row
+
+
+def test_shards_of_two_tokenizers_or_block_sizes_are_not_mixed(tmp_path):
+    made = {"a": (BLOCK, "one"), "b": (BLOCK, "two"), "c": (BLOCK + 1, "one")}
+    for name, (width, tokenizer) in made.items():
+        write_shard(
+            tmp_path / f"{name}.arrow",
+            make_rows(3, width),
+            width,
+            {"tokenizer_digest": tokenizer, "source": name},
+        )
+    for other, said in (("b", "another tokenizer"), ("c", "blocks of 9, not 8")):
+        loader = BlockLoader(
+            [{"path": tmp_path / f"{n}.arrow", "rows": 3} for n in ("a", other)], seed=1, batch_size=6
+        )
+        with pytest.raises(DataError, match=said):
+            loader.batch(0)
