@@ -227,8 +227,8 @@ def test_soft_moe_is_the_weighted_sum_of_its_experts(slots):
     torch.testing.assert_close(ffn(x), expected, atol=0, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("width", "heads", "spread"), [(64, 4, 0.106), (192, 4, 0.061), (1792, 32, 0.02)])
-@pytest.mark.parametrize("ffn", ["token", "dense"])
+@pytest.mark.parametrize(("width", "heads", "spread"), [(64, 4, 0.106), (192, 4, 0.061)])
+@pytest.mark.parametrize("ffn", ["token", "dense", "merge"])
 def test_experts_get_gradients_at_the_start(width, heads, spread, ffn):
     torch.manual_seed(0)
     geometry = config(hidden_size=width, num_attention_heads=heads, num_experts=6, num_hidden_layers=1)

@@ -45,7 +45,7 @@ def test_a_configuration_is_the_same_after_a_round_trip(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"model": {**tiny.MODEL, "ffn": "prefix"}}, "comes later"),
+        ({"model": {**tiny.MODEL, "ffn": "paper"}}, "allow_future_leakage"),
         ({"model": {**tiny.MODEL, "hiden_size": 3}}, "unknown key model.hiden_size"),
         ({"data": {"files": [{"path": "/nowhere.arrow"}]}}, "nowhere"),
         ({"tokenizer_dir": "/nowhere"}, "tokenizer.json"),

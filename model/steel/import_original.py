@@ -1,0 +1,144 @@
+"""Weights of the published Steel-LLM, under its own names, as a Steel model of the kind `released`.
+
+    python -m model.steel.import_original CHECKPOINT_FOLDER TARGET_FOLDER
+
+| original                                                   | here                                               |
+|------------------------------------------------------------|----------------------------------------------------|
+| `mlp.phi` [d, experts, slots]                              | `mlp.phi` [d, experts * slots]                     |
+| `mlp.experts.E.gate_up_proj.weight`, `up_proj` [w, d]      | rows E*w ... of `mlp.experts.gate_up_proj`, ...    |
+| `mlp.experts.E.gate_down_proj.weight`, `down_proj` [d, w]  | the same rows, transposed                          |
+| `mlp.experts.E.gate_proj.weight` (its plain SwiGLU)        | rows E*w ... of `mlp.experts.gate_up_proj`         |
+
+All other names are the same. Every weight is used and every parameter is filled, or the import fails. The result can
+be scored under each kind (`config.ffn`); `token` is what the original computes in cached decoding, but for the unit
+length of its tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import GenerationConfig
+
+from model.steel import SteelConfig, SteelForCausalLM
+
+EXPERT = re.compile(r"(?P<layer>.*\.mlp\.experts)\.(?P<number>\d+)\.(?P<name>\w+)\.weight")
+SAME_FIELDS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+    "rope_theta",
+    "rms_norm_eps",
+    "initializer_range",
+    "tie_word_embeddings",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+)
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+)
+
+
+def convert_config(original: Mapping[str, Any]) -> SteelConfig:
+    """The geometry, from the original's config.json."""
+    if original.get("FFN_type") != "softmoe_v3":
+        raise ValueError(
+            f"FFN_type is {original.get('FFN_type')!r}: only softmoe_v3, which was published, can be read"
+        )
+    experts = {"senet": "double_swiglu", "raw": "swiglu"}
+    if original.get("mlp_type") not in experts:
+        raise ValueError(f"mlp_type is {original.get('mlp_type')!r}, not one of {', '.join(experts)}")
+    return SteelConfig(
+        **{name: original[name] for name in SAME_FIELDS if name in original},
+        ffn="released",
+        expert=experts[original["mlp_type"]],
+        num_experts=original["n_experts"],
+        slots_per_expert=original.get("slots_per_expert", 1),
+        expert_width=original["intermediate_size"] // original["mlp_div_ratio"],
+    )
+
+
+def convert_weights(original: Mapping[str, Tensor], config: SteelConfig) -> dict[str, Tensor]:
+    """The same numbers under our names and in our shapes."""
+    weights, experts = {}, {}
+    for name, tensor in original.items():
+        if name.endswith("rotary_emb.inv_freq"):  # a table that is computed here
+            continue
+        found = EXPERT.fullmatch(name)
+        if found:
+            kind = "gate_up_proj" if found["name"] == "gate_proj" else found["name"]
+            wide = tensor.t() if kind in ("gate_down_proj", "down_proj") else tensor
+            experts.setdefault(f"{found['layer']}.{kind}", {})[int(found["number"])] = wide
+        else:
+            weights[name] = tensor.flatten(1) if name.endswith(".mlp.phi") else tensor
+    for name, parts in experts.items():
+        if sorted(parts) != list(range(config.num_experts)):
+            raise ValueError(f"{name} has the experts {sorted(parts)}, the config says {config.num_experts}")
+        weights[name] = torch.cat([parts[e] for e in range(config.num_experts)]).contiguous()
+    with torch.device("meta"):
+        wanted = {name: p.shape for name, p in SteelForCausalLM(config).state_dict().items()}
+    if config.tie_word_embeddings:
+        weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"])
+    missing, unknown = sorted(wanted.keys() - weights), sorted(weights.keys() - wanted)
+    if missing or unknown:
+        raise ValueError(f"not the original's weights: missing {missing[:3]}, unknown {unknown[:3]}")
+    wrong = [name for name, shape in wanted.items() if weights[name].shape != shape]
+    if wrong:
+        raise ValueError(
+            f"{wrong[0]} has the shape {tuple(weights[wrong[0]].shape)}, not {tuple(wanted[wrong[0]])}"
+        )
+    return weights
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """All weights of a checkpoint folder: safetensors, or PyTorch files without code in them."""
+    files = sorted(folder.glob("*.safetensors"))
+    if files:
+        return {name: tensor for file in files for name, tensor in load_file(file).items()}
+    files = sorted(folder.glob("pytorch_model*.bin"))
+    if not files:
+        raise FileNotFoundError(f"{folder} holds neither *.safetensors nor pytorch_model*.bin")
+    loaded = [torch.load(file, map_location="cpu", weights_only=True) for file in files]
+    return {name: tensor for part in loaded for name, tensor in part.items()}
+
+
+def import_folder(source: Path, target: Path) -> SteelForCausalLM:
+    """Read an original checkpoint folder, write a Steel folder with its tokenizer; the model is returned."""
+    original = json.loads((source / "config.json").read_text("utf-8"))
+    config = convert_config(original)
+    weights = convert_weights(read_weights(source), config)
+    with torch.device("meta"):
+        lm = SteelForCausalLM(config)
+    lm.load_state_dict(weights, assign=True)
+    lm.tie_weights()
+    ends = [token for token in (config.eos_token_id, config.bos_token_id) if token is not None]
+    lm.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=config.pad_token_id)
+    lm.save_pretrained(target)
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+    return lm
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python -m model.steel.import_original CHECKPOINT_FOLDER TARGET_FOLDER")
+    made = import_folder(Path(sys.argv[1]), Path(sys.argv[2]))
+    print(f"{made.num_parameters():,} parameters, ffn: {made.config.ffn}, in {sys.argv[2]}")
