@@ -16,6 +16,7 @@ SOURCES    ?=
 POSTTRAIN  ?=
 TOKENIZER  ?=
 BENCHMARKS ?=
+ID         ?=
 
 PYTHON := .venv/bin/python
 CLI    := $(PYTHON) -m flows.cli
@@ -24,7 +25,7 @@ REQUEST = --profile '$(PROFILE)' \
           $(if $(SOURCES),--sources '$(SOURCES)') $(if $(POSTTRAIN),--posttrain '$(POSTTRAIN)') \
           $(if $(TOKENIZER),--tokenizer '$(TOKENIZER)') $(if $(BENCHMARKS),--benchmarks '$(BENCHMARKS)')
 
-.PHONY: help setup run ablation plan sources check watch up down status test test-full lint format
+.PHONY: help setup run ablation plan sources check trace watch up down status test test-full lint format
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +49,9 @@ sources: setup ## the known data sets with size, licence and what is here; of on
 
 check: setup ## only the checks that come before a run
 	@$(CLI) check $(REQUEST)
+
+trace: setup ## what became of a record: ID=id or its first digits, FILE:POSITION, or some text
+	@$(CLI) trace '$(ID)' $(REQUEST)
 
 watch: setup ## follow the newest flow run
 	@$(CLI) watch

@@ -97,6 +97,22 @@ def _sources(options: argparse.Namespace) -> int:
     return 0
 
 
+def _trace(options: argparse.Namespace) -> int:
+    request = _request(options)
+    from tasks import dag, profiles, trace
+    from tasks.artifacts import Store
+    from tasks.newest import newest
+    from tasks.node import NodeError
+
+    try:  # no preflight: the data folders of the run may be gone by now
+        config = profiles.load(request.profile, request.overrides)
+        nodes = newest(Store(preflight.resolve(config.runtime.artifacts)), dag.build(config))
+        print("\n".join(trace.trace(options.id, config, nodes)))
+    except NodeError as error:
+        raise Wrong(str(error)) from error
+    return 0
+
+
 def _run(options: argparse.Namespace) -> int:
     request = _request(options)
     config = preflight.run(request)
@@ -215,6 +231,8 @@ def _parser() -> argparse.ArgumentParser:
     sources = command("sources", _sources, "the data sets of a profile, and what is here", parents=[common])
     sources.add_argument("--registry", action="store_true", help="all known data sets instead")
     command("check", _check, "only the checks that come before a run", parents=[common])
+    trace = command("trace", _trace, "what became of one record, from raw file to shard", parents=[common])
+    trace.add_argument("id", metavar="ID", help="record id or its first digits, FILE:POSITION, or some text")
     watch = command("watch", _watch, "follow the newest flow run, or the one given")
     watch.add_argument("run", nargs="?", help="flow run id")
     return parser

@@ -4,8 +4,8 @@ Every record that any stage would train on (pre-training after deduplication, SF
 searched for every question of every benchmark in use; overlap.py says what counts. n-grams found in
 more than GENERIC records are ignored as ordinary phrases.
 
-Output: for every source and set `<name>/drops.jsonl` = clean:dedup's drops and these, each with its
-`step`, and `<name>/accounting.json`; report.json per benchmark: questions, questions hit, records
+Output: for every source and set `<name>/drops.jsonl` = clean:dedup's drops and these (with the first
+`questions` they hold: benchmark and id), each with its `step`, and `<name>/accounting.json`; report.json per benchmark: questions, questions hit, records
 dropped by source, examples.
 """
 
@@ -54,7 +54,7 @@ def body(ctx: Context) -> Outcome:
     accounts, report = [], _Report(index, ignored)
     for name in names:
         dedup = _drops_of(ctx.inputs["dedup"], name) if name in ctx.config["sources"] else None
-        accounts.append(_write(ctx.out / name, name, dedup, found[name], hits[name]))
+        accounts.append(_write(ctx.out / name, name, dedup, found[name], hits[name], index))
         report.add(name, hits[name], ctx.inputs[name].path)
     (ctx.out / "report.json").write_bytes(orjson.dumps(report.content, option=orjson.OPT_INDENT_2))
     dropped = sum(len(ids) for ids in hits.values())
@@ -132,14 +132,20 @@ def _drops_of(dedup: Artifact, source: str) -> Path:
 
 
 def _write(
-    folder: Path, name: str, dedup: Path | None, found: Mapping[str, Any], hits: Mapping[str, list[int]]
+    folder: Path,
+    name: str,
+    dedup: Path | None,
+    found: Mapping[str, Any],
+    hits: Mapping[str, list[int]],
+    index: Index,
 ) -> dict[str, Any]:
     folder.mkdir(parents=True)
     with (folder / "drops.jsonl").open("wb") as file:
         for line in records.read(dedup) if dedup else ():
             file.write(records.dump({"id": line["id"], "step": "dedup"} | line))
-        for record_id in hits:
-            file.write(records.dump({"id": record_id, "step": STEP}))
+        for record_id, numbers in hits.items():
+            held = [(index.questions[n].benchmark, index.questions[n].id) for n in numbers[:EXAMPLES]]
+            file.write(records.dump({"id": record_id, "step": STEP, "questions": held}))
     lost = sum(found["chars_of"][record_id] for record_id in hits)
     account = Accounting(
         name,

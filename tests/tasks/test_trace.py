@@ -1,0 +1,251 @@
+"""Traces over a small store: convert is real, what the later stages leave is written by hand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+
+from flows import cli
+from model.training.shards import write_shard
+from tasks import dag, profiles, trace
+from tasks.artifacts import Store, content_digest, file_digest
+from tasks.config import Sft, Source, SteelRun, Variant
+from tasks.convert.source import convert_source
+from tasks.fingerprint import canonical
+from tasks.newest import newest
+from tasks.node import NodeError
+from tasks.tokenize.packing import Document, pack
+
+SPACED = "很多　空格   的一页，它的内容足够长，可以留下来。"
+RAW = {
+    "pages/a.jsonl": [
+        {"text": "第一页，讲的是山。"},
+        {"text": SPACED},
+        {"text": "太短"},
+        {"text": "第一页，讲的是山。"},
+        "{broken",
+        {"text": "第一页，讲的是山！"},
+        {"text": "背诵：黄河的长度是多少？"},
+        {"text": "最后一页，很长。" * 20},
+    ],
+    "qa/q.jsonl": [{"instruction": "一", "output": "二"}, {"instruction": "三", "output": "四"}],
+    "exam/val/geo_val.csv": "id,question,A,B,C,D,answer\n0,黄河的长度是多少？,a,b,c,d,A\n",
+}
+CONFIG = SteelRun(
+    profile="t",
+    sources={
+        "pages": Source(dataset="pages", reader="skypile"),
+        "qa": Source(dataset="qa", reader="alpaca", use="sft"),
+        "exam": Source(dataset="exam", reader="ceval", use="benchmark"),
+    },
+    sft=Sft(variants={"half": Variant(mixture={"qa": 0.5})}),
+)
+
+
+class House:
+    """A store filled stage by stage, with manifests as the runner writes them."""
+
+    def __init__(self, root: Path, config: SteelRun = CONFIG, until: str = "sft:half"):
+        self.config, self.store, self.graph = config, Store(root), dag.build(config)
+        self.done: dict[str, Path] = {}
+        self.made: dict[str, dict] = {}
+        for name, node in self.graph.items():
+            fingerprint = hashlib.sha256(orjson.dumps([name, canonical(node.config)])).hexdigest()
+            out = self.store.work(name, fingerprint)
+            out.mkdir(parents=True)
+            getattr(self, node.stage)(name.partition(":")[2], out)
+            identity = {
+                "config": canonical(node.config),
+                "inputs": {role: self.digest(source) for role, source in node.inputs.items()},
+            }
+            made = self.store.publish(name, fingerprint, {"node": name, "identity": identity, "run_id": "r"})
+            self.done[name], self.made[name] = self.store.final(name, fingerprint), made
+            if name == until:
+                break
+
+    def digest(self, source: str) -> str:
+        name, _, below = source.partition("#")
+        return content_digest(self.made[name]["files"], below)
+
+    def ids(self, source: str) -> list[str]:
+        return [line["id"] for line in self.lines(f"convert:{source}")]
+
+    def lines(self, node: str) -> list[dict]:
+        return [orjson.loads(line) for line in (self.done[node] / "records.jsonl").open("rb")]
+
+    def download(self, unit: str, out: Path) -> None:
+        for path, items in RAW.items():
+            source, _, file = path.partition("/")
+            if source == unit:
+                (out / file).parent.mkdir(exist_ok=True)
+                texts = items if isinstance(items, str) else "".join(
+                    (item if isinstance(item, str) else json.dumps(item)) + "\n" for item in items
+                )  # fmt: skip
+                (out / file).write_text(texts, "utf-8")
+
+    def convert(self, unit: str, out: Path) -> None:
+        raw = self.done[f"download:{unit}"]
+        source = self.config.sources[unit].model_dump(include={"reader", "language", "options"})
+        limits = {"max_quarantined_share": 0.5}
+        files = {p.relative_to(raw).as_posix(): file_digest(p) for p in raw.rglob("*.[jc]s*") if p.stem != "manifest"}
+        convert_source(raw, out, unit, source, limits, files)
+
+    def clean(self, unit: str, out: Path) -> None:
+        if unit == "pages":
+            kept, dropped = [], []
+            for record in self.lines("convert:pages"):
+                if record["text"] == "太短":
+                    why = {"text_len": 2.0}
+                    line = {"operator": "text_length_filter", "why": why, "excerpt": "太短"}
+                    dropped.append({"id": record["id"], **line})
+                else:
+                    kept.append(record | {"text": " ".join(record["text"].split())})
+            _write(out / "records.jsonl", kept)
+            _write(out / "dropped.jsonl", dropped)
+        if unit == "decontaminate":
+            first, *_, near, held, last = self.ids("pages")
+            exam = orjson.loads((self.done["convert:exam"] / "questions.jsonl").read_bytes())
+            drops = [{"id": near, "step": "dedup", "duplicate_of": first, "method": "exact"}]
+            drops.append({"id": held, "step": "decontaminate", "questions": [["exam", exam["id"]]]})
+            for name, lines in (("pages", drops), ("qa", [])):
+                (out / name).mkdir()
+                _write(out / name / "drops.jsonl", lines)
+
+    def tokenize(self, unit: str, out: Path) -> None:
+        if unit == "pages":
+            first, spaced, *_, last = self.ids("pages")
+            sizes = {first: 5, spaced: 9, last: 70}
+            documents = [Document(bytes.fromhex(i), np.arange(n, dtype=np.uint32)) for i, n in sizes.items()]
+            write_shard(out / "train-00000.arrow", pack(documents[1:], 32, 0), 32)
+            write_shard(out / "val-00000.arrow", pack(documents[:1], 32, 0), 32)
+
+    def pretrain(self, unit: str, out: Path) -> None: ...
+
+    def sft(self, unit: str, out: Path) -> None:
+        _write(out / "mixture.jsonl", [{"set": "qa", "id": self.ids("qa")[1], "split": "train"}])
+
+    def tell(self, query: str) -> str:
+        return "\n".join(trace.trace(query, self.config, newest(self.store, self.graph)))
+
+
+def _write(path: Path, items: list[dict]) -> None:
+    path.write_bytes(b"".join(orjson.dumps(item) + b"\n" for item in items))
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    return House(tmp_path_factory.mktemp("store"))
+
+
+def test_a_kept_record_from_its_raw_line_to_its_rows(house):
+    told = house.tell(house.ids("pages")[-1][:8])
+    assert told.splitlines()[0] == f"{house.ids('pages')[-1]}  pages"
+    assert f"{house.done['download:pages']}/a.jsonl, 8" in told
+    assert "kept: text, zh, 160 characters" in told
+    assert "kept as it is" in told
+    assert "holds no benchmark question" in told
+    # 9 + 1 tokens of the record before it lie in the first row of 33
+    assert "train: train-00000.arrow, rows 0–2, 71 tokens" in told
+
+
+def test_a_repeat_is_told_with_the_record_it_repeats(house):
+    told = house.tell(house.ids("pages")[0])
+    assert "again at a.jsonl:4: dropped there (duplicate-id)" in told
+    assert "val: val-00000.arrow, row 0, 6 tokens" in told
+    assert house.tell("a.jsonl:4") == told
+
+
+def test_a_changed_record_names_its_operators(house, monkeypatch):
+    change = {"whitespace_normalization_mapper": {"before": SPACED, "after": "after"}}
+    monkeypatch.setattr(trace, "_changes", lambda record, nodes, artifact: change)
+    told = house.tell("很多　空格")
+    assert f"kept, changed: {len(SPACED)} → {len(' '.join(SPACED.split()))} characters" in told
+    assert "whitespace_normalization_mapper" in told
+
+
+@pytest.mark.slow
+def test_changes_are_found_by_running_the_recipe_again(house):
+    nodes = newest(house.store, house.graph)
+    record = house.lines("convert:pages")[1]
+    changes = trace._changes(record, nodes, nodes["clean:pages"])
+    assert "whitespace_normalization_mapper" in changes
+    assert all(example["before"] != example["after"] for example in changes.values())
+
+
+def test_who_dropped_it(house, monkeypatch):
+    monkeypatch.setattr(trace, "_changes", lambda record, nodes, artifact: {})
+    _, _, short, near, held, _ = house.ids("pages")
+    assert "dropped by text_length_filter (text_len 2.0)" in house.tell(short)
+    duplicate = house.tell(near)
+    assert f"dropped: exact duplicate of {house.ids('pages')[0]}" in duplicate
+    assert "pages, a.jsonl:1 «第一页，讲的是山。»" in duplicate
+    assert "tokenize" not in duplicate
+    contaminated = house.tell(held)
+    assert "dropped: it holds benchmark questions" in contaminated
+    assert "«黄河的长度是多少？ a b c d»" in contaminated
+
+
+def test_quarantine_by_place_and_by_text(house):
+    told = house.tell("a.jsonl:5")
+    assert "quarantined: broken JSON" in told
+    assert "«{broken»" in told
+    assert house.tell("{broken") == told
+
+
+def test_an_instruction_and_the_mixtures_that_took_it(house):
+    one, two = house.ids("qa")
+    assert "sft:half      taken, train" in house.tell(two)
+    assert "sft:half      not in its mixture" in house.tell(one)
+
+
+def test_a_question_is_asked_and_never_trained_on(house):
+    told = house.tell("黄河的长度")
+    assert "a benchmark's question" in told
+    assert told.count("\n\n") == 1  # and the page that recites it
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [("ffffffffff", "no record of profile 't' matches"), ("", "give an ID"), ("b.jsonl:1", "no record")],
+)
+def test_nothing_found(house, query, message):
+    with pytest.raises(NodeError, match=message):
+        house.tell(query)
+
+
+def test_a_run_that_got_no_further(tmp_path):
+    house = House(tmp_path, until="convert:exam")
+    assert "clean         has not run" in house.tell("a.jsonl:1")
+    with pytest.raises(NodeError, match="has no finished convert node"):
+        trace.trace("abcdefgh", CONFIG, {})
+
+
+def test_the_newest_is_of_these_settings_and_inputs(tmp_path, house):
+    changed = CONFIG.model_copy(update={"convert": CONFIG.convert.model_copy(update={"max_chars": 9})})
+    assert "convert:pages" not in newest(house.store, dag.build(changed))
+    assert "download:pages" in newest(house.store, dag.build(changed))
+    found = newest(house.store, house.graph)
+    assert {name: artifact.path for name, artifact in found.items()} == house.done
+    for path in house.done["download:qa"].parent.glob("qa-*"):
+        path.rename(path.with_name(path.name + ".gone"))
+    try:
+        assert not {"download:qa", "convert:qa", "clean:decontaminate"} & set(newest(house.store, house.graph))
+    finally:
+        for path in house.done["download:qa"].parent.glob("qa-*.gone"):
+            path.rename(path.with_name(path.name.removesuffix(".gone")))
+
+
+def test_the_command(house, monkeypatch, capsys):
+    config = house.config.model_copy(
+        update={"runtime": house.config.runtime.model_copy(update={"artifacts": house.store.root})}
+    )
+    monkeypatch.setattr(profiles, "load", lambda profile, overrides: config)
+    assert cli.main(["trace", "a.jsonl:5"]) == 0
+    assert "quarantined: broken JSON" in capsys.readouterr().out
+    assert cli.main(["trace", "nowhere.jsonl:1"]) == 2
+    assert "no record" in capsys.readouterr().err
