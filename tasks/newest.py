@@ -30,7 +30,13 @@ def newest(store: Store, graph: Mapping[str, Node]) -> dict[str, Artifact]:
             identity = manifest.get("identity", {})
             if identity.get("config") == wanted and identity.get("inputs") == inputs:
                 found[name] = Artifact(
-                    name, path, manifest["digest"], manifest["fingerprint"], manifest, manifest["run_id"], True
+                    name,
+                    path,
+                    manifest["digest"],
+                    manifest["fingerprint"],
+                    manifest,
+                    manifest["run_id"],
+                    True,
                 )
                 break
     return found

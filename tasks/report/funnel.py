@@ -1,13 +1,14 @@
-"""The data funnel: raw records → converted → cleaned → deduplicated → decontaminated.
+"""The data funnel: raw records → converted → cleaned → deduplicated → decontaminated → used.
 
 Each hop of a source wrote an accounting.json; here they are chained. Nothing may appear or vanish
 between two hops, and over the whole way records_in = quarantined + Σ dropped + kept, or the report
-fails: a funnel that does not add up is worse than none.
+fails: a funnel that does not add up is worse than none. So it does when tokenization, a mixture or
+the pairs of DPO counted other records than cleaning left them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +36,8 @@ class Funnel:
     by_hop: dict[str, int] = field(default_factory=dict)
     """Hop -> records that ended there (dropped; for `quarantine`, set aside)."""
     hops: list[str] = field(default_factory=list)
+    documents: int | None = None
+    """Of the kept records, those that were tokenized (the rest had no token); None: not tokenized yet."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Operator of the recipe that could not run -> why."""
 
@@ -59,11 +62,14 @@ class Funnel:
 
 def collect(nodes: Nodes, sources: Mapping[str, Source], *uses: str) -> list[Funnel]:
     """The funnels of all sources with one of these uses, in the order of the profile."""
-    return [
+    funnels = [
         chain(name, source, accounts)
         for name, source in sources.items()
         if source.use in uses and (accounts := _accounts(nodes, name))
     ]
+    for funnel in funnels:
+        _check_use(funnel, nodes)
+    return funnels
 
 
 def chain(name: str, source: Source, accounts: list[tuple[str, dict[str, Any]]]) -> Funnel:
@@ -97,6 +103,38 @@ def chain(name: str, source: Source, accounts: list[tuple[str, dict[str, Any]]])
     return funnel
 
 
+def _check_use(funnel: Funnel, nodes: Nodes) -> None:
+    """Whoever used the records counted those that were left; NodeError when not."""
+    gone = funnel.by_hop.get("dedup", 0) + funnel.by_hop.get("decontaminate", 0)
+    expected = {"records": funnel.kept + gone, "dropped": gone}
+    for name, found in _uses(funnel.source, nodes):
+        if found != expected:
+            raise NodeError(f"{funnel.source}: {name} counted {found}, but {expected} came out of cleaning")
+    tokenized = nodes.get(f"tokenize:{funnel.source}")
+    if _has(tokenized, "accounting.json"):
+        account = _read(tokenized, "accounting.json")
+        funnel.documents = sum(int(account[split]["documents"]) for split in ("train", "val"))
+        empty = int(account["dropped"].get("empty", 0))
+        if funnel.documents + empty != funnel.kept:
+            raise NodeError(
+                f"{funnel.source}: {funnel.kept} records were kept, but {funnel.documents} were tokenized and "
+                f"{empty} had no token"
+            )
+
+
+def _uses(source: str, nodes: Nodes) -> Iterator[tuple[str, dict[str, int]]]:
+    """Every node that read the source's records: how many it found, and how many of them dropped before."""
+    for name, artifact in nodes.items():
+        stage, _, unit = name.partition(":")
+        account = _read(artifact, "accounting.json") if _has(artifact, "accounting.json") else {}
+        if stage == "tokenize" and unit == source and account:
+            yield name, {"records": int(account["records_in"]), "dropped": int(account["dropped"]["drops"])}
+        elif stage in ("sft", "dpo"):
+            sets = account.get("sets") or artifact.manifest.get("extra", {}).get("sets", {})
+            if found := sets.get(source):
+                yield name, {"records": int(found["records"]), "dropped": int(found["dropped"])}
+
+
 def totals(funnels: list[Funnel]) -> Funnel:
     """All sources together."""
     total = Funnel("all", "", "")
@@ -106,6 +144,8 @@ def totals(funnels: list[Funnel]) -> Funnel:
         for name in ("quarantined", "dropped", "changed", "by_hop"):
             _add(getattr(total, name), getattr(funnel, name))
         total.skipped |= funnel.skipped
+    if all(funnel.documents is not None for funnel in funnels):
+        total.documents = sum(funnel.documents for funnel in funnels)
     return total
 
 

@@ -130,10 +130,11 @@ def test_drops_are_the_union_with_dedup_and_are_not_counted_twice(tmp_path):
     built = Index(13)
     built.add("exam", asked)
     hits, _ = decontaminate.decide(built, {"a": found})
-    account = decontaminate._write(tmp_path / "out", "a", dedup, found, hits["a"])
+    account = decontaminate._write(tmp_path / "out", "a", dedup, found, hits["a"], built)
     assert (account["records_in"], account["kept"], account["dropped"]) == (2, 1, {"decontaminate": 1})
     lines = [json.loads(line) for line in (tmp_path / "out" / "drops.jsonl").read_text().splitlines()]
     assert [(line["id"], line["step"]) for line in lines] == [
         (twice["id"], "dedup"),
         (once["id"], "decontaminate"),
     ]
+    assert lines[1]["questions"] == [["exam", asked["id"]]]

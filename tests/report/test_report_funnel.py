@@ -5,6 +5,7 @@ import pytest
 from tasks.config import Source
 from tasks.node import NodeError
 from tasks.report import funnel
+from tests.report.fake_run import FakeRun
 
 SOURCE = Source(dataset="d", reader="skypile")
 
@@ -63,3 +64,48 @@ def test_every_source_of_a_run_adds_up(run):
         assert f.records_in == f.quarantined_total + f.dropped_total + f.kept > 0
         assert f.dropped_total == sum(f.by_hop.values())
     assert total.kept == sum(f.kept for f in rows)
+
+
+def used(tmp_path, node, **change):
+    """A run up to cleaning, and one node that used the records of a source or set as they were left."""
+    run = FakeRun(tmp_path).build("clean")
+    source = "zhihu" if node.startswith("tokenize") else "demo_qa_zh"
+    (f,) = funnel.collect(run.nodes, {source: run.config.sources[source]}, "pretrain", "sft")
+    gone = f.by_hop.get("dedup", 0) + f.by_hop["decontaminate"]
+    if node.startswith("tokenize"):
+        counts = {
+            "records_in": f.kept + gone,
+            "drops": gone,
+            "empty": 2,
+            "train": f.kept - 5,
+            "val": 3,
+        } | change
+        dropped = {"drops": counts["drops"], "empty": counts["empty"]}
+        splits = {split: {"documents": counts[split]} for split in ("train", "val")}
+        files = {"accounting.json": {"records_in": counts["records_in"], "dropped": dropped, **splits}}
+        run.add(node, files)
+    else:
+        sets = {source: {"records": f.kept + gone, "dropped": gone, "taken": 7} | change}
+        if node.startswith("dpo"):
+            run.add(node, {}, extra={"sets": sets})
+        else:
+            run.add(node, {"accounting.json": {"sets": sets}})
+    return funnel.collect(run.nodes, {source: run.config.sources[source]}, "pretrain", "sft")[0]
+
+
+def test_tokenized_documents_join_the_funnel(tmp_path):
+    found = used(tmp_path, "tokenize:zhihu")
+    assert found.documents == found.kept - 2
+
+
+@pytest.mark.parametrize("change", [{"records_in": 1}, {"drops": 0}, {"empty": 1}, {"train": 9}])
+def test_tokenization_counted_other_records(tmp_path, change):
+    with pytest.raises(NodeError, match=r"zhihu: .*(tokenize:zhihu counted|were tokenized)"):
+        used(tmp_path, "tokenize:zhihu", **change)
+
+
+@pytest.mark.parametrize("node", ["sft:exp1", "dpo:reference"])
+def test_a_mixture_counted_other_records(tmp_path, node):
+    assert used(tmp_path / "a", node).kept
+    with pytest.raises(NodeError, match=f"demo_qa_zh: {node} counted"):
+        used(tmp_path / "b", node, records=5)

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from flows import cli
-from model.training.shards import write_shard
+from model.training.shards import Row, write_shard
 from tasks import dag, profiles, trace
 from tasks.artifacts import Store, content_digest, file_digest
 from tasks.config import Sft, Source, SteelRun, Variant
@@ -19,7 +19,6 @@ from tasks.convert.source import convert_source
 from tasks.fingerprint import canonical
 from tasks.newest import newest
 from tasks.node import NodeError
-from tasks.tokenize.packing import Document, pack
 
 SPACED = "很多　空格   的一页，它的内容足够长，可以留下来。"
 RAW = {
@@ -92,7 +91,11 @@ class House:
         raw = self.done[f"download:{unit}"]
         source = self.config.sources[unit].model_dump(include={"reader", "language", "options"})
         limits = {"max_quarantined_share": 0.5}
-        files = {p.relative_to(raw).as_posix(): file_digest(p) for p in raw.rglob("*.[jc]s*") if p.stem != "manifest"}
+        files = {
+            p.relative_to(raw).as_posix(): file_digest(p)
+            for p in raw.rglob("*.[jc]s*")
+            if p.stem != "manifest"
+        }
         convert_source(raw, out, unit, source, limits, files)
 
     def clean(self, unit: str, out: Path) -> None:
@@ -119,10 +122,10 @@ class House:
     def tokenize(self, unit: str, out: Path) -> None:
         if unit == "pages":
             first, spaced, *_, last = self.ids("pages")
-            sizes = {first: 5, spaced: 9, last: 70}
-            documents = [Document(bytes.fromhex(i), np.arange(n, dtype=np.uint32)) for i, n in sizes.items()]
-            write_shard(out / "train-00000.arrow", pack(documents[1:], 32, 0), 32)
-            write_shard(out / "val-00000.arrow", pack(documents[:1], 32, 0), 32)
+            # 10 tokens of one record and 71 of another, each with its separator, in rows of 33
+            ends = [[(spaced, 10), (last, 33)], [(last, 33)], [(last, 15)]]
+            write_shard(out / "train-00000.arrow", [_row(row) for row in ends], 32)
+            write_shard(out / "val-00000.arrow", [_row([(first, 6)])], 32)
 
     def pretrain(self, unit: str, out: Path) -> None: ...
 
@@ -131,6 +134,13 @@ class House:
 
     def tell(self, query: str) -> str:
         return "\n".join(trace.trace(query, self.config, newest(self.store, self.graph)))
+
+
+def _row(documents: list[tuple[str, int]]) -> Row:
+    """A row of documents (id, where each ends)."""
+    ends = [end for _, end in documents]
+    ids = [bytes.fromhex(i) for i, _ in documents]
+    return Row(np.zeros(33, np.uint32), np.array([0, *ends[:-1]], np.int32), ids, ends[-1])
 
 
 def _write(path: Path, items: list[dict]) -> None:
@@ -149,7 +159,6 @@ def test_a_kept_record_from_its_raw_line_to_its_rows(house):
     assert "kept: text, zh, 160 characters" in told
     assert "kept as it is" in told
     assert "holds no benchmark question" in told
-    # 9 + 1 tokens of the record before it lie in the first row of 33
     assert "train: train-00000.arrow, rows 0–2, 71 tokens" in told
 
 
@@ -234,7 +243,9 @@ def test_the_newest_is_of_these_settings_and_inputs(tmp_path, house):
     for path in house.done["download:qa"].parent.glob("qa-*"):
         path.rename(path.with_name(path.name + ".gone"))
     try:
-        assert not {"download:qa", "convert:qa", "clean:decontaminate"} & set(newest(house.store, house.graph))
+        assert not {"download:qa", "convert:qa", "clean:decontaminate"} & set(
+            newest(house.store, house.graph)
+        )
     finally:
         for path in house.done["download:qa"].parent.glob("qa-*.gone"):
             path.rename(path.with_name(path.name.removesuffix(".gone")))
