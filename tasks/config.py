@@ -331,6 +331,8 @@ class Runtime(Section):
     threads_per_rank: int = Field(1, gt=0)
     compile: bool = False
     """torch.compile each block."""
+    attention: Literal["auto", "flash_attention_4", "flash_attention_2", "varlen", "sdpa", "eager"] = "auto"
+    """What computes attention in training; `auto`: the best that the machine has. One that is missing is refused."""
     parallel_trainings: int = Field(1, gt=0)
     """SFT variants trained side by side."""
     sft_nproc: int | None = Field(None, gt=0)

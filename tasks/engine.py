@@ -74,6 +74,7 @@ def settings(
         "optim": train.optim.model_dump(mode="json"),
         "precision": train.precision,
         "compile": runtime.compile,
+        "attention": runtime.attention,
         "seed": ctx.seed,
         "device": runtime.device,
         "log_every": train.log_every,

@@ -2,16 +2,22 @@
 
     out_i = softmax_j(q_i k_j / sqrt(head_dim)) v_j      over j <= i of the same document
 
-Two ways to compute it, equal but for rounding. On accelerators one SDPA call with the block-diagonal causal mask. On
-a CPU, query chunks of 64, each against the keys from the earliest document that any row has open in it: documents
-are shorter than rows, so most of the square is never computed. Measured (8 rows of 256, 4 heads of 48, documents of
-22 tokens, BF16, one core; forward and backward of one layer): masked SDPA 25.6 ms, chunks 9.4 ms.
+Equal but for rounding:
 
-This file is copied into every exported model folder: it imports nothing of this repository.
+- `flash_attention_4`, `flash_attention_2`, `varlen`: every document is a sequence of its own to the kernel (CUDA);
+- `sdpa` on accelerators: one call with the block-diagonal causal mask;
+- `sdpa` on a CPU: query chunks of 64, each against the keys from the earliest document that any row has open in it.
+  Documents are shorter than rows, so most of the square is never computed. Measured (8 rows of 256, 4 heads of 48,
+  documents of 22 tokens, BF16, one core; forward and backward of one layer): masked SDPA 25.6 ms, chunks 9.4 ms;
+- `eager`: the definition, with the whole square.
+
+Which one: attention_choice.py. This file is copied into every exported model folder: it imports nothing of this
+repository.
 """
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 
 import torch
@@ -26,35 +32,94 @@ CHUNK = 64
 class Documents:
     """Who may see whom in a batch of packed rows; made once per forward pass, used by all layers."""
 
-    mask: Tensor
-    """Additive [B, 1, T, T]: 0 where key <= query lies in the same document, else -inf."""
-    spans: list[tuple[int, int, int]] | None
-    """CPU only: (first query, first key, end of both) of every chunk."""
+    how: str
+    mask: Tensor | None = None
+    """sdpa, eager: additive [B, 1, T, T], 0 where key <= query lies in the same document, else -inf."""
+    spans: list[tuple[int, int, int]] | None = None
+    """sdpa in chunks: (first query, first key, end of both) of every chunk."""
+    edges: Tensor | None = None
+    """The others: int32 [documents + 1], where each begins in the rows laid end to end, and the end."""
 
     @staticmethod
-    def of(doc_index: Tensor, dtype: torch.dtype, chunked: bool | None = None) -> Documents:
+    def of(
+        doc_index: Tensor, dtype: torch.dtype, how: str = "sdpa", chunked: bool | None = None
+    ) -> Documents:
         """doc_index [B, T] numbers the documents of each row in order; `chunked` None: on a CPU."""
         length = doc_index.shape[1]
+        if how in KERNELS:
+            begins = torch.ones_like(doc_index, dtype=torch.bool)
+            begins[:, 1:] = doc_index[:, 1:] != doc_index[:, :-1]
+            edges = begins.flatten().nonzero().squeeze(1)
+            return Documents(how, edges=F.pad(edges, (0, 1), value=begins.numel()).int())
         same = doc_index.unsqueeze(1) == doc_index.unsqueeze(2)
         causal = torch.ones(length, length, dtype=torch.bool, device=doc_index.device).tril()
         mask = torch.zeros(same.shape, dtype=dtype, device=doc_index.device)
         mask = mask.masked_fill_(~(same & causal), float("-inf")).unsqueeze(1)
-        if not (doc_index.device.type == "cpu" if chunked is None else chunked):
-            return Documents(mask, None)
+        if how == "eager" or not (doc_index.device.type == "cpu" if chunked is None else chunked):
+            return Documents(how, mask)
         # the first key that position t sees in any row
         begins = (same & causal).byte().argmax(-1).amin(0).tolist()
-        return Documents(mask, [(i, begins[i], min(i + CHUNK, length)) for i in range(0, length, CHUNK)])
+        return Documents(how, mask, [(i, begins[i], min(i + CHUNK, length)) for i in range(0, length, CHUNK)])
 
 
 def packed_attention(q: Tensor, k: Tensor, v: Tensor, documents: Documents, scaling: float) -> Tensor:
     """q [B, H, T, head_dim], k and v with H or fewer heads -> [B, T, H, head_dim]."""
+    if documents.edges is not None:
+        batch, _, length, _ = q.shape
+        q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
+        # no document is longer than a row: the true longest one would have to be asked of the device
+        return KERNELS[documents.how](q, k, v, documents.edges, length, scaling).unflatten(0, (batch, length))
     groups = q.shape[1] // k.shape[1]
     if groups > 1:
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
     mask = documents.mask
+    if documents.how == "eager":
+        weights = torch.softmax((q @ k.mT) * scaling + mask, dim=-1, dtype=torch.float32).to(q.dtype)
+        return (weights @ v).transpose(1, 2)
     if documents.spans is None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling).transpose(1, 2)
     return _Chunked.apply(q * scaling, k, v, mask, documents.spans).transpose(1, 2)
+
+
+def _varlen(q: Tensor, k: Tensor, v: Tensor, edges: Tensor, longest: int, scaling: float) -> Tensor:
+    """q [N, H, head_dim], k and v with fewer or as many heads, documents at `edges` -> [N, H, head_dim]."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    if k.shape[1] != q.shape[1]:
+        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+    # torch has renamed its way to say "causal"
+    known = inspect.signature(varlen_attn).parameters
+    offered = {"scale": scaling, "window_size": (-1, 0), "is_causal": True}
+    accepted = {name: value for name, value in offered.items() if name in known}
+    return varlen_attn(q, k, v, edges, edges, longest, longest, **accepted)
+
+
+def _flash_2(q: Tensor, k: Tensor, v: Tensor, edges: Tensor, longest: int, scaling: float) -> Tensor:
+    """As `_varlen`."""
+    from flash_attn import flash_attn_varlen_func
+
+    return flash_attn_varlen_func(q, k, v, edges, edges, longest, longest, softmax_scale=scaling, causal=True)
+
+
+def _flash_4(q: Tensor, k: Tensor, v: Tensor, edges: Tensor, longest: int, scaling: float) -> Tensor:
+    """As `_varlen`."""
+    from flash_attn.cute import flash_attn_varlen_func
+
+    out = flash_attn_varlen_func(
+        q,
+        k,
+        v,
+        cu_seqlens_q=edges,
+        cu_seqlens_k=edges,
+        max_seqlen_q=longest,
+        max_seqlen_k=longest,
+        softmax_scale=scaling,
+        causal=True,
+    )
+    return out[0] if isinstance(out, tuple) else out  # some versions add the logsumexp
+
+
+KERNELS = {"flash_attention_4": _flash_4, "flash_attention_2": _flash_2, "varlen": _varlen}
 
 
 class _Chunked(Function):

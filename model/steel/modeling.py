@@ -26,6 +26,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .attention import Documents, packed_attention
+from .attention_choice import choose
 from .cache import with_ffn_state
 from .configuration import SteelConfig
 from .layout import Layout
@@ -49,7 +50,7 @@ class SteelRMSNorm(nn.Module):
 
 
 class SteelAttention(nn.Module):
-    """Multi-head or grouped-query attention; the kernel is transformers' choice (`attn_implementation`)."""
+    """Multi-head or grouped-query attention; `attn_implementation` names the kernel (attention_choice.py)."""
 
     is_causal = True
 
@@ -177,7 +178,8 @@ class SteelModel(SteelPreTrainedModel):
             seen = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = torch.arange(seen, seen + x.shape[1], device=x.device).unsqueeze(0)
         if doc_index is not None:
-            mask = Documents.of(doc_index, x.dtype, chunked=self.chunk_documents)
+            how = choose(self.config._attn_implementation, x.device, x.dtype)
+            mask = Documents.of(doc_index, x.dtype, how, self.chunk_documents)
         else:
             mask = create_causal_mask(
                 config=self.config,

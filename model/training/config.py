@@ -18,6 +18,7 @@ OBJECTIVES = ("pretrain", "sft", "dpo", "logprobs")
 SCHEDULES = ("wsd", "cosine", "linear", "constant")
 PRECISIONS = ("auto", "bf16", "fp32")
 DEVICES = ("auto", "cpu", "cuda")
+ATTENTIONS = ("auto", "flash_attention_4", "flash_attention_2", "varlen", "sdpa", "eager")
 EXPORT_DTYPES = ("float32", "bfloat16")
 
 
@@ -110,6 +111,8 @@ class TrainConfig:
     precision: str = "auto"
     """`auto`: bf16 where the device computes it natively, else fp32."""
     compile: bool = False
+    attention: str = "auto"
+    """What computes packed rows (model/steel/attention_choice.py); `auto`: the best that the machine has."""
     seed: int = 1234
     """Of the fresh weights and the order of the data."""
     device: str = "auto"
@@ -127,6 +130,7 @@ class TrainConfig:
         _one_of("optim.schedule", self.optim.schedule, SCHEDULES)
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("device", self.device, DEVICES)
+        _one_of("attention", self.attention, ATTENTIONS)
         _one_of("export_dtype", self.export_dtype, EXPORT_DTYPES)
         if (self.model is None) == (self.init_from is None):
             raise ConfigError("give model or init_from. Choose one.")

@@ -22,6 +22,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from model.steel.attention_choice import choose
 from model.steel.configuration import SteelConfig
 from model.steel.modeling import SteelForCausalLM, initial_distribution
 from model.training.config import ConfigError, TrainConfig
@@ -92,6 +93,10 @@ def build(config: TrainConfig, world: World) -> Scorer:
     geometry = read_geometry(config, folder)
     with torch.device("meta"):
         scorer = Scorer(SteelForCausalLM(geometry))
+    try:
+        scorer.lm.set_attn_implementation(choose(config.attention, world.device, world.dtype))
+    except (ValueError, ImportError) as error:
+        raise ConfigError(str(error)) from None
     shard(scorer, world, compile_blocks=config.compile)
     scorer.to_empty(device=world.device)
     scorer.lm.tie_weights()

@@ -46,6 +46,7 @@ def test_a_configuration_is_the_same_after_a_round_trip(tmp_path):
     ("change", "words"),
     [
         ({"model": {**tiny.MODEL, "ffn": "paper"}}, "allow_future_leakage"),
+        ({"attention": "flash_attention_4"}, "attention flash_attention_4"),
         ({"model": {**tiny.MODEL, "hiden_size": 3}}, "unknown key model.hiden_size"),
         ({"data": {"files": [{"path": "/nowhere.arrow"}]}}, "nowhere"),
         ({"tokenizer_dir": "/nowhere"}, "tokenizer.json"),
