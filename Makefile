@@ -17,6 +17,7 @@ POSTTRAIN  ?=
 TOKENIZER  ?=
 BENCHMARKS ?=
 ID         ?=
+STEP       ?=
 
 PYTHON := .venv/bin/python
 CLI    := $(PYTHON) -m flows.cli
@@ -50,8 +51,8 @@ sources: setup ## the known data sets with size, licence and what is here; of on
 check: setup ## only the checks that come before a run
 	@$(CLI) check $(REQUEST)
 
-trace: setup ## what became of a record: ID=id or its first digits, FILE:POSITION, or some text
-	@$(CLI) trace '$(ID)' $(REQUEST)
+trace: setup ## what became of a record: ID=id or its first digits, FILE:POSITION, or some text; STEP=n: what step n read
+	@$(CLI) trace $(if $(STEP),--step '$(STEP)','$(ID)') $(REQUEST)
 
 watch: setup ## follow the newest flow run
 	@$(CLI) watch

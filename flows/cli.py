@@ -107,7 +107,9 @@ def _trace(options: argparse.Namespace) -> int:
     try:  # no preflight: the data folders of the run may be gone by now
         config = profiles.load(request.profile, request.overrides)
         nodes = newest(Store(preflight.resolve(config.runtime.artifacts)), dag.build(config))
-        print("\n".join(trace.trace(options.id, config, nodes)))
+        by_step = options.step is not None
+        told = trace.step(options.step, config, nodes) if by_step else trace.trace(options.id, config, nodes)
+        print("\n".join(told))
     except NodeError as error:
         raise Wrong(str(error)) from error
     return 0
@@ -232,7 +234,9 @@ def _parser() -> argparse.ArgumentParser:
     sources.add_argument("--registry", action="store_true", help="all known data sets instead")
     command("check", _check, "only the checks that come before a run", parents=[common])
     trace = command("trace", _trace, "what became of one record, from raw file to shard", parents=[common])
-    trace.add_argument("id", metavar="ID", help="record id or its first digits, FILE:POSITION, or some text")
+    trace.add_argument("--step", type=int, help="instead: the documents of this step of pre-training")
+    what = "record id or its first digits, FILE:POSITION, or some text"
+    trace.add_argument("id", nargs="?", default="", metavar="ID", help=what)
     watch = command("watch", _watch, "follow the newest flow run, or the one given")
     watch.add_argument("run", nargs="?", help="flow run id")
     return parser

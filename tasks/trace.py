@@ -233,6 +233,39 @@ def _tokenized(record: dict[str, Any], nodes: Nodes, source: str) -> Iterator[st
             yield _said("tokenize", f"{path.stem.partition('-')[0]}: {path.name}, {where}, {tokens:,} tokens")
     if not some:
         yield _said("tokenize", "no token is left of it")
+        return
+    if "pretrain" in nodes:
+        yield from _trained(record["id"], nodes["pretrain"], source)
+
+
+def _trained(record_id: str, artifact: Artifact, source: str) -> Iterator[str]:
+    """The steps at which its rows were read, from the plan's inverse (model.training.provenance)."""
+    from model.training.gather import DataError
+    from model.training.provenance import Provenance
+
+    try:
+        known = Provenance(artifact.path)
+        found = list(known.sightings(record_id, source))
+    except DataError as error:  # such as shards that have been deleted since
+        yield _said("pretrain", f"cannot be told: {error}")
+        return
+    for one in found:
+        yield _said("pretrain", f"{one.file}, row {one.row}: {one.when(known.trained)}")
+    if not found:
+        yield _said("pretrain", "held out: in none of the shards that were trained on")
+
+
+def step(number: int, config: SteelRun, nodes: Nodes) -> list[str]:
+    """The documents of an optimizer step of the newest pre-training, as lines of text."""
+    from model.training.gather import DataError
+    from model.training.provenance import tell_step
+
+    if "pretrain" not in nodes:
+        raise NodeError(f"profile {config.profile!r} has no finished pre-training here: `make run` makes one")
+    try:
+        return list(tell_step(nodes["pretrain"].path, number))
+    except DataError as error:
+        raise NodeError(str(error)) from error
 
 
 def _rows_of(shard: Any, wanted: bytes) -> tuple[list[int], int]:

@@ -51,6 +51,12 @@ class Sighting:
     seen: list[tuple[int, int]]
     """(epoch, step), both from 1."""
 
+    def when(self, trained: int) -> str:
+        """In words, for a training of so many steps."""
+        times = [f"step {step} (epoch {epoch})" for epoch, step in self.seen[:SHOWN_TIMES]]
+        more = f" and {len(self.seen) - SHOWN_TIMES} times more" if len(self.seen) > SHOWN_TIMES else ""
+        return f"read at {', '.join(times)}{more}" if times else f"not read in {trained} steps"
+
 
 class Provenance:
     """What one training has read, and when."""
@@ -124,10 +130,7 @@ def tell_document(folder: Path | str, record_id: str, source: str | None = None)
     some = False
     for one in known.sightings(record_id, source):
         some = True
-        times = [f"step {step} (epoch {epoch})" for epoch, step in one.seen[:SHOWN_TIMES]]
-        more = f" and {len(one.seen) - SHOWN_TIMES} times more" if len(one.seen) > SHOWN_TIMES else ""
-        when = f"read at {', '.join(times)}{more}" if times else f"not read in {known.trained} steps"
-        yield f"{one.id}  {one.source}, {one.file}, row {one.row}: {when}"
+        yield f"{one.id}  {one.source}, {one.file}, row {one.row}: {one.when(known.trained)}"
     if not some:
         yield f"{record_id} is in none of the shards that were trained on"
 

@@ -127,7 +127,11 @@ class House:
             write_shard(out / "train-00000.arrow", [_row(row) for row in ends], 32)
             write_shard(out / "val-00000.arrow", [_row([(first, 6)])], 32)
 
-    def pretrain(self, unit: str, out: Path) -> None: ...
+    def pretrain(self, unit: str, out: Path) -> None:
+        shard = {"path": str(self.done["tokenize:pages"] / "train-00000.arrow"), "source": "pages"}
+        settings = {"data": {"files": [shard]}, "seed": 1, "batch_size": 2}
+        (out / "CONFIG.json").write_text(json.dumps(settings))
+        _write(out / "metrics.jsonl", [{"step": 3}])
 
     def sft(self, unit: str, out: Path) -> None:
         _write(out / "mixture.jsonl", [{"set": "qa", "id": self.ids("qa")[1], "split": "train"}])
@@ -160,12 +164,16 @@ def test_a_kept_record_from_its_raw_line_to_its_rows(house):
     assert "kept as it is" in told
     assert "holds no benchmark question" in told
     assert "train: train-00000.arrow, rows 0–2, 71 tokens" in told
+    read = [line for line in told.splitlines() if line.startswith("  pretrain")]
+    assert len(read) == 3  # two epochs of three rows in three steps of two
+    assert all("read at step" in line and "(epoch 1), step" in line and "(epoch 2)" in line for line in read)
 
 
 def test_a_repeat_is_told_with_the_record_it_repeats(house):
     told = house.tell(house.ids("pages")[0])
     assert "again at a.jsonl:4: dropped there (duplicate-id)" in told
     assert "val: val-00000.arrow, row 0, 6 tokens" in told
+    assert "held out" in told
     assert house.tell("a.jsonl:4") == told
 
 
@@ -258,5 +266,11 @@ def test_the_command(house, monkeypatch, capsys):
     monkeypatch.setattr(profiles, "load", lambda profile, overrides: config)
     assert cli.main(["trace", "a.jsonl:5"]) == 0
     assert "quarantined: broken JSON" in capsys.readouterr().out
+    assert cli.main(["trace", "--step", "2"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("step 2: ")
+    assert house.ids("pages")[-1] in told
+    assert cli.main(["trace", "--step", "0"]) == 2
+    assert "steps count from 1" in capsys.readouterr().err
     assert cli.main(["trace", "nowhere.jsonl:1"]) == 2
     assert "no record" in capsys.readouterr().err
