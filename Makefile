@@ -21,6 +21,9 @@ STEP       ?=
 
 PYTHON := .venv/bin/python
 CLI    := $(PYTHON) -m flows.cli
+# a file stays with one worker; the long story of tests/e2e is begun first (tests/conftest.py)
+PYTEST  = OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+WORKERS ?= 2
 REQUEST = --profile '$(PROFILE)' \
           $(if $(UNTIL),--until '$(UNTIL)') $(if $(FORCE),--force '$(FORCE)') $(if $(SET),--set '$(SET)') \
           $(if $(SOURCES),--sources '$(SOURCES)') $(if $(POSTTRAIN),--posttrain '$(POSTTRAIN)') \
@@ -76,7 +79,7 @@ format: setup ## apply the style
 	.venv/bin/ruff format .
 
 test: lint ## lint, unit tests, and the smoke profile through real servers (20 minutes at most)
-	$(PYTHON) -m pytest
+	$(PYTEST)
 
 test-full: lint ## the slow tests too
-	$(PYTHON) -m pytest -m ''
+	$(PYTEST) -m ''
