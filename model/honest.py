@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.training.loader import IGNORED, Batch, val_batches
+from model.training.batch import IGNORED
+from model.training.loader import val_batches
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,15 @@ def losses(
     Costs one forward pass for each place, of half a row's length on average. Raises ValueError if no
     place has a target.
     """
-    batch = _rows(files, rows)
-    length = batch.input_ids.shape[1]
+    every_id, every_label, every_position, every_document = _rows(files, rows)
+    length = every_id.shape[1]
     shift = np.random.default_rng(seed).random()
     places = np.unique(((np.arange(positions) + shift) * length / positions).astype(int)).tolist()
     forced, honest = [], []
-    for start in range(0, len(batch.input_ids), batch_rows):
+    for start in range(0, len(every_id), batch_rows):
         part = slice(start, start + batch_rows)
-        ids, labels = batch.input_ids[part], batch.labels[part]
-        position_ids, documents = batch.position_ids[part], batch.doc_index[part]
+        ids, labels = every_id[part], every_label[part]
+        position_ids, documents = every_position[part], every_document[part]
         hidden = model.model(
             input_ids=ids, position_ids=position_ids, doc_index=documents, use_cache=False
         ).last_hidden_state
@@ -77,12 +78,12 @@ def losses(
     return Losses(np.concatenate(forced), np.concatenate(honest))
 
 
-def _rows(files: Sequence[dict[str, Any]], wanted: int) -> Batch:
-    """Up to `wanted` rows, evenly over all of them, as one batch."""
+def _rows(files: Sequence[dict[str, Any]], wanted: int) -> list[Tensor]:
+    """input_ids, labels, position_ids, doc_index [B, T] of up to `wanted` rows, evenly over all of them."""
     (whole,) = val_batches(files, sum(_count(file) for file in files))
     count = len(whole.input_ids)
     chosen = torch.from_numpy(np.unique(np.linspace(0, count - 1, min(wanted, count)).round().astype(int)))
-    return Batch(**{name: getattr(whole, name)[chosen] for name in Batch.__dataclass_fields__})
+    return [t[chosen] for t in (whole.input_ids, whole.labels, whole.position_ids, whole.doc_index)]
 
 
 def _count(file: dict[str, Any]) -> int:

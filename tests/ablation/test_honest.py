@@ -33,7 +33,8 @@ def test_a_kind_that_sees_the_future_does_not(files):
 
 
 def test_targets_are_the_rows_own_and_never_padding_or_a_documents_first_token(files):
-    from model.training.loader import IGNORED, val_batches
+    from model.training.batch import IGNORED
+    from model.training.loader import val_batches
 
     (whole,) = val_batches(files, 11)
     found = losses(model("dense"), files, rows=11, positions=BLOCK, seed=0)
