@@ -155,9 +155,9 @@ def check_folders(config: SteelRun) -> Iterable[str]:
         base: Path | None = getattr(folders, below)
         if base is None:
             yield f"profile {config.profile} needs {variable[below]}=<folder> for {', '.join(names)}"
-            by_hand = [name for name in names if config.sources[name].manual]
-            if by_hand:
-                yield f"  ({', '.join(by_hand)} are fetched by hand: docs/data.md says how)"
+            for name in names:
+                if manual := config.sources[name].manual:
+                    yield f"  {name}: {manual}"
         elif not resolve(base).is_dir():
             yield f"{variable[below]}={base}: there is no such folder"
         else:

@@ -54,6 +54,8 @@ class Source(Section):
     """On a hub: branch, tag or commit; a commit makes the run repeatable. Empty: the default branch."""
     files: list[str] = ["**"]
     """Glob patterns of the wanted files."""
+    unpack: list[str] = []
+    """Glob patterns of the wanted files inside the zip and tar archives among them; empty: left packed."""
     urls: list[WebFile] = []
     """For `url`: the files."""
     reader: str

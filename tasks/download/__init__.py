@@ -23,6 +23,8 @@ def nodes(config: SteelRun) -> list[Node]:
 def _node(config: SteelRun, name: str, source: Source) -> Node:
     slice_ = {"hub": source.hub, "dataset": source.dataset, "files": source.files}
     external, code = None, ()
+    if source.unpack:
+        slice_["unpack"] = source.unpack
     if source.hub == "demo":
         slice_["world"] = config.world.model_dump()
         code = ("tasks.download.world",)

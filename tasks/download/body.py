@@ -18,11 +18,14 @@ RELISTINGS = 3
 
 def body(ctx: Context) -> Outcome:
     """Fill ctx.out with the files of the source."""
+    from tasks.download import archives
     from tasks.download.fetch import human, remove_strangers
 
     hub, name = ctx.config["hub"], ctx.name.partition(":")[2]
     how = {"demo": _from_world, "folder": _from_folder, "url": _from_web}.get(hub, _from_hub)
     files, extra = how(ctx, name)
+    if ctx.config.get("unpack"):
+        files = archives.unpack(ctx.out, files, ctx.config["unpack"])
     remove_strangers(ctx.out, files)
     size = sum((ctx.out / file).stat().st_size for file in files)
     ctx.log.info("%s: %d files, %s", name, len(files), human(size))

@@ -90,15 +90,17 @@ class Fetcher:
         target = out / file.path
         if target.is_file() and not _problem(target, file):
             return True
-        if file.expected:  # without a digest nothing tells that it is the same file
-            for folder in earlier:
-                origin = folder / file.path
-                if origin.is_file() and origin.stat().st_size == file.size and not _problem(origin, file):
-                    link_or_copy(origin, target)
-                    if not _problem(target, file):
-                        with self._lock:
-                            self.reused += 1
-                        return True
+        if not file.expected:  # nothing tells that it is the same file
+            return False
+        for folder in earlier:
+            try:
+                if not _taken(folder / file.path, target, file):
+                    continue
+            except FileNotFoundError:  # that artifact is being replaced
+                continue
+            with self._lock:
+                self.reused += 1
+            return True
         return False
 
     def _file(
@@ -187,7 +189,7 @@ class Fetcher:
                         self._advance(len(chunk), file, space, came=True)
                         if sink.tell() > file.size:
                             return  # too long: the check says so
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise _Again(one_line(error)) from error
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -286,6 +288,14 @@ def _remove_parts(out: Path, wanted: set[Path]) -> None:
     for part in out.rglob(f"*{PART}"):
         if part.is_file() and part not in wanted:
             part.unlink()
+
+
+def _taken(origin: Path, target: Path, file: RemoteFile) -> bool:
+    """Whether `origin` is the file; it then lies at `target`, too."""
+    if not origin.is_file() or origin.stat().st_size != file.size or _problem(origin, file):
+        return False
+    link_or_copy(origin, target)
+    return not _problem(target, file)
 
 
 def _problem(path: Path, file: RemoteFile) -> str:

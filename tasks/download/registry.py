@@ -43,7 +43,7 @@ def filled(name: str, source: Mapping[str, Any]) -> Mapping[str, Any]:
     known = dict(_raw()[entry])
     hub = source.get("hub", known.get("hub"))
     if hub != known.get("hub"):  # what the entry says of the other hub means nothing on this one
-        for field in ("dataset", "revision", "urls", "gated", "manual"):
+        for field in ("dataset", "revision", "urls", "gated", "manual", "unpack"):
             known.pop(field, None)
     options = {**known.get("options", {}), **source.get("options", {})}
     return {**known, **source, "options": options}

@@ -56,6 +56,7 @@ class _Web(_Handler):
     def _answer(self):
         path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path).lstrip("/")
         self.hub.requests.append((self.command, path, self.headers.get("Range")))
+        self.hub.heads.append(dict(self.headers.items()))
         if moved := re.fullmatch(r"moved/(.+)", path):
             self._head(302, {"Location": f"/{moved[1]}", "Content-Length": "0"})
         else:
@@ -72,3 +73,8 @@ class Web(Hub):
 
     handler = _Web
     anonymous = False
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.heads = []
+        """The headers of every request so far."""

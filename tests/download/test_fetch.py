@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import random
+import re
 import subprocess
 import sys
 import time
@@ -14,7 +16,7 @@ from tasks.download.disk import Reservation
 from tasks.download.fetch import Fetcher, remove_strangers
 from tasks.download.hub import Faults, Hub, git_blob_sha1
 from tasks.download.huggingface import listing
-from tasks.download.listing import Elsewhere, RemoteFile
+from tasks.download.listing import Changed, Elsewhere, RemoteFile
 from tasks.node import NodeError
 
 BIG = random.Random(0).randbytes(3_000_000)
@@ -228,3 +230,69 @@ def test_leftovers_of_another_listing_go(tmp_path):
     remove_strangers(tmp_path, ["keep.txt"])
     assert content(tmp_path) == {"keep.txt": b"x"}
     assert not (tmp_path / "old").exists()
+
+
+def test_a_range_that_was_not_asked_for_is_not_appended(tmp_path, monkeypatch):
+    faults = Faults(cut={"data/part-1.parquet": [1_000_000]})
+    with Hub("demo/x", FILES, faults=faults) as hub:
+        handler = hub._server.RequestHandlerClass
+        plain, shifted = handler._head, []
+
+        def shift(self, code, head):
+            if code == 206 and not shifted:
+                shifted.append(head)
+                head = head | {
+                    "Content-Range": head["Content-Range"].replace("bytes 1000000", "bytes 999999")
+                }
+            plain(self, code, head)
+
+        monkeypatch.setattr(handler, "_head", shift)
+        get(hub, tmp_path)
+        assert shifted
+        assert ranges(hub, "part-1.parquet") == [None, "bytes=1000000-", "bytes=1000000-"]
+    assert content(tmp_path) == FILES
+
+
+def test_a_file_that_got_shorter_is_told_and_its_part_dropped(tmp_path):
+    (tmp_path / "data").mkdir()
+    begun = part(tmp_path, "data/part-1.parquet", BIG)
+    begun.write_bytes(BIG[:2_000_000])
+    with Hub("demo/x", FILES) as hub:
+        found = listing(hub.endpoint, hub.dataset, ["**"])
+        hub.files["data/part-1.parquet"] = BIG[:1_500_000]  # the server answers 416
+        with pytest.raises(Changed, match="is no longer as it was listed"):
+            Fetcher(sleep=no_sleep).fetch("demo/x", found, tmp_path)
+    assert not begun.exists()
+
+
+def test_a_server_that_always_stops_short_is_given_up(tmp_path):
+    with Hub("demo/x", FILES, faults=Faults(cut={"data/part-1.parquet": [1000] * 99}, no_ranges=True)) as hub:
+        with pytest.raises(Elsewhere, match=r"the connection ended|incomplete|peer closed"):
+            get(hub, tmp_path)
+        assert len(ranges(hub, "part-1.parquet")) == 7  # the first brought something
+
+
+def test_a_disk_that_fills_up_is_one_line(tmp_path, monkeypatch):
+    def full(self, size, file, space, came=False):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Fetcher, "_advance", full)
+    with Hub("demo/x", FILES) as hub, pytest.raises(NodeError, match="the disk filled up while"):
+        get(hub, tmp_path)
+
+
+def test_parts_of_another_version_go(tmp_path):
+    (tmp_path / "data").mkdir()
+    old = part(tmp_path, "data/part-1.parquet", BIG[:-1])
+    old.write_bytes(BIG[:1000])
+    with Hub("demo/x", FILES) as hub:
+        get(hub, tmp_path)
+        assert ranges(hub, "part-1.parquet") == [None]
+    assert content(tmp_path) == FILES
+
+
+def test_progress_tells_bytes_and_rate(tmp_path):
+    seen = []
+    with Hub("demo/x", {"a.parquet": BIG}) as hub:
+        get(hub, tmp_path, progress=lambda share, text: seen.append(text))
+    assert re.fullmatch(r"3\.0 MB of 3\.0 MB, .*/s, a\.parquet", seen[-1])

@@ -19,6 +19,7 @@ from tasks.download.disk import Reservation
 from tasks.download.hub import Faults, Hub
 from tasks.node import Context, NodeError
 from tests.download.imitations import ModelScope, Web
+from tests.download.test_archives import zipped
 
 BIG = random.Random(1).randbytes(1_000_000)
 FILES = {"README.md": b"read me", "data/a.jsonl": b'{"text": "a"}\n' * 500, "data/b.parquet": BIG}
@@ -230,23 +231,42 @@ def test_all_mirrors_failing_names_each(tmp_path):
             fetch(tmp_path, endpoints, hub="huggingface", dataset="org/set")
 
 
+def away(hub, storage):
+    """Make the hub redirect parquet files to another host, as hubs do with large ones."""
+    handler = hub._server.RequestHandlerClass
+    plain = handler._file
+
+    def redirect(self, path):
+        if path.endswith(".parquet"):
+            host = storage.endpoint.replace("127.0.0.1", "localhost")
+            self._head(302, {"Location": f"{host}/{path}", "Content-Length": "0"})
+        else:
+            plain(self, path)
+
+    handler._file = redirect
+
+
 def test_a_storage_host_that_refuses_its_own_link_is_asked_again(tmp_path):
-    """Hubs redirect to signed links of another host, and those run out: that is no missing access."""
+    """The links to another host are signed and run out: that is no missing access."""
     faults = Faults(status={"data/b.parquet": [403]})
     with Web("", FILES, faults=faults) as storage, Hub("org/set", FILES) as hub:
-        handler = hub._server.RequestHandlerClass
-        plain = handler._file
-
-        def redirect(self, path):
-            if path.endswith(".parquet"):
-                away = storage.endpoint.replace("127.0.0.1", "localhost")
-                self._head(302, {"Location": f"{away}/{path}", "Content-Length": "0"})
-            else:
-                plain(self, path)
-
-        handler._file = redirect
+        away(hub, storage)
         _, found = fetch(tmp_path, {"huggingface": [hub.endpoint]}, hub="huggingface", dataset="org/set")
     assert found == FILES
+
+
+@pytest.mark.parametrize("kind", ["huggingface", "modelscope"])
+def test_a_token_is_not_carried_to_another_host(tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    monkeypatch.setenv("MODELSCOPE_API_TOKEN", "secret")
+    server = {"huggingface": Hub, "modelscope": ModelScope}[kind]
+    with Web("", FILES) as storage, server("org/set", FILES, token="secret") as hub:
+        away(hub, storage)
+        _, found = fetch(tmp_path, {kind: [hub.endpoint]}, hub=kind, dataset="org/set")
+        carried = [value for heads in storage.heads for value in heads.values()]
+    assert found == FILES
+    assert carried
+    assert not any("secret" in value for value in carried)
 
 
 # --------------------------------------------------------------------------- what was here
@@ -296,3 +316,13 @@ def test_notes_of_first_use_that_are_damaged_are_not_ignored(tmp_path):
         notes.write_text("{")
         with pytest.raises(NodeError, match="is damaged"):
             from_web(tmp_path, hub, "README.md", number=2)
+
+
+def test_a_benchmark_is_unpacked_and_made_again_after_a_kill(tmp_path):
+    packed = zipped({"dev/x.csv": b"a\n", "val/x.csv": b"b\n", "test/x.csv": b"c\n"})
+    with ModelScope("org/set", {"exam.zip": packed, "README.md": b"r"}) as hub:
+        wanted = {"files": ["exam.zip"], "unpack": ["dev/*.csv", "val/*.csv"]}
+        outcome, found = on_modelscope(tmp_path, hub, **wanted)
+        assert found == {"dev/x.csv": b"a\n", "val/x.csv": b"b\n"}
+        assert outcome.counts == {"files": 2, "bytes": 4}
+        assert on_modelscope(tmp_path, hub, **wanted)[1] == found
