@@ -335,6 +335,8 @@ class Runtime(Section):
     """torch.compile each block."""
     attention: Literal["auto", "flash_attention_4", "flash_attention_2", "varlen", "sdpa", "eager"] = "auto"
     """What computes attention in training; `auto`: the best that the machine has. One that is missing is refused."""
+    kernels: Literal["auto", "off", "on"] = "auto"
+    """The fused operators of kernels/: `auto` takes them on CUDA where triton is installed."""
     parallel_trainings: int = Field(1, gt=0)
     """SFT variants trained side by side."""
     sft_nproc: int | None = Field(None, gt=0)

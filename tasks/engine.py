@@ -75,6 +75,7 @@ def settings(
         "precision": train.precision,
         "compile": runtime.compile,
         "attention": runtime.attention,
+        "kernels": runtime.kernels,
         "seed": ctx.seed,
         "device": runtime.device,
         "log_every": train.log_every,
@@ -124,4 +125,5 @@ def execution(ctx: Context, train: Train, found: Machine, nproc: int) -> dict[st
         "threads_per_rank": ctx.runtime.threads_per_rank,
         "precision": found.precision,
         "compile": ctx.runtime.compile,
+        "kernels": ctx.runtime.kernels,
     }

@@ -19,6 +19,7 @@ SCHEDULES = ("wsd", "cosine", "linear", "constant")
 PRECISIONS = ("auto", "bf16", "fp32")
 DEVICES = ("auto", "cpu", "cuda")
 ATTENTIONS = ("auto", "flash_attention_4", "flash_attention_2", "varlen", "sdpa", "eager")
+KERNELS = ("auto", "off", "on")
 EXPORT_DTYPES = ("float32", "bfloat16")
 
 
@@ -113,6 +114,8 @@ class TrainConfig:
     compile: bool = False
     attention: str = "auto"
     """What computes packed rows (model/steel/attention_choice.py); `auto`: the best that the machine has."""
+    kernels: str = "auto"
+    """The fused operators of kernels/: `auto` takes them on CUDA where triton is installed."""
     seed: int = 1234
     """Of the fresh weights and the order of the data."""
     device: str = "auto"
@@ -131,6 +134,7 @@ class TrainConfig:
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("device", self.device, DEVICES)
         _one_of("attention", self.attention, ATTENTIONS)
+        _one_of("kernels", self.kernels, KERNELS)
         _one_of("export_dtype", self.export_dtype, EXPORT_DTYPES)
         if (self.model is None) == (self.init_from is None):
             raise ConfigError("give model or init_from. Choose one.")

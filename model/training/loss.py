@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from kernels.cross_entropy import linear_cross_entropy
+
 CHUNK_LOGITS = 1 << 20
 """Logits of a chunk on a CPU: 4 MB in FP32, about what stays in a core's caches. At least 256 tokens, though: each chunk
 adds to the gradient of the whole head once."""
@@ -38,12 +40,18 @@ def cross_entropy_sum(
     rows_N: Tensor,
     scale: float = 1.0,
     z_loss: float = 0.0,
+    *,
+    fused: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """scale * sum over the targets of (-log p + z_loss * logsumexp^2), to differentiate; and the sum of -log p alone.
 
     `rows_N`: which position each target belongs to, without repetition. The scale belongs in here, so that it meets
-    the gradient while that is FP32.
+    the gradient while that is FP32. `fused`: by the kernel, which takes the positions with a target gathered.
     """
+    if fused:
+        if len(rows_N) < len(hidden_PD):
+            hidden_PD = hidden_PD.index_select(0, rows_N)
+        return linear_cross_entropy(hidden_PD, head_VD, targets_N, scale=scale, z_loss=z_loss)
     return _CrossEntropySum.apply(hidden_PD, head_VD, targets_N, rows_N, scale, z_loss)
 
 

@@ -26,9 +26,10 @@ from model.training.loss import cross_entropy_sum, token_logprobs
 class Scorer(nn.Module):
     """The network up to what a loss needs of it: sharded as one, so that the head's weight is gathered once."""
 
-    def __init__(self, lm: SteelForCausalLM):
+    def __init__(self, lm: SteelForCausalLM, fused: bool = False):
+        """`fused`: the loss by kernels/cross_entropy.py."""
         super().__init__()
-        self.lm = lm
+        self.lm, self.fused = lm, fused
 
     def forward(self, batch: Any, *, per_token: bool, scale: float = 1.0, z_loss: float = 0.0) -> Any:
         """`per_token`: log p of every target, FP32 [N], in reading order. Else (scaled loss sum, -log p sum)."""
@@ -39,10 +40,19 @@ class Scorer(nn.Module):
             use_cache=False,
         ).last_hidden_state.flatten(0, 1)
         labels = batch.labels.flatten()
-        rows = (labels != IGNORED).nonzero().squeeze(1)
+        rows = target_rows(labels, batch.targets if self.fused and not per_token else None)
         if per_token:
             return token_logprobs(hidden, self.lm.lm_head.weight, labels[rows], rows)
-        return cross_entropy_sum(hidden, self.lm.lm_head.weight, labels[rows], rows, scale, z_loss)
+        return cross_entropy_sum(
+            hidden, self.lm.lm_head.weight, labels[rows], rows, scale, z_loss, fused=self.fused
+        )
+
+
+def target_rows(labels: Tensor, count: int | None) -> Tensor:
+    """Positions that have a label, in order. Counting them on a GPU waits for it, so `count` says how many there are."""
+    if count is None:
+        return (labels != IGNORED).nonzero().squeeze(1)
+    return torch.nonzero_static(labels != IGNORED, size=count).squeeze(1)
 
 
 class NextToken:

@@ -25,7 +25,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from model.steel.attention_choice import choose
 from model.steel.configuration import SteelConfig
 from model.steel.modeling import SteelForCausalLM, initial_distribution
+from model.steel.ops import PLAIN
 from model.training.config import ConfigError, TrainConfig
+from model.training.fused import operators
 from model.training.objectives import Scorer
 
 
@@ -91,8 +93,10 @@ def build(config: TrainConfig, world: World) -> Scorer:
     """The sharded model with its first weights."""
     folder = None if config.init_from is None else Path(config.init_from)
     geometry = read_geometry(config, folder)
+    ops = operators(config.kernels, world.device)
     with torch.device("meta"):
-        scorer = Scorer(SteelForCausalLM(geometry))
+        scorer = Scorer(SteelForCausalLM(geometry), fused=ops is not PLAIN)
+    scorer.lm.set_ops(ops)
     try:
         scorer.lm.set_attn_implementation(choose(config.attention, world.device, world.dtype))
     except (ValueError, ImportError) as error:

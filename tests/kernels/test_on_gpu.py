@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kernels import attention, cross_entropy
+from kernels import cross_entropy
+from model.steel.attention import Documents, packed_attention
+from model.steel.attention_choice import choose
 from tests.kernels.cases import SHAPES, case, check
 
 pytestmark = [
@@ -77,16 +79,17 @@ def test_no_operator_waits_for_the_device():
 @pytest.mark.parametrize("key_heads", [32, 8])
 @pytest.mark.parametrize("width", [56, 64])
 def test_an_attention_computes_its_definition(name, key_heads, width):
-    reason = attention.lacking(name, torch.device("cuda"), torch.bfloat16)
-    if reason:
-        pytest.skip(f"{name} {reason}")
+    try:
+        choose(name, torch.device("cuda"), torch.bfloat16)
+    except ValueError as error:
+        pytest.skip(str(error))
     index = torch.randint(2, (2, 512)).cumsum(1).div(40, rounding_mode="floor").cuda()
     sizes = [(2, 512, heads, width) for heads in (32, key_heads, key_heads)]
     inputs = [torch.randn(s, device="cuda").bfloat16().transpose(1, 2) for s in sizes]
-    seen = attention.documents(index, torch.bfloat16, name)
-    mask = attention.documents(index, torch.float64, "eager").mask
+    seen = Documents.of(index, torch.bfloat16, name)
+    exact = Documents.of(index, torch.float64, "eager")
     check(
-        lambda *x: attention.document_attention(*x, seen, width**-0.5),
-        lambda *x: attention.document_attention_definition(*x, mask, width**-0.5),
+        lambda *x: packed_attention(*x, seen, width**-0.5),
+        lambda *x: packed_attention(*x, exact, width**-0.5),
         inputs,
     )
