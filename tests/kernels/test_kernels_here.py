@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kernels import cross_entropy, experts, prefix, rms_norm, rope
+from kernels import cross_entropy, experts, launch, prefix, rms_norm, rope
 from model.steel import ops
 from tests.kernels.cases import SHAPES, case, check
 
@@ -52,6 +53,12 @@ print(rms_norm.rms_norm(torch.full((1, 4), 2.0), torch.ones(4), 0.0).tolist())
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout == "[[1.0, 1.0, 1.0, 1.0]]\n"
+
+
+def test_the_interpreter_stays_in_its_own_process():
+    """tests/kernels/interpreted starts one: this process, and so every other test, has compiled kernels."""
+    assert not launch.INTERPRETED
+    assert "TRITON_INTERPRET" not in os.environ
 
 
 def test_the_loss_keeps_to_its_memory_at_16384_tokens():

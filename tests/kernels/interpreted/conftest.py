@@ -1,4 +1,4 @@
-"""The tests of this folder run in a process of their own with TRITON_INTERPRET=1, once for all of those selected.
+"""The tests of this folder run in a process of their own with TRITON_INTERPRET=1, one for all those selected of a file.
 
 Triton reads the variable when it is imported and whenever a kernel is defined, so it cannot be switched on inside a
 process that other tests share. Here the outcome of each test is that of its namesake in the child process.
@@ -23,10 +23,9 @@ _outcomes: dict[str, tuple[str, str]] = {}
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     if CHILD:
         return None
-    if not _outcomes:
-        here = Path(__file__).parent
-        _outcomes.update(_run([i.nodeid for i in pyfuncitem.session.items if here in i.path.parents]))
-    outcome, why = _outcomes.get(pyfuncitem.nodeid, ("failed", "the child process did not run it"))
+    if pyfuncitem.nodeid not in _outcomes:
+        _outcomes.update(_run([i.nodeid for i in pyfuncitem.session.items if i.path == pyfuncitem.path]))
+    outcome, why = _outcomes[pyfuncitem.nodeid]
     if outcome == "skipped":
         pytest.skip(why)
     if outcome != "passed":
@@ -44,7 +43,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def _run(tests: list[str]) -> dict[str, tuple[str, str]]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "outcomes.jsonl"
-        environment = {**os.environ, "TRITON_INTERPRET": "1", REPORT: str(report), "OMP_NUM_THREADS": "1"}
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")}
+        environment |= {"TRITON_INTERPRET": "1", REPORT: str(report), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "", *tests]
         done = subprocess.run(
             command,
