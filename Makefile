@@ -18,6 +18,9 @@ TOKENIZER  ?=
 BENCHMARKS ?=
 ID         ?=
 STEP       ?=
+MODEL      ?=
+TEMPERATURE ?= 0
+TOP_P      ?= 1
 
 PYTHON := .venv/bin/python
 CLI    := $(PYTHON) -m flows.cli
@@ -29,7 +32,7 @@ REQUEST = --profile '$(PROFILE)' \
           $(if $(SOURCES),--sources '$(SOURCES)') $(if $(POSTTRAIN),--posttrain '$(POSTTRAIN)') \
           $(if $(TOKENIZER),--tokenizer '$(TOKENIZER)') $(if $(BENCHMARKS),--benchmarks '$(BENCHMARKS)')
 
-.PHONY: help setup run ablation plan sources check trace watch up down status test test-full lint format
+.PHONY: help setup run ablation plan sources check trace chat watch up down status test test-full lint format
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +59,9 @@ check: setup ## only the checks that come before a run
 
 trace: setup ## what became of a record: ID=id or its first digits, FILE:POSITION, or some text; STEP=n: what step n read
 	@$(CLI) trace $(if $(STEP),--step '$(STEP)','$(ID)') $(REQUEST)
+
+chat: setup ## talk to the last trained model; MODEL=dpo|sft|sft:NAME|base|FOLDER TEMPERATURE=0.7 TOP_P=0.9
+	@$(CLI) chat $(REQUEST) --model '$(MODEL)' --temperature $(TEMPERATURE) --top-p $(TOP_P)
 
 watch: setup ## follow the newest flow run
 	@$(CLI) watch

@@ -115,6 +115,41 @@ def _trace(options: argparse.Namespace) -> int:
     return 0
 
 
+def _chat(options: argparse.Namespace) -> int:
+    request = _request(options)
+    from tasks import chat, dag, profiles
+    from tasks.artifacts import Store
+    from tasks.newest import newest
+    from tasks.node import NodeError
+
+    try:  # as for trace: only what there is counts
+        config = profiles.load(request.profile, request.overrides)
+        nodes = newest(Store(preflight.resolve(config.runtime.artifacts)), dag.build(config))
+        name, folder = chat.find(options.model, request.profile, nodes)
+    except NodeError as error:
+        raise Wrong(str(error)) from error
+    from model.chat import HELP, converse, open_dialogue
+
+    base = name == "base" or options.plain
+    dialogue = open_dialogue(
+        folder,
+        config.runtime.device,
+        template=not base,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        max_new_tokens=options.max_new_tokens,
+        seed=options.seed,
+    )
+    typed = sys.stdin.isatty()
+    print(f"{name}, in {folder}", file=sys.stderr)
+    if base:
+        print("a base model continues texts, it does not answer", file=sys.stderr)
+    if typed:
+        print(HELP, file=sys.stderr)
+    converse(dialogue, sys.stdin, sys.stdout, prompt="> " if typed else "")
+    return 0
+
+
 def _run(options: argparse.Namespace) -> int:
     request = _request(options)
     config = preflight.run(request)
@@ -237,6 +272,15 @@ def _parser() -> argparse.ArgumentParser:
     trace.add_argument("--step", type=int, help="instead: the documents of this step of pre-training")
     what = "record id or its first digits, FILE:POSITION, or some text"
     trace.add_argument("id", nargs="?", default="", metavar="ID", help=what)
+    chat = command("chat", _chat, "talk to a trained model in the terminal", parents=[common])
+    chat.add_argument(
+        "--model", default="", help="dpo, sft, sft:VARIANT, base or a folder (default: the last)"
+    )
+    chat.add_argument("--temperature", type=float, default=0.0, help="0 (default): the likeliest token")
+    chat.add_argument("--top-p", type=float, default=1.0, help="sample from this share of the probability")
+    chat.add_argument("--max-new-tokens", type=int, default=256, help="longest reply (default: 256)")
+    chat.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
+    chat.add_argument("--plain", action="store_true", help="no chat template: continue the text")
     watch = command("watch", _watch, "follow the newest flow run, or the one given")
     watch.add_argument("run", nargs="?", help="flow run id")
     return parser
