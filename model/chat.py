@@ -125,5 +125,7 @@ def open_dialogue(folder: str | Path, device: str = "auto", **settings: Any) -> 
 
     from model.scoring import load, resolve_device
 
-    tokenizer = AutoTokenizer.from_pretrained(str(folder))
-    return Dialogue(load(folder, resolve_device(device)), tokenizer, **settings)
+    lm = load(
+        folder, resolve_device(device)
+    )  # first: it makes the folder's model type known, so that none is asked for
+    return Dialogue(lm, AutoTokenizer.from_pretrained(str(folder)), **settings)

@@ -2,6 +2,9 @@
 
 import io
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +16,8 @@ from tasks import chat
 from tasks.node import Artifact, NodeError
 from tests.posttrain.tiny import byte_tokenizer, steel
 from tests.training import engine_helpers as tiny
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +100,22 @@ def test_lines_from_a_pipe_are_answered_one_by_one(export, monkeypatch, capsys, 
     assert str(export) in said.err
     expected = open_dialogue(export, template=model == "chat", max_new_tokens=6)
     assert first == "".join(expected.reply("hello")) + "\n"
+
+
+def test_a_pipe_into_a_process_of_its_own(export):
+    """Nothing is loaded there yet, so nothing may ask whether to trust the folder's code and eat a line."""
+    command = [sys.executable, "-m", "flows.cli", "chat", "--model", str(export), "--max-new-tokens", "6"]
+    done = subprocess.run(
+        command,
+        input="hello\n/reset\nhello\n/quit\nnever\n",
+        capture_output=True,
+        text=True,
+        timeout=170,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    first, _, second = done.stdout.partition("(forgotten)\n")
+    assert first == second == "".join(open_dialogue(export, max_new_tokens=6).reply("hello")) + "\n"
 
 
 def test_a_model_that_is_not_there_is_one_clear_line(tmp_path, capsys):
