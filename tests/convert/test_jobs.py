@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +22,7 @@ from tasks.config import Runtime
 from tasks.convert import piece, plan, readers, unique
 from tasks.convert.formats import is_lines, json_items, spans
 from tasks.convert.source import at_once, convert_source
+from tasks.fingerprint import ROOT
 from tasks.node import Context
 from tests.convert.helpers import SETTINGS, convert, jsonl, lines
 
@@ -220,3 +226,24 @@ def test_a_changed_setting_or_file_is_converted_again(tmp_path, made):
     (tmp_path / "raw/b.jsonl").write_bytes(body.replace(b"broken", b"other!"))
     in_node(tmp_path, 4)
     assert {name for _, files in made for name in files} == {"b.jsonl"}
+
+
+def test_a_killed_convert_goes_on_with_the_jobs_left(tmp_path, made):
+    program = subprocess.Popen([sys.executable, "-m", "tests.convert.slow_convert", str(tmp_path)], cwd=ROOT)
+    store = tmp_path / "convert/.partitions"
+    end = time.monotonic() + 60
+    while len(list(store.glob("*/done.json"))) < 4 and time.monotonic() < end:
+        time.sleep(0.02)
+    os.kill(program.pid, signal.SIGKILL)
+    program.wait()
+    before = {path.parent.name for path in store.glob("*/done.json")}
+    assert len(before) >= 4
+    account, out = in_node(tmp_path, 2)
+    assert made
+    after = {path.parent.name for path in store.glob("*/done.json")}
+    assert len(made) == len(after - before)
+    assert before < after
+    fresh = convert(tmp_path / "fresh", "skypile", raw_files())
+    assert account["kept"] == fresh.account["kept"]
+    assert [r["text"] for part in parts.parts(out) for r in lines(part)] == [r["text"] for r in fresh.records]
+    assert not list(store.glob("*.partial"))
