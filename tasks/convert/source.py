@@ -267,7 +267,11 @@ def _check_share(
             f"than convert.max_quarantined_share = {limit:.0%} allows: {reasons}. All of them: {where}"
         )
     if not account["kept"]:
-        raise NodeError(f"{name}: no record is left of {account['records_in']:,} ({account['dropped']})")
+        lost = {**account["quarantined"], **account["dropped"]}
+        reasons = "; ".join(f"{reason} {n:,}" for reason, n in lost.items())
+        raise NodeError(
+            f"{name}: no record is left of {account['records_in']:,} ({reasons or 'empty files'})"
+        )
 
 
 def _place(line: Mapping[str, Any]) -> str:
