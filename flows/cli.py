@@ -93,7 +93,7 @@ def _sources(options: argparse.Namespace) -> int:
     from tasks.download import catalogue
 
     config = preflight.sources(_request(options), options.registry)
-    print("\n".join(catalogue.table(catalogue.rows(config))))
+    print("\n".join(catalogue.table(catalogue.rows(config), config.runtime.artifacts)))
     return 0
 
 

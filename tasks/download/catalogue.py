@@ -15,6 +15,7 @@ from tasks import download
 from tasks.artifacts import MANIFEST
 from tasks.config import Source, SteelRun
 from tasks.download import huggingface, local, modelscope, web
+from tasks.download.disk import free
 from tasks.download.fetch import human
 from tasks.fingerprint import encode
 from tasks.node import Node, NodeError
@@ -53,7 +54,7 @@ class Row:
             self.hub,
             self.dataset,
             size,
-            self.licence or "none stated",
+            self.licence,
             self.access,
             self.present,
         )
@@ -65,8 +66,8 @@ def rows(config: SteelRun) -> list[Row]:
     return [_row(config, nodes[name], source) for name, source in config.sources.items()]
 
 
-def table(rows: Iterable[Row]) -> list[str]:
-    """Lines for a terminal: the sources by use, aligned, then what they need."""
+def table(rows: Iterable[Row], artifacts: Path) -> list[str]:
+    """Lines for a terminal: the sources by use, aligned, then what they need and what `artifacts` has room for."""
     rows = list(rows)
     cells = {row: tuple(_cut(cell) for cell in row.cells()) for row in rows}
     widths = [max(map(len, column)) for column in zip(HEAD, *cells.values(), strict=True)]
@@ -76,18 +77,19 @@ def table(rows: Iterable[Row]) -> list[str]:
         if mine := [row for row in rows if row.use == use]:
             lines += ["", title, _line(HEAD, widths), _line(["-" * w for w in widths], widths).rstrip()]
             lines += [_line(cells[row], widths) for row in mine]
-    return [*lines[1:], "", *_footer(rows)]
+    return [*lines[1:], "", *_footer(rows, artifacts)]
 
 
-def _footer(rows: list[Row]) -> Iterable[str]:
+def _footer(rows: list[Row], artifacts: Path) -> Iterable[str]:
     away = [row for row in rows if not row.here]
     yield f"{len(rows) - len(away)} of {len(rows)} are here."
-    fetched = [row for row in away if row.hub not in ("folder", "demo")]
+    # two sources of one data set share its files
+    fetched = {(row.hub, row.dataset): row.size for row in away if row.hub not in ("folder", "demo")}
     if fetched:
-        known = sum(row.size or 0 for row in fetched)
-        unknown = sum(row.size is None for row in fetched)
+        known = sum(size or 0 for size in fetched.values())
+        unknown = sum(size is None for size in fetched.values())
         more = f", and {unknown} whose size no document gives" if unknown else ""
-        yield f"To fetch from hubs: {len(fetched)}, about {human(known)}{more}."
+        yield f"To fetch: {len(fetched)} data sets, about {human(known)}{more}; {human(free(artifacts))} are free."
     if any(row.hub not in ("folder", "demo") for row in rows):
         yield "~ sizes, ids and licences are from documents; none was checked on a hub."
 
@@ -101,11 +103,17 @@ def _row(config: SteelRun, node: Node, source: Source) -> Row:
         hub=source.hub,
         dataset=source.dataset or where,
         size=size if here else source.size,
-        licence=source.licence if source.hub != "demo" else "Apache-2.0",
+        licence=_licence(source),
         access=_access(source),
         present=present,
         here=here,
     )
+
+
+def _licence(source: Source) -> str:
+    if source.hub == "demo":
+        return "Apache-2.0"  # made by this repository
+    return source.licence or ("none stated" if source.entry else "not given")
 
 
 def _access(source: Source) -> str:
@@ -121,8 +129,11 @@ def _access(source: Source) -> str:
 def _present(config: SteelRun, node: Node, source: Source) -> tuple[str, int | None, bool]:
     """(what is here, in words; its bytes; whether it is all here)."""
     store = Path(config.runtime.artifacts) / "download"
+    mine, other = json.loads(encode(node.config)), False
     for manifest in _manifests(store, node.unit):
-        if manifest["identity"].get("config") == json.loads(encode(node.config)):
+        theirs = manifest["identity"].get("config", {})
+        other = other or all(theirs.get(key) == mine[key] for key in ("hub", "dataset"))
+        if theirs == mine:
             counts = manifest["counts"]
             return f"downloaded, {_files(counts['files'])}", counts["bytes"], True
     if source.hub == "folder":
@@ -130,9 +141,9 @@ def _present(config: SteelRun, node: Node, source: Source) -> tuple[str, int | N
     partly = sum(_size_below(folder) for folder in store.glob(f"{node.unit}-*.partial"))
     if partly:
         return f"begun, {human(partly)}", None, False
-    if any(_manifests(store, node.unit)):
-        return "missing (downloaded with other settings)", None, False
-    return "missing" if source.hub != "demo" else "made when run", None, False
+    if source.hub == "demo":
+        return "made when run", None, False
+    return "downloaded with other settings" if other else "missing", None, False
 
 
 def _in_folder(config: SteelRun, name: str, source: Source) -> tuple[str, int | None, bool]:

@@ -17,6 +17,13 @@ _promised: dict[int, int] = {}
 """Device -> bytes that running downloads of this process have still to write."""
 
 
+def free(folder: Path) -> int:
+    """Free bytes on the disk of a folder, which need not exist yet."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
 class Reservation:
     """`with Reservation(folder, needed) as space:` refuses what does not fit beside the other downloads."""
 
@@ -25,12 +32,12 @@ class Reservation:
         self._left = 0
         with _lock:
             promised = _promised.get(self._device, 0)
-            free = shutil.disk_usage(folder).free
-            if needed > 0 and free < needed + promised + SPARE:
+            room = free(folder)
+            if needed > 0 and room < needed + promised + SPARE:
                 beside = f" and {promised / 1e9:.1f} GB promised to other downloads" if promised else ""
                 raise NodeError(
                     f"not enough space below {folder}: {needed / 1e9:.1f} GB to fetch{beside}, "
-                    f"{free / 1e9:.1f} GB free; runtime.artifacts names another place"
+                    f"{room / 1e9:.1f} GB free; runtime.artifacts names another place"
                 )
             _promised[self._device] = promised + needed
             self._left = needed

@@ -129,7 +129,7 @@ class Fetcher:
                 part.unlink()
                 best = 0
                 if wrong == WRONG:
-                    raise NodeError(
+                    raise Elsewhere(
                         f"{dataset}/{file.path} came with wrong bytes {WRONG} times ({problem}, by {file.by}); "
                         f"the copy at {_where(file)} is damaged"
                     )

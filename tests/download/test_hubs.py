@@ -222,6 +222,16 @@ def test_mirrors_are_tried_in_order_and_share_what_is_there(tmp_path):
     assert outcome.extra["endpoint"] == second.endpoint
 
 
+def test_a_mirror_with_a_damaged_copy_is_left(tmp_path):
+    with Hub("org/set", FILES, faults=Faults(wrong={"README.md": 9})) as bad, Hub("org/set", FILES) as good:
+        endpoints = {"huggingface": [bad.endpoint, good.endpoint]}
+        outcome, found = fetch(tmp_path, endpoints, hub="huggingface", dataset="org/set")
+        assert asked(good, "README.md") == [None]
+        assert len(asked(bad, "README.md")) == 3
+    assert found == FILES
+    assert outcome.extra["endpoint"] == good.endpoint
+
+
 def test_all_mirrors_failing_names_each(tmp_path):
     with Hub("org/other", FILES) as hub:
         endpoints = {"huggingface": ["http://127.0.0.1:9", hub.endpoint]}

@@ -113,13 +113,14 @@ def test_what_is_here_is_told(tmp_path):
     assert (found["mine"].present, found["mine"].size) == ("in its folder, 1 file", 1234)
     assert found["gone"].present == "missing: not in SOURCES"
     assert found["gone"].access == "by hand"
-    text = "\n".join(catalogue.table(found.values()))
+    text = "\n".join(catalogue.table(found.values(), tmp_path / "artifacts"))
     assert "2 of 5 are here." in text
+    assert "To fetch: 2 data sets, about 0 B, and 2 whose size" in text
     assert "q.json" in text
     changed = config.model_copy(
         update={"sources": {"zhihu": config.sources["zhihu"].model_copy(update={"files": ["x"]})}}
     )
-    assert catalogue.rows(changed)[0].present == "missing (downloaded with other settings)"
+    assert catalogue.rows(changed)[0].present == "downloaded with other settings"
 
 
 def test_make_sources(capsys):
