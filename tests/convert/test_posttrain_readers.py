@@ -86,6 +86,14 @@ def test_wanjuan_exam_without_an_answer_or_reasons(tmp_path):
     assert done.account["dropped"] == {"no-answer": 1, "no-reasoning": 1}
 
 
+def test_an_explanation_that_says_strategy_is_no_answer_left_out(tmp_path):
+    details = ["略。", "（解析略）", "这是他们的策略，战略上藐视敌人，省略号表示列举。"]
+    items = [EXAM | {"q_main": f"问{i}", "answer_detail": detail} for i, detail in enumerate(details)]
+    done = convert(tmp_path, "wanjuan_exam", {"a.jsonl": jsonl(*items)})
+    assert done.account["dropped"] == {"answer-left-out": 2}
+    assert "策略" in said(done.records[0])[1]
+
+
 def test_arc_and_openbookqa_look_the_answer_up_among_the_labels(tmp_path):
     arc = {
         "id": "x",

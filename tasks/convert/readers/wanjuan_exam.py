@@ -2,14 +2,17 @@
 
 JSON lines with q_type, q_main, option_a … option_e, std_ans, answer_detail. Option `cot` chooses the
 form. What cannot be a lesson is dropped by name: a question without an answer (`no-answer`), one whose
-answer is left out ("略", `answer-left-out`) and, with `cot`, one without reasoning (`no-reasoning`);
-the original asked some of these for reasons and answered with a full stop.
+answer or detail only says that it is left out ("略", `answer-left-out`) and, with `cot`, one without
+reasoning (`no-reasoning`). The original dropped every reply with that character, 策略 and 战略 included,
+asked some of these for reasons and answered with a full stop.
 """
+
+import re
 
 from tasks.convert.readers import Options, Reader
 from tasks.convert.records import Malformed, Unwanted, dialogue, optional, small, text
 
-LEFT_OUT = "略"
+LEFT_OUT = re.compile(r"\W*(?:答案|解析|解答|详解|过程)?\W*略\W*")
 CONCLUSION = "故选"
 """What follows it repeats the answer."""
 REASONS = 10
@@ -42,7 +45,7 @@ def convert(item, options, file):
         raise Malformed("empty text", "std_ans and answer_detail")
     if not answer:
         raise Unwanted("no-answer", record)
-    if LEFT_OUT in reply:
+    if LEFT_OUT.fullmatch(answer) or LEFT_OUT.fullmatch(detail):
         raise Unwanted("answer-left-out", record)
     if options.cot and len(reasons) < REASONS:
         raise Unwanted("no-reasoning", record)
