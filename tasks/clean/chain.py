@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +37,16 @@ class Row:
 
     record: Record
     texts: list[str]
-    language: str
+    chars: int
+    """Of `texts`."""
     changed: bool = False
     dropped_by: str = ""
     why: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def chars(self) -> int:
-        return length(self.texts)
+    @cached_property
+    def language(self) -> str:
+        """Of the record as it came."""
+        return language_of("\n".join(texts_of(self.record)[:4]))
 
     def result(self) -> Record:
         return with_texts(self.record, self.texts) if self.changed else self.record
@@ -71,18 +74,18 @@ class Chain:
         rows = []
         for record in records:
             texts = texts_of(record)
-            rows.append(Row(record, texts, language_of("\n".join(texts[:4]))))
+            rows.append(Row(record, texts, length(texts)))
         self.seen += len(rows)
+        here, chars = rows, sum(row.chars for row in rows)
         for (step, op), count in zip(self.steps, self.counts, strict=True):
-            here = [row for row in rows if not row.dropped_by]
-            chosen = [row for row in here if _applies(step, row)]
             count.records_in += len(here)
-            count.chars_in += sum(row.chars for row in here)
-            self._apply(step, op, chosen, count)
-            count.dropped += sum(bool(row.dropped_by) for row in chosen)
-            kept = [row for row in here if not row.dropped_by]
-            count.records_out += len(kept)
-            count.chars_out += sum(row.chars for row in kept)
+            count.chars_in += chars
+            self._apply(step, op, _chosen(step, here), count)
+            left = [row for row in here if not row.dropped_by]
+            count.dropped += len(here) - len(left)
+            here, chars = left, sum(row.chars for row in left)
+            count.records_out += len(here)
+            count.chars_out += chars
         return rows
 
     def _apply(self, step: Step, op: Any, rows: Sequence[Row], count: StepCount) -> None:
@@ -104,13 +107,10 @@ class Chain:
             rows[0].dropped_by, rows[0].why = step.operator, {"error": message[:200]}
 
     def _map(self, step: Step, op: Any, rows: Sequence[Row], count: StepCount) -> None:
-        pieces = [_split(text, step.spare_code) for row in rows for text in row.texts]
-        before = [prose for parts in pieces for prose in parts[::2]]
-        # the operators write into the list they are given
-        after = iter(op.process_batched({"text": list(before)})["text"] if before else [])
-        texts = iter(_join(parts, after) for parts in pieces)
+        before = [text for row in rows for text in row.texts]
+        texts = iter(_sparing_code(op, before) if step.spare_code else _mapped(op, before))
         for row in rows:
-            new = [next(texts) for _ in row.texts]
+            new = list(islice(texts, len(row.texts)))
             if new == row.texts:
                 continue
             count.changed += 1
@@ -118,7 +118,7 @@ class Chain:
             self._keep_example(step, row, new)
             if any(old.strip() and not text.strip() for old, text in zip(row.texts, new, strict=True)):
                 row.dropped_by, row.why = step.operator, {"emptied": True}
-            row.texts = new
+            row.texts, row.chars = new, length(new)
 
     def _filter(self, step: Step, op: Any, rows: Sequence[Row], count: StepCount) -> None:
         from data_juicer.utils.constant import Fields
@@ -146,17 +146,24 @@ class Chain:
         examples.append({"id": row.record["id"], "before": excerpt(old, at), "after": excerpt(text, at)})
 
 
-def _split(text: str, spare_code: bool) -> list[str]:
-    """Prose at even positions, code (if it is to be spared) at odd ones."""
-    return _CODE.split(text) if spare_code and "`" in text else [text]
+def _mapped(op: Any, texts: list[str]) -> list[str]:
+    # the operators write into the list they are given
+    return op.process_batched({"text": list(texts)})["text"] if texts else []
 
 
-def _join(parts: list[str], cleaned: Iterator[str]) -> str:
-    return "".join(part if at % 2 else next(cleaned) for at, part in enumerate(parts))
+def _sparing_code(op: Any, texts: list[str]) -> Iterator[str]:
+    """The mapped texts, with the code in them as it was."""
+    # prose at even positions, code at odd ones
+    pieces = [_CODE.split(text) if "`" in text else [text] for text in texts]
+    after = iter(_mapped(op, [prose for parts in pieces for prose in parts[::2]]))
+    for parts in pieces:
+        yield "".join(part if at % 2 else next(after) for at, part in enumerate(parts))
 
 
-def _applies(step: Step, row: Row) -> bool:
-    return (step.language in (None, row.language)) and (not step.min_chars or row.chars >= step.min_chars)
+def _chosen(step: Step, rows: list[Row]) -> list[Row]:
+    if step.language is None and not step.min_chars:
+        return rows
+    return [row for row in rows if row.chars >= step.min_chars and step.language in (None, row.language)]
 
 
 def _cannot_run(step: Step, models: Path | None) -> str:
@@ -169,4 +176,4 @@ def _cannot_run(step: Step, models: Path | None) -> str:
 def _loaded(step: str, models: Path | None) -> Any:
     """Operators are kept between nodes: a worker process cleans many sources with the same recipe."""
     parsed = Step.model_validate_json(step)
-    return operators.load(parsed.operator, parsed.settings(), models)
+    return operators.load(parsed.operator, parsed.settings(), models, parsed.engine)

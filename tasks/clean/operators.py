@@ -36,14 +36,24 @@ def prepare() -> None:
 
     # every other kind of model would be downloaded
     model_utils.MODEL_FUNCTION_MAPPING.clear()
-    import tasks.clean.own_operators  # noqa: F401  registers them
+    import tasks.clean.fast
+    import tasks.clean.own_operators  # noqa: F401  the imports register them
 
 
-def load(operator: str, settings: dict[str, Any], models: Path | None) -> Any:
-    """One operator, ready to use; `models` is the folder of clean:assets."""
+def load(operator: str, settings: dict[str, Any], models: Path | None, engine: str = "fast") -> Any:
+    """One operator, ready to use; `models` is the folder of clean:assets.
+
+    `engine: fast` takes Steel's faster equivalent where there is one (tasks/clean/fast), `reference`
+    always Data-Juicer's own.
+    """
     prepare()
-    from data_juicer.ops import load_ops
+    from data_juicer.ops import OPERATORS, load_ops
     from data_juicer.utils import model_utils
+
+    from tasks.clean.fast import PREFIX
+
+    if engine == "fast" and PREFIX + operator in OPERATORS.modules:
+        operator = PREFIX + operator
 
     model_utils.MODEL_FUNCTION_MAPPING.update(
         sentencepiece=partial(_sentencepiece, models),

@@ -165,6 +165,9 @@ class Step(BaseModel):
     min_chars: Count = 0
     """Only records of at least so many characters: ratios and perplexity of a few words say little."""
 
+    engine: Literal["fast", "reference"] = "fast"
+    """`reference`: Data-Juicer's own operator also where Steel has a faster one of the same result."""
+
     spare_code: bool = False
     """Mappers only: leave fenced and `inline` code as it is; addresses in an example program stay."""
 
