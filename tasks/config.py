@@ -102,6 +102,11 @@ class Convert(Section):
 class Assets(Section):
     """The language model behind the perplexity filter, trained from the converted records."""
 
+    models: Literal["train", "folder"] = "train"
+    """`train` them in the run, or take those in runtime.folders.models."""
+    sources: list[str] | None = None
+    """For `train`: the pre-training sources they learn from; None: all. A new source among them changes
+    the models, and so makes every source be cleaned again: name a few when more data is to come."""
     vocab_size: int = 2000
     order: int = Field(3, ge=2, le=5)
     max_chars: int = 1_000_000
@@ -118,6 +123,8 @@ class Clean(Section):
     """Shorter texts are deduplicated exactly only: shingles of a short text say little."""
     ngram: int = Field(13, ge=4)
     """Decontamination: characters (zh) or words (en) of overlap with a benchmark question."""
+    decontaminate: Literal["drop", "report"] = "drop"
+    """What happens to records that hold a benchmark question; `report` keeps and counts them."""
 
 
 class Tokenize(Section):
@@ -311,6 +318,8 @@ class Folders(Section):
     sources: Path | None = None
     posttrain: Path | None = None
     tokenizer: Path | None = None
+    models: Path | None = None
+    """For clean.assets.models: folder. <lang>.sp.model and <lang>.arpa.bin."""
     benchmarks: Path | None = None
 
 
@@ -343,6 +352,10 @@ class Runtime(Section):
     """Ranks of an SFT or DPO training; None: as nproc."""
     data_workers: int = Field(2, gt=0)
     """Processes for converting, cleaning, tokenizing and scoring."""
+    engine: Literal["local", "ray"] = "local"
+    """Where partitions of convert, clean and tokenize are worked on: those processes, or Ray's workers."""
+    ray_address: str | None = None
+    """For `ray`: an existing cluster that shares the artifacts' file system; None starts one here."""
     keep_checkpoints: int = Field(2, gt=0)
     """The newest ones are kept; those of pre-training also in its artifact, to continue from."""
     verify_shards: Literal["start", "off"] = "start"

@@ -17,22 +17,19 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks import fingerprint, pool
+from tasks import engines, fingerprint
 from tasks.artifacts import file_digest, list_files, write_json
 from tasks.node import Context, NodeError
 
 DONE = "done.json"
 LOCK = ".lock"
 POLL_SECONDS = 1.0
-
-Submit = Callable[..., Future]
-"""An engine: `submit(function, *args)` runs an importable function somewhere."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ def key(function: Callable[..., Any], *made_from: Any, code: Sequence[str] = ())
     return fingerprint.digest([name, trees, list(made_from)])[:40]
 
 
-def run(place: Context | Path, jobs: Sequence[Job], engine: Submit | None = None) -> list[Path]:
+def run(place: Context | Path, jobs: Sequence[Job], engine: engines.Submit | None = None) -> list[Path]:
     """The finished folders of the jobs, in their order; makes those that are missing or altered.
 
     `place` is a running node (it gives root, engine, progress and cancellation) or the root folder.
@@ -78,7 +75,9 @@ def run(place: Context | Path, jobs: Sequence[Job], engine: Submit | None = None
     _clear_dead(root, {job.key for job in missing})
     if len(missing) < len(wanted):
         log.info("%d of %d partitions were done before", len(wanted) - len(missing), len(wanted))
-    _make(ctx, root, missing, len(wanted), engine or pool.submit)
+    if engine is None:
+        engine = engines.submit_of(ctx.runtime if ctx else None)
+    _make(ctx, root, missing, len(wanted), engine)
     return [root / job.key for job in jobs]
 
 
@@ -114,7 +113,7 @@ def make(root: Path, key: str, function: Callable[..., Any], args: tuple[Any, ..
             (root / key / LOCK).unlink()
 
 
-def _make(ctx: Context | None, root: Path, jobs: Sequence[Job], total: int, submit: Submit) -> None:
+def _make(ctx: Context | None, root: Path, jobs: Sequence[Job], total: int, submit: engines.Submit) -> None:
     running = {submit(make, root, job.key, job.function, job.args): job for job in jobs}
     order = {future: number for number, future in enumerate(running)}
     failed: dict[int, BaseException] = {}

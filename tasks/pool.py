@@ -19,6 +19,9 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+"""Of a worker, here or in a Ray cluster: one core each, nothing fetched."""
+
 _lock = threading.Lock()
 _pool: ProcessPoolExecutor | None = None
 _workers = 2
@@ -64,9 +67,7 @@ def _new() -> ProcessPoolExecutor:
 
 
 def _start_worker(parent: int) -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.update(ENVIRONMENT)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the flow process decides
     # PR_SET_PDEATHSIG would fire when the *thread* that started the pool ends, so the worker looks itself
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()

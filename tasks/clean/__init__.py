@@ -7,10 +7,13 @@ dedup.py and overlap.py → decontaminate.py.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
+
 from tasks.clean import assets, decontaminate, dedup, partition
-from tasks.clean.recipe import load_set
+from tasks.clean.recipe import Recipe, load_set
 from tasks.config import SteelRun
-from tasks.node import Node
+from tasks.node import Node, NodeError
 
 _SHARED = ("tasks.clean.recipe", "tasks.clean.records", "tasks.clean.accounting")
 
@@ -22,24 +25,7 @@ def nodes(config: SteelRun) -> list[Node]:
     benchmarks = list(config.using("benchmark"))
     recipes = load_set(config.clean.recipe)
     return [
-        Node(
-            name="clean:assets",
-            body=assets.body,
-            config={
-                "assets": config.clean.assets.model_dump(),
-                # one recipe counts letters per token
-                "code_tokenizer": any(step.settings().get("tokenization") for step in recipes["code"].steps),
-            },
-            inputs={name: f"convert:{name}" for name in sources},
-            code=(
-                "tasks.clean.assets",
-                "tasks.clean.seeds",
-                "tasks.clean.kneser_ney",
-                "tasks.clean.language",
-                "tasks.clean.operators",
-                "tasks.clean.records",
-            ),
-        ),
+        _assets_node(config, sources, recipes),
         *(
             Node(
                 name=f"clean:{name}",
@@ -51,14 +37,7 @@ def nodes(config: SteelRun) -> list[Node]:
                     "trace_examples": config.clean.trace_examples,
                 },
                 inputs={"records": f"convert:{name}", "assets": "clean:assets"},
-                code=(
-                    "tasks.clean.partition",
-                    "tasks.clean.chain",
-                    "tasks.clean.language",
-                    "tasks.clean.operators",
-                    "tasks.clean.own_operators",
-                    *_SHARED,
-                ),
+                code=partition.CODE,
             )
             for name in sources
         ),
@@ -96,3 +75,35 @@ def nodes(config: SteelRun) -> list[Node]:
             ),
         ),
     ]
+
+
+def _assets_node(config: SteelRun, sources: list[str], recipes: Mapping[str, Recipe]) -> Node:
+    settings = config.clean.assets
+    if settings.models == "folder":
+        return Node(
+            name="clean:assets",
+            body=assets.folder_body,
+            config={"models": "folder"},
+            external=partial(assets.folder_digests, config.runtime.folders.models),
+            code=("tasks.clean.operators",),
+        )
+    wanted = sources if settings.sources is None else settings.sources
+    if unknown := sorted(set(wanted) - set(sources)):
+        raise NodeError(f"clean.assets.sources names no pre-training source: {', '.join(unknown)}")
+    return Node(
+        name="clean:assets",
+        body=assets.body,
+        config={
+            "assets": settings.model_dump(include={"vocab_size", "order", "max_chars"}),
+            # one recipe counts letters per token
+            "code_tokenizer": any(step.settings().get("tokenization") for step in recipes["code"].steps),
+        },
+        inputs={name: f"convert:{name}" for name in wanted},
+        code=(
+            "tasks.clean.seeds",
+            "tasks.clean.kneser_ney",
+            "tasks.clean.language",
+            "tasks.clean.operators",
+            "tasks.clean.records",
+        ),
+    )

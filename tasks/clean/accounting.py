@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -27,6 +27,13 @@ class StepCount:
         fields = asdict(self)
         fields["in"], fields["out"] = fields.pop("records_in"), fields.pop("records_out")
         return fields
+
+    def add(self, fields: Mapping[str, Any]) -> None:
+        """Count the same step of another part, as `as_json` gave it."""
+        self.records_in += fields["in"]
+        self.records_out += fields["out"]
+        for name in ("changed", "dropped", "chars_in", "chars_out"):
+            setattr(self, name, getattr(self, name) + fields[name])
 
 
 @dataclass
@@ -64,6 +71,28 @@ class Accounting:
             "steps": [step.as_json() for step in self.steps],
             "skipped": self.skipped,
         }
+
+
+def total(source: str, accounts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The accounting of a source from those of its parts; the sums have to agree once more."""
+    whole = Accounting(source)
+    steps: dict[tuple[str, int], StepCount] = {}
+    for account in accounts:
+        for name in ("records_in", "chars_in", "kept", "chars_out"):
+            setattr(whole, name, getattr(whole, name) + account[name])
+        whole.dropped.update(account["dropped"])
+        whole.skipped += [item for item in account["skipped"] if item not in whole.skipped]
+        place: Counter[str] = Counter()
+        for step in account["steps"]:
+            at = step["recipe"], place[step["recipe"]]
+            place[step["recipe"]] += 1
+            sums = steps.setdefault(at, StepCount(step["operator"], step["recipe"]))
+            if sums.operator != step["operator"]:
+                raise AssertionError(f"{source}: parts were cleaned by different recipes of {step['recipe']}")
+            sums.add(step)
+    whole.steps = [steps[at] for at in sorted(steps)]
+    whole.skipped.sort(key=lambda item: item["recipe"])
+    return whole.as_json()
 
 
 def excerpt(text: str, around: int = 0) -> str:

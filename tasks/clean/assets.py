@@ -12,11 +12,14 @@ A model whose own held-out lines it finds unlikely would drop good text, so such
 without (the filter's step is then skipped and said to be).
 With recipe `paper` also a byte-level BPE of code, at the place where alphanumeric_filter(tokenization:
 true) looks for the tokenizer of pythia-6.9b, for which it stands in.
+
+With `models: folder` the files come from runtime.folders.models instead, whoever trained them.
 """
 
 from __future__ import annotations
 
 import io
+import shutil
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,8 +28,9 @@ from typing import Any
 
 import orjson
 
+from tasks.artifacts import file_digest
 from tasks.clean import operators
-from tasks.node import Context, Outcome
+from tasks.node import Context, NodeError, Outcome
 
 MIN_CHARS = 20_000
 """Below this much seed text no model is trained."""
@@ -35,6 +39,8 @@ MAX_HELD_OUT_PERPLEXITY = 750
 PIECES_CHARS = 400_000
 """SentencePiece's EM needs no more for a few thousand pieces, and costs most of the time."""
 COVERAGE = 0.9995
+LANGUAGES = ("zh", "en")
+_NAMES = "<lang>.sp.model and <lang>.arpa.bin"
 CODE_VOCABULARY = 8000
 
 
@@ -68,6 +74,53 @@ def body(ctx: Context) -> Outcome:
         summary="\n".join(lines) + "\n",
         files=["assets.json"],
     )
+
+
+def folder_body(ctx: Context) -> Outcome:
+    """Take the models in runtime.folders.models."""
+    folder = _folder(ctx.runtime.folders.models)
+    info: dict[str, Any] = {}
+    for path in _model_files(folder):
+        relative = path.relative_to(folder)
+        (ctx.out / relative).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, ctx.out / relative)
+    for lang in LANGUAGES:
+        if operators.has_models(
+            ctx.out, lang
+        ):  # both files; and they load, now and not in the middle of a source
+            pieces = operators.load_sentencepiece(ctx.out / operators.SENTENCEPIECE.format(lang=lang))
+            order = operators.load_kenlm(ctx.out / operators.KENLM.format(lang=lang)).order
+            info[lang] = {"usable": True, "vocabulary": pieces.get_piece_size(), "order": order}
+    if not info:
+        raise NodeError(f"runtime.folders.models={folder} holds no pair of {_NAMES} for any language")
+    (ctx.out / "assets.json").write_bytes(orjson.dumps(info, option=orjson.OPT_INDENT_2))
+    rows = [f"| {lang} | {model['vocabulary']:,} | {model['order']} |" for lang, model in info.items()]
+    return Outcome(
+        headline=f"language models: {', '.join(info)} (given)",
+        extra={"models": info},
+        summary="\n".join(["| model | vocabulary | order |", "|---|---:|---:|", *rows]) + "\n",
+        files=["assets.json"],
+    )
+
+
+def folder_digests(folder: Path | None) -> dict[str, str]:
+    """sha256 of the given models, which stand for them in the fingerprint."""
+    folder = _folder(folder)
+    return {path.relative_to(folder).as_posix(): file_digest(path) for path in _model_files(folder)}
+
+
+def _folder(folder: Path | None) -> Path:
+    if folder is None or not Path(folder).is_dir():
+        raise NodeError(
+            f"clean.assets.models is `folder`, but runtime.folders.models={folder} is none: it has to hold {_NAMES}"
+        )
+    return Path(folder)
+
+
+def _model_files(folder: Path) -> list[Path]:
+    names = [n.format(lang=lang) for lang in LANGUAGES for n in (operators.SENTENCEPIECE, operators.KENLM)]
+    code = [path for path in sorted((folder / operators.TOKENIZER).rglob("*")) if path.is_file()]
+    return [folder / name for name in names if (folder / name).is_file()] + code
 
 
 def train(files: Mapping[str, Path], out: Path, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""clean:<source>: the records of one source through the recipe of their kind.
+"""clean:<source>: the records of one source through the recipe of their kind, part by part.
 
-Output: records.jsonl (kept, in order), dropped.jsonl (id, operator, why, excerpt), accounting.json,
-examples.json (up to N before/after pairs an operator). Memory is bounded by a batch; in = kept +
-dropped is asserted. Ids are unique within a source (tasks/convert sees to it).
+Output: records (kept, in order) and dropped (id, operator, why, excerpt) in as many parts as came in,
+accounting.json, examples.json (up to N before/after pairs an operator). A part is a partition: cleaned
+once, wherever it is needed again. Memory is bounded by a batch; in = kept + dropped is asserted. Ids are
+unique within a source (tasks/convert sees to it).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from tasks import partitions, parts
 from tasks.clean import accounting, records
 from tasks.clean.accounting import Accounting
 from tasks.clean.chain import Chain
@@ -23,23 +25,31 @@ from tasks.node import Context, NodeError, Outcome
 
 BATCH_RECORDS = 1000
 BATCH_CHARS = 4_000_000
+CODE = (
+    "tasks.clean.chain",
+    "tasks.clean.language",
+    "tasks.clean.operators",
+    "tasks.clean.own_operators",
+    "tasks.clean.recipe",
+    "tasks.clean.records",
+    "tasks.clean.accounting",
+)
 
 
 def body(ctx: Context) -> Outcome:
-    """Clean one source in a worker process of the pool."""
-    from tasks import pool
-
+    """Clean the parts that have not been cleaned yet, then put them together."""
     started = time.monotonic()
-    job = pool.submit(
-        clean_source,
-        ctx.inputs["records"].path,
-        ctx.inputs["assets"].path,
-        ctx.out,
-        ctx.config["recipes"],
-        ctx.config["trace_examples"],
-        source=ctx.inputs["records"].node.partition(":")[2],
-    )
-    account = job.result()
+    source, assets = ctx.inputs["records"].node.partition(":")[2], ctx.inputs["assets"]
+    recipes, examples = ctx.config["recipes"], ctx.config["trace_examples"]
+    jobs = [
+        partitions.Job(
+            partitions.key(clean_part, source, recipes, examples, assets.digest, digest, code=CODE),
+            clean_part,
+            (path, assets.path, recipes, examples, source),
+        )
+        for path, digest in parts.digested(ctx.inputs["records"])
+    ]
+    account = join(source, partitions.run(ctx, jobs), ctx.out, examples)
     seconds = time.monotonic() - started
     return Outcome(
         headline=accounting.headline([account]),
@@ -50,6 +60,32 @@ def body(ctx: Context) -> Outcome:
         summary=accounting.steps_table(account),
         files=["accounting.json", "examples.json"],
     )
+
+
+def join(source: str, folders: Sequence[Path], out: Path, examples: int) -> dict[str, Any]:
+    """Cleaned parts as one output: files linked, counts summed, the first examples of each operator."""
+    found: dict[str, list[Any]] = {}
+    for number, folder in enumerate(folders):
+        for stem in ("records", "dropped"):
+            name = parts.name(number, stem) if len(folders) > 1 else f"{stem}.jsonl"
+            partitions.link(folder / f"{stem}.jsonl", out / name)
+        for operator, shown in orjson.loads((folder / "examples.json").read_bytes()).items():
+            found.setdefault(operator, []).extend(shown)
+    result = accounting.total(
+        source, [orjson.loads((folder / "accounting.json").read_bytes()) for folder in folders]
+    )
+    (out / "accounting.json").write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
+    order = dict.fromkeys(f"{step['recipe']}/{step['operator']}" for step in result["steps"])
+    shortened = {operator: found[operator][:examples] for operator in order if operator in found}
+    (out / "examples.json").write_bytes(orjson.dumps(shortened, option=orjson.OPT_INDENT_2))
+    return result
+
+
+def clean_part(
+    out: Path, path: Path, models: Path, recipes: Mapping[str, Any], examples: int, source: str
+) -> None:
+    """One partition (runs in a worker process)."""
+    clean_source(path, models, out, recipes, examples, source=source)
 
 
 def clean_source(

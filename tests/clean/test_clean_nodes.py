@@ -2,14 +2,13 @@
 
 import json
 import logging
-from concurrent.futures import Future
 
 import pytest
 
-from tasks import pool
 from tasks.clean import nodes
 from tasks.config import Runtime, Source, SteelRun
 from tasks.node import Artifact, Context
+from tests.clean.inline import inline_pool  # noqa: F401
 from tests.clean.samples import dialogue, real_text, record, write
 
 CONFIG = SteelRun(
@@ -45,25 +44,13 @@ def test_names_inputs_and_order():
     assert declared["clean:dedup"].config["order"] == ["web", "chat"]
 
 
-@pytest.fixture
-def here(monkeypatch):
-    """The pool without processes."""
-
-    def submit(function, *args, **kwargs):
-        future = Future()
-        future.set_result(function(*args, **kwargs))
-        return future
-
-    monkeypatch.setattr(pool, "submit", submit)
-
-
 class Silent:
     def metrics(self, *args, **kwargs): ...
 
     params = file = metrics
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("inline_pool")
 def test_the_bodies_one_after_the_other(tmp_path):
     texts = sorted({real_text(seed) + "\n" + real_text(seed + 1000) for seed in range(700)})
     web = [record(text, source="web") for text in texts] + [

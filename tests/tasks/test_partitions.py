@@ -172,7 +172,7 @@ def test_a_killed_run_goes_on_with_the_pieces_left(tmp_path):
     ]
     process = subprocess.Popen(command, cwd=ROOT)
     try:
-        _wait_for(lambda: done(log) == ["a", "b"] and len(list(root.glob("*.partial/half"))) == 2)
+        _wait_for(lambda: sorted(done(log)) == ["a", "b"] and len(list(root.glob("*.partial/half"))) == 2)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
