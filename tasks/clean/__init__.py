@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from tasks.clean import assets, decontaminate, dedup, partition
+from tasks.clean import assets, decontaminate, dedup, partition, signatures
 from tasks.clean.recipe import Recipe, load_set
 from tasks.config import SteelRun
 from tasks.node import Node, NodeError
@@ -52,7 +52,13 @@ def nodes(config: SteelRun) -> list[Node]:
                 },
             },
             inputs={name: f"clean:{name}" for name in sources},
-            code=("tasks.clean.dedup", "tasks.clean.normalise", "tasks.clean.operators", *_SHARED),
+            code=(
+                "tasks.clean.signatures",
+                "tasks.clean.near",
+                "tasks.clean.spill",
+                *signatures.CODE,
+                *_SHARED,
+            ),
         ),
         Node(
             name="clean:decontaminate",

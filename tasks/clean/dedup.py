@@ -2,270 +2,322 @@
 
 First in the order of the sources in the profile, then of their records. Two ways:
 - exact: equal after normalisation (normalise.py), any length;
-- near: SimHash by Data-Juicer's document_simhash_deduplicator, for texts of `dedup_min_chars` and
-  more. A match of hashes only proposes a pair; the Jaccard similarity of their shingles decides
-  (recipe: near_duplicates.min_similarity), because texts filled into one template can have close
-  hashes. Only kept records are compared against, so there are no chains of ever less similar texts.
-  Without min_similarity (recipe set `paper`) clusters are the operator's: chains of close hashes.
+- near: SimHash, for texts of `dedup_min_chars` and more. A match of hashes only proposes a pair; the
+  Jaccard similarity of their shingles decides (recipe: near_duplicates.min_similarity), because texts
+  filled into one template can have close hashes. Only kept records are compared against, so there are
+  no chains of ever less similar texts. Without min_similarity (recipe set `paper`) clusters are the
+  operator's: chains of close hashes.
+
+Both are decided once, over all sources together: what a pass over a source alone would find is among it, and
+a first pass of its own would make chains. Signatures are partitions, made once for each part; the decision
+sorts them by hash in buckets on disk (spill.py). In memory: a bucket, one bit a record, and 16 bytes for each
+hash that is close to another.
 
 Output: per source `<source>/drops.jsonl` {id, duplicate_of, method} and accounting.json; report.json
-with the largest groups. Cost: one pass over the records for their hashes in worker processes, then
-some tens of bytes a record in memory here.
+with the largest groups.
 """
 
 from __future__ import annotations
 
-import hashlib
+import shutil
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 
-from tasks import parts
-from tasks.clean import accounting, normalise, records
-from tasks.clean.accounting import Accounting, StepCount
+from tasks import partitions, parts
+from tasks.clean import accounting, signatures
+from tasks.clean.dedup_accounts import DROP, METHODS, Account, Largest, Part
+from tasks.clean.near import CHUNK, Groups, close_pairs
 from tasks.clean.recipe import NearDuplicates
+from tasks.clean.signatures import KINDS, Shingles
+from tasks.clean.spill import Spill
 from tasks.node import Context, Outcome
 
 MAX_COMPARED = 64
 """Kept records that one record is compared with; more share its hash only in degenerate data."""
-KINDS = ("text", "dialogue", "code")
+MEMORY = 512 << 20
+"""Bytes that a bucket and its sorting may take."""
 
-
-@dataclass
-class Fingerprints:
-    """Hashes of one source, as parallel arrays in the order of its records."""
-
-    ids: list[bytes]
-    exact: list[bytes]
-    """Digest of the normalised text."""
-    simhash: Sequence[int]
-    kind: Sequence[int]
-    """Index into KINDS, or -1: no near-duplicate search for this record."""
-    chars: Sequence[int]
-    offset: Sequence[int]
-    """Where the record's line starts in the parts, one after the other."""
-
-
-@dataclass
-class Drop:
-    duplicate_of: bytes
-    method: str
+_EXACT = np.dtype([("exact", "<u8", 2), ("at", "<u8"), ("id", "u1", 16)])
+_MEMBER = np.dtype(
+    [
+        ("group", "<u8"),
+        ("at", "<u8"),
+        ("simhash", "<u8"),
+        ("id", "u1", 16),
+        ("part", "<u4"),
+        ("offset", "<u8"),
+    ]
+)
+_PAIR = np.dtype([("group", "<u8"), ("pair", "<u8", 2)])
 
 
 def body(ctx: Context) -> Outcome:
-    """Hash every source in the pool, then decide here."""
+    """Make the signatures that are missing, then decide in a worker process."""
     from tasks import pool
 
-    order: list[str] = ctx.config["order"]
-    near = ctx.config["near_duplicates"]
-    paths = {name: ctx.inputs[name].path for name in order}
-    jobs = {
-        name: pool.submit(fingerprints, path, near, ctx.config["min_chars"]) for name, path in paths.items()
-    }
-    hashed = {name: job.result() for name, job in jobs.items()}
-    settings = {kind: NearDuplicates.model_validate(value) for kind, value in near.items()}
-    drops, report = find_duplicates(paths, hashed, settings)
-    accounts = [_write(ctx.out / name, name, hashed[name], drops[name]) for name in order]
-    (ctx.out / "report.json").write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
-    methods = Counter(drop.method for found in drops.values() for drop in found.values())
+    order, near, min_chars = ctx.config["order"], ctx.config["near_duplicates"], ctx.config["min_chars"]
+    found = [(name, *part) for name in order for part in parts.digested(ctx.inputs[name])]
+    hash_part = signatures.hash_part
+    folders = partitions.run(
+        ctx,
+        [
+            partitions.Job(
+                partitions.key(hash_part, near, min_chars, digest, code=signatures.CODE),
+                hash_part,
+                (path, near, min_chars),
+            )
+            for _, path, digest in found
+        ],
+    )
+    hashed = [
+        (name, path, folder / signatures.FILE) for (name, path, _), folder in zip(found, folders, strict=True)
+    ]
+    accounts, report = pool.submit(decide, order, hashed, near, ctx.out).result()
     return Outcome(
         headline=accounting.headline(accounts),
-        counts={f"dropped.{method}": methods[method] for method in ("exact", "near")}
+        counts={f"dropped.{method}": sum(a["dropped"].get(method, 0) for a in accounts) for method in METHODS}
         | {"records_in": sum(a["records_in"] for a in accounts), "kept": sum(a["kept"] for a in accounts)},
         extra={"largest_group": report["largest_groups"][0]["size"] if report["largest_groups"] else 1},
         summary=accounting.sources_table(accounts)
         + f"\nPairs with close hashes: {report['pairs_compared']:,} compared, {report['pairs_similar']:,} similar. "
+        f"Copies of a record of another source: {sum(report['across_sources'].values()):,}. "
         f"Records without any shingle (hash 0): {report['hash_zero']:,}.\n",
         files=["report.json"],
     )
 
 
-def fingerprints(path: Path, near: Mapping[str, Any], min_chars: int) -> Fingerprints:
-    """Hash the records of one source (runs in a worker process)."""
-    import numpy as np
+@dataclass
+class Search:
+    """One decision at work."""
 
-    found = Fingerprints([], [], [], [], [], [])
-    searches = {kind: _Simhash(NearDuplicates.model_validate(settings)) for kind, settings in near.items()}
-    offset = 0
-    for line in parts.lines(path):
-        record = orjson.loads(line)
-        text = records.whole_text(record)
-        search = searches[record["kind"]]
-        is_near = search.settings.every_length or len(text) >= min_chars
-        found.ids.append(bytes.fromhex(record["id"]))
-        found.exact.append(_digest(record["kind"], text))
-        found.simhash.append(search(text) if is_near else 0)
-        found.kind.append(KINDS.index(record["kind"]) if is_near else -1)
-        found.chars.append(records.chars(record))
-        found.offset.append(offset)
-        offset += len(line)
-    found.simhash = np.asarray(found.simhash, dtype=np.uint64)
-    found.kind = np.asarray(found.kind, dtype=np.int8)
-    return found
+    parts: list[Part]
+    work: Path
+    memory: int
+    gone: np.ndarray
+    """A bit for each record: an exact copy of an earlier one."""
+    drops: Spill
+    report: Counter[str] = field(default_factory=Counter)
+    largest_bucket: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.parts[-1].first + len(self.parts[-1].rows) if self.parts else 0
+
+    def spill(self, name: str, dtype: Any, rows: int, buckets: int = 0) -> Spill:
+        return Spill(self.work / name, dtype, rows, self.memory, buckets)
+
+    def drop(self, rows: np.ndarray, first: np.ndarray, method: str) -> None:
+        """Record that the records `rows` (with at) are copies of the records `first` (with at and id)."""
+        found = np.zeros(len(rows), DROP)
+        found["at"], found["of"], found["of_id"] = rows["at"], first["at"], first["id"]
+        found["method"] = METHODS.index(method)
+        self.drops.by_rank(found["at"], self.total, found)
+
+    def left(self, kind: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Part by part: (its number, numbers of records, their signatures) of those to search near copies of."""
+        for number, part in enumerate(self.parts):
+            at = part.numbers
+            chosen = part.rows["kind"] == kind
+            chosen &= (self.gone[at >> np.uint64(3)] >> (at & np.uint64(7)).astype(np.uint8)) & 1 == 0
+            if chosen.any():
+                yield number, at[chosen], part.rows[chosen]
 
 
-def find_duplicates(
-    paths: Mapping[str, Path], hashed: Mapping[str, Fingerprints], near: Mapping[str, NearDuplicates]
-) -> tuple[dict[str, dict[int, Drop]], dict[str, Any]]:
-    """`{source: {position of a dropped record: why}}` and the report."""
-    drops: dict[str, dict[int, Drop]] = {name: {} for name in hashed}
-    first: dict[bytes, bytes] = {}
-    for name, source in hashed.items():
-        for i, key in enumerate(source.exact):
-            if key in first:
-                drops[name][i] = Drop(first[key], "exact")
-            else:
-                first[key] = source.ids[i]
-    report: dict[str, Any] = {"hash_zero": 0, "pairs_compared": 0, "pairs_similar": 0}
+def decide(
+    order: Sequence[str],
+    hashed: Sequence[tuple[str, Path, Path]],
+    near: Mapping[str, Any],
+    out: Path,
+    memory: int = MEMORY,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Find all duplicates and write the node's output; returns the accounts and the report.
+
+    `hashed`: (source, its part, the part's signatures) in the order of the sources.
+    """
+    found, first = [], 0
+    for source, path, signed in hashed:
+        rows = np.load(signed, mmap_mode="r", allow_pickle=False)
+        found.append(Part(source, path, rows, first))
+        first += len(rows)
+    work = out / ".work"
+    shutil.rmtree(work, ignore_errors=True)
+    drops = Spill(work / "drops", DROP, first, memory)
+    search = Search(found, work, memory, np.zeros(first // 8 + 1, np.uint8), drops)
+    _exact(search)
     for kind, settings in near.items():
-        _near(KINDS.index(kind), settings, paths, hashed, drops, report)
-    groups = Counter((drop.duplicate_of, drop.method) for found in drops.values() for drop in found.values())
-    report["largest_groups"] = [
-        {"id": kept.hex(), "method": method, "size": count + 1}
-        for (kept, method), count in sorted(groups.items(), key=lambda item: (-item[1], item[0]))[:10]
-    ]
-    return drops, report
+        _near(search, KINDS.index(kind), NearDuplicates.model_validate(settings))
+    accounts, report = _write(search, order, out)
+    shutil.rmtree(work)
+    return accounts, report
 
 
-def _near(
-    kind: int,
-    settings: NearDuplicates,
-    paths: Mapping[str, Path],
-    hashed: Mapping[str, Fingerprints],
-    drops: dict[str, dict[int, Drop]],
-    report: dict[str, Any],
-) -> None:
-    """Add the near-duplicates among the records of one kind to `drops`."""
-    import numpy as np
-    import simhash
+def _exact(search: Search) -> None:
+    spill = search.spill("exact", _EXACT, search.total)
+    for part in search.parts:
+        rows = np.zeros(len(part.rows), _EXACT)
+        rows["exact"], rows["at"], rows["id"] = part.rows["exact"], part.numbers, part.rows["id"]
+        spill.by_hash(rows["exact"][:, 0], rows)
+    for bucket in spill.read():
+        search.largest_bucket = max(search.largest_bucket, bucket.nbytes)
+        bucket = bucket[
+            np.lexsort((bucket["exact"][:, 1], bucket["exact"][:, 0]))
+        ]  # stable: at stays in order
+        is_first = np.ones(len(bucket), bool)
+        is_first[1:] = (bucket["exact"][1:] != bucket["exact"][:-1]).any(axis=1)
+        _drop_all_but_first(search, bucket, is_first, "exact")
+        at = bucket["at"][~is_first]
+        np.bitwise_or.at(search.gone, at >> np.uint64(3), np.uint8(1) << (at & np.uint64(7)).astype(np.uint8))
 
-    left = [
-        (name, i, int(source.simhash[i]))
-        for name, source in hashed.items()
-        for i in range(len(source.ids))
-        if source.kind[i] == kind and i not in drops[name]
-    ]
-    report["hash_zero"] += sum(value == 0 for _, _, value in left)
-    values = np.unique(np.asarray([value for _, _, value in left], dtype=np.uint64))
-    neighbours: dict[int, set[int]] = defaultdict(set)
-    for a, b in simhash.find_all(values, settings.num_blocks, settings.hamming_distance):
-        neighbours[int(a)].add(int(b))
-        neighbours[int(b)].add(int(a))
-    if settings.min_similarity is None:
-        _drop_clusters(left, neighbours, hashed, drops)
+
+def _drop_all_but_first(search: Search, rows: np.ndarray, is_first: np.ndarray, method: str) -> None:
+    first = np.maximum.accumulate(np.where(is_first, np.arange(len(rows)), 0))
+    search.drop(rows[~is_first], rows[first[~is_first]], method)
+
+
+def _near(search: Search, kind: int, settings: NearDuplicates) -> None:
+    """Find the near-duplicates among the records of one kind."""
+    name = KINDS[kind]
+    groups, pairs = _groups(search, kind, settings.hamming_distance)
+    if not len(groups.hashes):
         return
-    shingles = _ShingleReader(paths, settings)
-    kept: dict[int, list[tuple[str, int]]] = defaultdict(list)
-    for name, i, value in left:
-        candidates = [at for v in (value, *sorted(neighbours[value])) for at in kept[v]][:MAX_COMPARED]
-        for other, j in candidates:
-            report["pairs_compared"] += 1
-            mine = shingles(name, hashed[name].offset[i])
-            theirs = shingles(other, hashed[other].offset[j])
-            if len(mine & theirs) >= settings.min_similarity * len(mine | theirs):
-                report["pairs_similar"] += 1
-                drops[name][i] = Drop(hashed[other].ids[j], "near")
+    members = search.spill(f"{name}-members", _MEMBER, len(groups.hashes))
+    for number, at, rows in search.left(kind):
+        held, group = groups.of(rows["simhash"])
+        found = np.zeros(len(group), _MEMBER)
+        found["group"], found["at"], found["part"] = group, at[held], number
+        for column in ("simhash", "id", "offset"):
+            found[column] = rows[column][held]
+        members.by_hash(group, found)
+    if settings.min_similarity is None:
+        for bucket in members.read():
+            bucket = bucket[np.argsort(bucket["group"], kind="stable")]
+            is_first = np.diff(bucket["group"], prepend=bucket["group"][0] + 1) != 0
+            _drop_all_but_first(search, bucket, is_first, "near")
+        return
+    close = search.spill(f"{name}-close", _PAIR, 0, members.buckets)
+    for chunk in _stream(pairs, 2):
+        found = np.zeros(len(chunk), _PAIR)
+        found["group"], found["pair"] = groups.of(chunk[:, 0])[1], chunk
+        close.by_hash(found["group"], found)
+    shingles = Shingles(settings)
+    for number in range(members.buckets):
+        bucket = members.bucket(number)
+        search.largest_bucket = max(search.largest_bucket, bucket.nbytes)
+        _compare(search, bucket, close.bucket(number)["pair"], shingles, settings.min_similarity)
+
+
+def _groups(search: Search, kind: int, distance: int) -> tuple[Groups, Path]:
+    """Groups of close or equal hashes, and the file of all close pairs."""
+    name = KINDS[kind]
+    folder = search.work / name
+    folder.mkdir()
+    distinct, pairs = folder / "distinct", folder / "pairs"
+    spill = search.spill(f"{name}-hashes", np.uint64, search.total)
+    for _, _, rows in search.left(kind):
+        search.report["hash_zero"] += int((rows["simhash"] == 0).sum())
+        spill.by_hash(rows["simhash"], rows["simhash"])
+    held = _Distinct()  # by two records, or close to another
+    count = 0
+    with distinct.open("wb") as file:
+        for bucket in spill.read():
+            values, times = np.unique(bucket, return_counts=True)
+            values.tofile(file)
+            count += len(values)
+            held.add(values[times > 1])
+    with pairs.open("wb") as file:
+        for chunk in close_pairs(lambda: _stream(distinct, 1), count, distance, search.memory, folder):
+            np.ascontiguousarray(chunk).tofile(file)
+            held.add(chunk.ravel())
+    groups = Groups(held.all())
+    for chunk in _stream(pairs, 2):
+        groups.join(chunk)
+    return groups, pairs
+
+
+class _Distinct:
+    """The distinct among many hashes."""
+
+    def __init__(self) -> None:
+        self.sorted = np.zeros(0, np.uint64)
+        self.new: list[np.ndarray] = []
+        self.count = 0
+
+    def add(self, hashes: np.ndarray) -> None:
+        self.new.append(hashes)
+        self.count += len(hashes)
+        if self.count > max(CHUNK, len(self.sorted)):
+            self.all()
+
+    def all(self) -> np.ndarray:
+        self.sorted = np.unique(np.concatenate([self.sorted, *self.new]))
+        self.new, self.count = [], 0
+        return self.sorted
+
+
+def _stream(path: Path, columns: int) -> Iterator[np.ndarray]:
+    with path.open("rb") as file:
+        while len(rows := np.fromfile(file, np.uint64, CHUNK * columns)):
+            yield rows if columns == 1 else rows.reshape(-1, columns)
+
+
+def _compare(
+    search: Search, members: np.ndarray, pairs: np.ndarray, shingles: Shingles, min_similarity: float
+) -> None:
+    """Walk the records of some groups in order; a record that is like a kept one goes."""
+    neighbours: dict[int, list[int]] = defaultdict(list)
+    for a, b in pairs.tolist():
+        neighbours[a].append(b)
+        neighbours[b].append(a)
+    kept: dict[int, list[int]] = defaultdict(list)
+    copies: list[tuple[int, int]] = []
+    members = members[np.argsort(members["at"])]
+    places = [
+        (search.parts[part].path, offset)
+        for part, offset in zip(members["part"].tolist(), members["offset"].tolist(), strict=True)
+    ]
+    for i, value in enumerate(members["simhash"].tolist()):
+        candidates = [j for v in (value, *sorted(neighbours[value])) for j in kept[v]][:MAX_COMPARED]
+        for j in candidates:
+            search.report["pairs_compared"] += 1
+            mine, theirs = shingles(*places[i]), shingles(*places[j])
+            if len(mine & theirs) >= min_similarity * len(mine | theirs):
+                search.report["pairs_similar"] += 1
+                copies.append((i, j))
                 break
         else:
-            kept[value].append((name, i))
+            kept[value].append(i)
+    if copies:
+        which, of = np.array(copies).T
+        search.drop(members[which], members[of], "near")
 
 
-def _drop_clusters(
-    left: Sequence[tuple[str, int, int]],
-    neighbours: Mapping[int, set[int]],
-    hashed: Mapping[str, Fingerprints],
-    drops: dict[str, dict[int, Drop]],
-) -> None:
-    """Data-Juicer's rule: of each connected component of close hashes only the first record is kept."""
-    first_of: dict[int, bytes] = {}
-    for name, i, value in left:
-        if value in first_of:
-            drops[name][i] = Drop(first_of[value], "near")
-            continue
-        component, queue = {value}, [value]
-        while queue:
-            for other in neighbours.get(queue.pop(), ()):
-                if other not in component:
-                    component.add(other)
-                    queue.append(other)
-        first_of.update(dict.fromkeys(component, hashed[name].ids[i]))
-
-
-class _Simhash:
-    """Data-Juicer's operator as a function of one text."""
-
-    def __init__(self, settings: NearDuplicates):
-        from tasks.clean import operators
-
-        self.settings = settings
-        parameters = settings.model_dump(
-            include={"tokenization", "window_size", "ignore_pattern", "num_blocks", "hamming_distance"}
-        )
-        self.op = operators.load("document_simhash_deduplicator", {"lowercase": True, **parameters}, None)
-
-    def __call__(self, text: str) -> int:
-        from data_juicer.utils.constant import HashKeys
-
-        return int(self.op.compute_hash({"text": text})[HashKeys.simhash])
-
-
-class _ShingleReader:
-    """Shingles of the record at an offset, as the operator cuts them; the latest are remembered."""
-
-    def __init__(self, paths: Mapping[str, Path], settings: NearDuplicates):
-        import regex
-
-        self.paths = paths
-        self.settings = settings
-        self.ignore = regex.compile(settings.ignore_pattern) if settings.ignore_pattern else None
-        self.read = lru_cache(maxsize=4096)(self._read)
-
-    def __call__(self, name: str, offset: int) -> frozenset[str]:
-        return self.read(name, offset)
-
-    def _read(self, name: str, offset: int) -> frozenset[str]:
-        with parts.open_all(self.paths[name]) as file:
-            file.seek(offset)
-            text = records.whole_text(orjson.loads(file.readline())).lower()
-        if self.ignore:
-            text = self.ignore.sub("", text)
-        n = self.settings.window_size
-        if self.settings.tokenization == "character":
-            return frozenset(text[i : i + n] for i in range(max(1, len(text) - n + 1)))
-        words = text.split()
-        return frozenset(" ".join(words[i : i + n]) for i in range(max(1, len(words) - n + 1)))
-
-
-def _digest(kind: str, text: str) -> bytes:
-    key = "c" + normalise.code_key(text) if kind == "code" else "p" + normalise.squeezed(text)
-    return hashlib.blake2b(key.encode(), digest_size=16).digest()
-
-
-def _write(folder: Path, name: str, source: Fingerprints, drops: Mapping[int, Drop]) -> dict[str, Any]:
-    folder.mkdir(parents=True)
-    account = Accounting(name, records_in=len(source.ids), chars_in=sum(source.chars))
-    steps = {method: StepCount(method, "dedup") for method in ("exact", "near")}
-    with (folder / "drops.jsonl").open("wb") as file:
-        for i in sorted(drops):
-            drop = drops[i]
-            steps[drop.method].dropped += 1
-            account.dropped[drop.method] += 1
-            line = {"id": source.ids[i].hex(), "duplicate_of": drop.duplicate_of.hex(), "method": drop.method}
-            file.write(records.dump(line))
-    account.kept = account.records_in - len(drops)
-    account.chars_out = account.chars_in - sum(source.chars[i] for i in drops)
-    reached, chars = account.records_in, account.chars_in
-    for method, step in steps.items():
-        step.records_in, step.chars_in = reached, chars
-        reached -= step.dropped
-        chars -= sum(source.chars[i] for i, drop in drops.items() if drop.method == method)
-        step.records_out, step.chars_out = reached, chars
-    account.steps = list(steps.values())
-    result = account.as_json()
-    (folder / "accounting.json").write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
-    return result
+def _write(search: Search, order: Sequence[str], out: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """drops.jsonl and accounting.json per source, report.json."""
+    starts = np.array([part.first for part in search.parts], np.uint64)
+    sources = {name: Account(name, out / name) for name in order}
+    for part in search.parts:
+        sources[part.source].take(part)
+    largest = Largest(search.spill("copied", DROP, search.total))
+    for bucket in search.drops.read():
+        bucket = bucket[np.argsort(bucket["at"])]
+        largest.add(bucket)
+        of_part = np.searchsorted(starts, bucket["at"], side="right") - 1
+        for number in np.unique(of_part):
+            part = search.parts[number]
+            sources[part.source].drop(part, bucket[of_part == number])
+    accounts = [sources[name].close() for name in order]
+    report = {
+        "hash_zero": search.report["hash_zero"],
+        "pairs_compared": search.report["pairs_compared"],
+        "pairs_similar": search.report["pairs_similar"],
+        "across_sources": {name: account.across for name, account in sources.items()},
+        "largest_groups": largest.top(),
+    }
+    (out / "report.json").write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
+    return accounts, report

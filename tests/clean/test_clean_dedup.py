@@ -1,10 +1,11 @@
 """Duplicates within and across sources: the first stays, near ones are checked, different ones stay."""
 
 import json
+import shutil
 
 import pytest
 
-from tasks.clean import dedup
+from tasks.clean import dedup, signatures
 from tasks.clean.recipe import load_set
 from tests.clean.samples import dialogue, real_text, record, write
 
@@ -13,21 +14,29 @@ TEXT = "\n".join(DISTINCT[:4])
 OTHER = "\n".join(DISTINCT[4:8])
 
 
-def find(tmp_path, sources, recipe="steel", min_chars=100):
-    near = {kind: r.near_duplicates for kind, r in load_set(recipe).items()}
-    settings = {kind: value.model_dump() for kind, value in near.items()}
-    paths = {name: write(tmp_path / name / "records.jsonl", items) for name, items in sources.items()}
-    hashed = {name: dedup.fingerprints(path, settings, min_chars) for name, path in paths.items()}
-    drops, report = dedup.find_duplicates(paths, hashed, near)
-    named = {name: {sources[name][i]["id"]: d for i, d in found.items()} for name, found in drops.items()}
-    return named, report, hashed, drops
+def find(tmp_path, sources, recipe="steel", min_chars=100, **more):
+    """(drops: {source: {id: line}}, report, accounts) of sources, each a list of records or of parts."""
+    near = {kind: r.near_duplicates.model_dump() for kind, r in load_set(recipe).items()}
+    hashed = []
+    for name, items in sources.items():
+        for number, part in enumerate(items if items and isinstance(items[0], list) else [items]):
+            folder = tmp_path / name / str(number)
+            path = write(folder / "records.jsonl", part)
+            signatures.hash_part(folder, path, near, min_chars)
+            hashed.append((name, path, folder / signatures.FILE))
+    out = tmp_path / "dedup"
+    shutil.rmtree(out, ignore_errors=True)
+    accounts, report = dedup.decide(list(sources), hashed, near, out, **more)
+    lines = {name: (out / name / "drops.jsonl").read_text().splitlines() for name in sources}
+    drops = {name: {line["id"]: line for line in map(json.loads, found)} for name, found in lines.items()}
+    return drops, report, accounts
 
 
 def test_the_first_in_source_order_stays(tmp_path):
     a, b, c = record(TEXT, source="a"), record(OTHER, source="a"), record(TEXT, source="b")
     drops, *_ = find(tmp_path, {"b": [c], "a": [a, b]})
     assert set(drops["a"]) == {a["id"]}
-    assert (drops["a"][a["id"]].duplicate_of.hex(), drops["a"][a["id"]].method) == (c["id"], "exact")
+    assert drops["a"][a["id"]] == {"id": a["id"], "duplicate_of": c["id"], "method": "exact"}
     assert not drops["b"]
 
 
@@ -46,8 +55,8 @@ def test_punctuation_and_spaces_make_no_difference(tmp_path, copy):
 
 def test_a_slightly_edited_long_text_is_a_near_duplicate(tmp_path):
     edited = TEXT.replace("小学生", "学生", 1) + "完。"
-    drops, report, *_ = find(tmp_path, {"a": [record(TEXT), record(OTHER), record(edited)]})
-    assert [d.method for d in drops["a"].values()] == ["near"]
+    drops, report, _ = find(tmp_path, {"a": [record(TEXT), record(OTHER), record(edited)]})
+    assert [d["method"] for d in drops["a"].values()] == ["near"]
     assert report["largest_groups"][0]["size"] == 2
 
 
@@ -99,7 +108,7 @@ def test_code_differs_by_its_signs(tmp_path):
 
 def test_the_papers_setting_takes_all_texts_of_few_words_for_one(tmp_path):
     items = [record(text) for text in DISTINCT[:20]]
-    drops, report, *_ = find(tmp_path, {"a": items}, recipe="paper")
+    drops, report, _ = find(tmp_path, {"a": items}, recipe="paper")
     assert len(drops["a"]) == 19
     assert report["hash_zero"] == 20
 
@@ -107,12 +116,15 @@ def test_the_papers_setting_takes_all_texts_of_few_words_for_one(tmp_path):
 def test_files_and_counts_per_source(tmp_path):
     edited = TEXT + "完。"
     items = [record(TEXT), record(OTHER), record(TEXT + "！"), record(edited)]
-    _, _, hashed, drops = find(tmp_path, {"a": items})
-    account = dedup._write(tmp_path / "out" / "a", "a", hashed["a"], drops["a"])
+    _, _, [account] = find(tmp_path, {"a": items})
     assert account["dropped"] == {"exact": 1, "near": 1}
     assert (account["records_in"], account["kept"]) == (4, 2)
     assert account["chars_out"] == len(TEXT) + len(OTHER)
-    written = [json.loads(line) for line in (tmp_path / "out" / "a" / "drops.jsonl").read_text().splitlines()]
+    assert json.loads((tmp_path / "dedup" / "a" / "accounting.json").read_text()) == account
+    assert not (tmp_path / "dedup" / ".work").exists()
+    written = [
+        json.loads(line) for line in (tmp_path / "dedup" / "a" / "drops.jsonl").read_text().splitlines()
+    ]
     assert written == [
         {"id": items[2]["id"], "duplicate_of": items[0]["id"], "method": "exact"},
         {"id": items[3]["id"], "duplicate_of": items[0]["id"], "method": "near"},

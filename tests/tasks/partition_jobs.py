@@ -43,3 +43,12 @@ def main() -> None:
     """What the test kills: python -c "…main()" ROOT LOG."""
     pool.configure(2)
     partitions.run(Path(sys.argv[1]), slow_jobs(sys.argv[2], 600.0))
+
+
+def where(out: Path, text: str) -> None:
+    """Which process of which Ray node this is, after long enough that one alone cannot do it all."""
+    import ray
+
+    time.sleep(1.0)
+    (out / "text.txt").write_text(text)
+    (out / "where.txt").write_text(ray.get_runtime_context().get_node_id())

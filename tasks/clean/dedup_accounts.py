@@ -1,0 +1,114 @@
+"""What clean:dedup writes: who was dropped as a copy of whom, source by source, and the largest groups."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from tasks.clean import records
+from tasks.clean.accounting import Accounting, StepCount
+from tasks.clean.spill import Spill
+
+METHODS = ("exact", "near")
+DROP = np.dtype([("at", "<u8"), ("of", "<u8"), ("of_id", "u1", 16), ("method", "u1")])
+"""A copy: its number, number and id of the record that is kept, index into METHODS."""
+
+
+@dataclass
+class Part:
+    """A part of a source and its signatures; its records are number `first` and on, over all sources."""
+
+    source: str
+    path: Path
+    rows: np.ndarray
+    """[records] of signatures.ROW, read from disk as needed."""
+    first: int
+
+    @property
+    def numbers(self) -> np.ndarray:
+        return np.arange(self.first, self.first + len(self.rows), dtype=np.uint64)
+
+
+class Account:
+    """What is written of one source, while its dropped records come by in order."""
+
+    def __init__(self, source: str, folder: Path):
+        folder.mkdir(parents=True)
+        self.source, self.folder = source, folder
+        self.file = (folder / "drops.jsonl").open("wb")
+        self.records_in = self.chars_in = self.across = 0
+        self.first: int | None = None
+        self.dropped: Counter[str] = Counter()
+        self.chars: Counter[str] = Counter()
+
+    def take(self, part: Part) -> None:
+        self.first = part.first if self.first is None else self.first
+        self.records_in += len(part.rows)
+        self.chars_in += int(part.rows["chars"].sum(dtype=np.int64))
+
+    def drop(self, part: Part, rows: np.ndarray) -> None:
+        mine = part.rows[(rows["at"] - np.uint64(part.first)).astype(np.int64)]
+        self.across += int((rows["of"] < self.first).sum())
+        for number, method in enumerate(METHODS):
+            chosen = rows["method"] == number
+            self.dropped[method] += int(chosen.sum())
+            self.chars[method] += int(mine["chars"][chosen].sum(dtype=np.int64))
+        for row, record_id in zip(rows, mine["id"], strict=True):
+            line = {
+                "id": record_id.tobytes().hex(),
+                "duplicate_of": row["of_id"].tobytes().hex(),
+                "method": METHODS[row["method"]],
+            }
+            self.file.write(records.dump(line))
+
+    def close(self) -> dict[str, Any]:
+        self.file.close()
+        reached, chars, steps = self.records_in, self.chars_in, []
+        for method in METHODS:
+            lost, lost_chars = self.dropped[method], self.chars[method]
+            steps.append(
+                StepCount(
+                    method,
+                    "dedup",
+                    reached,
+                    reached - lost,
+                    dropped=lost,
+                    chars_in=chars,
+                    chars_out=chars - lost_chars,
+                )
+            )
+            reached, chars = steps[-1].records_out, steps[-1].chars_out
+        account = Accounting(
+            self.source, self.records_in, self.chars_in, reached, chars, dropped=self.dropped, steps=steps
+        )
+        result = account.as_json()
+        (self.folder / "accounting.json").write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
+        return result
+
+
+class Largest:
+    """The records with the most copies."""
+
+    def __init__(self, spill: Spill):
+        self.spill = spill
+
+    def add(self, drops: np.ndarray) -> None:
+        self.spill.by_hash(drops["of"], drops)
+
+    def top(self, count: int = 10) -> list[dict[str, Any]]:
+        """The largest groups; of two that are equal the one with the smaller id comes first."""
+        found: list[tuple[int, str, str]] = []
+        for bucket in self.spill.read():
+            keys = bucket["of"] * np.uint64(2) + bucket["method"]
+            _, at, sizes = np.unique(keys, return_index=True, return_counts=True)
+            ids = bucket["of_id"][at].view(">u8")
+            for i in np.lexsort((bucket["method"][at], ids[:, 1], ids[:, 0], -sizes))[:count]:
+                row = bucket[at[i]]
+                found.append((-int(sizes[i]), row["of_id"].tobytes().hex(), METHODS[row["method"]]))
+            found = sorted(found)[:count]
+        return [{"id": kept, "method": method, "size": 1 - size} for size, kept, method in found]

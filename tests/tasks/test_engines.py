@@ -1,0 +1,72 @@
+"""Ray does what the pool does: two nodes of a cluster make the same bytes, and errors arrive as themselves."""
+
+import logging
+import os
+
+import pytest
+
+from tasks import engines, partitions, pool
+from tasks.config import Runtime
+from tasks.node import Context
+from tests.tasks import partition_jobs
+
+
+def test_the_engine_is_runtime_and_the_default_is_the_pool():
+    assert engines.submit_of(None) is pool.submit
+    assert engines.submit_of(Runtime()) is pool.submit
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two Ray nodes of one core each, on this machine."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 80 << 20}
+    made = Cluster(initialize_head=True, head_node_args=node)
+    try:
+        made.add_node(**node)
+        made.wait_for_nodes()
+        yield made.address
+    finally:
+        engines.shutdown()
+        made.shutdown()
+
+
+def context(folder, **runtime):
+    (folder / "node.partial").mkdir(parents=True, exist_ok=True)
+    log = logging.getLogger("test")
+    return Context("clean:x", folder / "node.partial", {}, {}, Runtime(**runtime), 1, log, None)
+
+
+@pytest.mark.slow
+def test_two_nodes_make_what_the_pool_makes(cluster, tmp_path):
+    texts = ["a", "bb", "ccc", "dddd"]
+
+    def jobs(function, *more):
+        return [partitions.Job(partitions.key(function, t), function, (t, *more)) for t in texts]
+
+    ray = context(tmp_path / "ray", engine="ray", ray_address=cluster)
+    local = context(tmp_path / "local")
+    try:
+        folders = {
+            ctx.runtime.engine: partitions.run(ctx, jobs(partition_jobs.upper, str(tmp_path / "log")))
+            for ctx in (ray, local)
+        }
+    finally:
+        pool.shutdown()
+    for there, here in zip(folders["ray"], folders["local"], strict=True):
+        assert there.name == here.name
+        for name in ("text.txt", "sub/length.txt", "done.json"):
+            assert (there / name).read_bytes() == (here / name).read_bytes()
+    # both nodes have worked
+    nodes = {(f / "where.txt").read_text() for f in partitions.run(ray, jobs(partition_jobs.where))}
+    assert len(nodes) == 2
+
+
+@pytest.mark.slow
+def test_an_error_in_a_ray_worker_is_raised_as_itself(cluster, tmp_path):
+    job = partitions.Job(partitions.key(partition_jobs.fail, "x"), partition_jobs.fail, ("x",))
+    with pytest.raises(ValueError, match=r"^cannot do x$"):
+        partitions.run(context(tmp_path, engine="ray", ray_address=cluster), [job])
+    assert not list((tmp_path / ".partitions").iterdir())
