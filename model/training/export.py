@@ -1,7 +1,7 @@
 """The export folder: a model that transformers loads by itself, here and elsewhere.
 
-    config.json, model*.safetensors, generation_config.json, the tokenizer's files,
-    and the source of model/steel (configuration, attention, soft_moe, modeling) for trust_remote_code.
+    config.json, model*.safetensors, generation_config.json, the tokenizer's files, README.md (a model card),
+    and the source files of model/steel that the network needs, for trust_remote_code.
 
 After `import model.steel` the folder loads without trust_remote_code; with it, it needs nothing of this repository.
 """
@@ -22,6 +22,7 @@ import model.steel  # noqa: F401  (registers the classes whose source save_pretr
 from model.steel.chat import CHAT_TEMPLATE, DOCUMENT_END, TURN_END
 from model.steel.configuration import SteelConfig
 from model.steel.modeling import SteelForCausalLM
+from model.training.card import card
 from model.training.config import ConfigError
 
 TOKENIZER_FILES = (
@@ -60,6 +61,7 @@ def write_export(
     lm.save_pretrained(partial, state_dict=weights)
     if tokenizer_dir is not None:
         copy_tokenizer(Path(tokenizer_dir), partial)
+    (partial / "README.md").write_text(card(config), "utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
 
