@@ -104,28 +104,34 @@ def finish(result: Mapping[str, Any]) -> None:
     print(json.dumps({**result, "machine": machine()}, ensure_ascii=False), flush=True)
 
 
-def unified_records(data: Path | None, work: Path) -> dict[str, Path]:
-    """Source -> folder of its unified records: real samples in `data`, or the demo's world."""
+def unified_records(data: Path | None, work: Path, worlds: int = 1) -> dict[str, Path]:
+    """Source -> folder of its unified records: real samples in `data`, or the demo's world.
+
+    With `worlds` the demo's sources are told that many times over, each time with another seed.
+    """
     from tasks.convert.source import convert_source
     from tasks.download import world
     from tasks.profiles import load
 
     run = load("samples" if data else "demo")
     settings = run.convert.model_dump()
-    found = {}
-    for name, source in run.using("pretrain").items():
-        if data:
-            raw = data / source.dataset
-            if not raw.is_dir():
-                continue
-        else:
-            raw = work / "raw" / name
-            for path, content in world.files(run.world, name).items():
-                (raw / path).parent.mkdir(parents=True, exist_ok=True)
-                (raw / path).write_bytes(content)
+    found: dict[str, Path] = {}
+
+    def convert(name: str, source: Any, raw: Path) -> None:
         out = found[name] = work / "records" / name
         out.mkdir(parents=True)
         convert_source(str(raw), str(out), name, source.model_dump(), settings)
+
+    for name, source in run.using("pretrain").items():
+        if data and (data / source.dataset).is_dir():
+            convert(name, source, data / source.dataset)
+        for number in range(0 if data else worlds):
+            raw = work / "raw" / f"{name}-{number}"
+            told = run.world.model_copy(update={"seed": run.world.seed + number})
+            for path, content in world.files(told, name).items():
+                (raw / path).parent.mkdir(parents=True, exist_ok=True)
+                (raw / path).write_bytes(content)
+            convert(f"{name}-{number}" if number else name, source, raw)
     if not found:
         raise SystemExit(f"{data} holds none of the sources {', '.join(run.using('pretrain'))}")
     return found

@@ -69,5 +69,5 @@ def _tokenizer_node(config: SteelRun, names: list[str]) -> Node:
             include={"tokenizer", "vocab_size", "merge_han", "max_token_bytes"}
         ),
         inputs={**{name: f"clean:{name}" for name in names}, "decontaminate": "clean:decontaminate"},
-        code=(*ENCODING, "tasks.tokenize.part"),
+        code=(*ENCODING, "tasks.tokenize.source"),
     )

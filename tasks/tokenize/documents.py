@@ -1,77 +1,114 @@
 """Unified records -> the tokens of their documents, a batch at a time.
 
-A text is encoded as it is. A dialogue is rendered here, by the pieces of tasks.tokenize.chat: what
-is the same in every dialogue (special tokens, role lines, the default system message) is encoded
-once, only what people wrote goes through the encoder, all texts of a batch in one call.
+A text is encoded as it is. A dialogue is rendered here, by the pieces of tasks.tokenize.chat. What
+lies around its messages is the same in every dialogue with the same roles, so it is rendered and
+encoded once; only what people wrote goes through the encoder, all texts of a batch in one call.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from tasks.tokenize.chat import SPECIALS, SYSTEM, chat_pieces
+from tasks.tokenize.chat import chat_pieces
 from tasks.tokenize.encode import Encoder
 from tasks.tokenize.packing import Documents
 
-FIXED = ("assistant\n", "\n", f"system\n{SYSTEM}")
-"""Pieces of nearly every dialogue."""
+TEXT = -1
+"""Stands for an encoded text where other numbers stand for fixed tokens."""
+MOST_SHAPES = 4096
+
+
+class Shape(NamedTuple):
+    """A dialogue without its contents."""
+
+    parts: list[int]
+    """What follows what: TEXT, or the number of a run of fixed tokens."""
+    texts: list[tuple[str, int]]
+    """For each TEXT, what comes before the content and the number of the message."""
+    characters: int
+    """Of all that comes before contents."""
 
 
 class Tokenizer:
     """Records in, documents out."""
 
     def __init__(self, encoder: Encoder) -> None:
+        self.characters = 0
+        """Of what was written, so far; the template's not counted."""
         self._encoder = encoder
-        self._specials = {token: np.array([encoder.special_id(token)], np.uint32) for token in SPECIALS}
-        self._fixed = {text: encoder.encode_flat([text])[0] for text in FIXED}
+        self._fixed: list[np.ndarray] = []
+        self._shapes: dict[tuple[str, ...], Shape] = {}
 
     def __call__(self, records: Sequence[Mapping[str, Any]]) -> Documents:
         """One document a record, in order; one without any token is left out."""
         texts: list[str] = []
-        known: list[np.ndarray | None] = []  # per piece: its tokens, or None for the next of `texts`
-        last = [0]  # pieces up to the end of each record
+        parts: list[int] = []
+        last = [0]  # parts up to the end of each record
+        template = 0
         for record in records:
-            if "messages" not in record:
+            if (messages := record.get("messages")) is None:
                 texts.append(record["text"])
-                known.append(None)
+                parts.append(TEXT)
             else:
-                for piece in chat_pieces(record["messages"]):
-                    ids = (self._specials if piece.special else self._fixed).get(piece.text)
-                    known.append(ids)
-                    if ids is None:
-                        texts.append(piece.text)
-            last.append(len(known))
+                shape = self._shape(messages)
+                texts += [before + messages[i]["content"] for before, i in shape.texts]
+                parts += shape.parts
+                template += shape.characters
+            last.append(len(parts))
+        self.characters += sum(map(len, texts)) - template
         tokens, bounds = self._encoder.encode_flat(texts)
-        if len(texts) < len(known):
-            tokens, bounds = _weave(known, tokens, bounds)
+        if len(texts) < len(parts):
+            tokens, bounds = self._weave(np.array(parts), tokens, bounds)
         bounds = bounds[np.array(last)]
-        ids = np.frombuffer(bytes.fromhex("".join(record["id"] for record in records)), np.uint8)
+        ids = np.frombuffer(bytes.fromhex("".join([record["id"] for record in records])), np.uint8)
         ids = ids.reshape(len(records), -1)
         filled = np.diff(bounds) > 0
         if not filled.all():
             ids, bounds = ids[filled], np.append(bounds[:-1][filled], bounds[-1])
         return Documents(ids, tokens, bounds)
 
+    def _shape(self, messages: Sequence[Mapping[str, str]]) -> Shape:
+        roles = tuple([message["role"] for message in messages])
+        if (shape := self._shapes.get(roles)) is None:
+            if len(self._shapes) == MOST_SHAPES:
+                self._shapes.clear()
+            shape = self._shapes[roles] = self._render(roles)
+        return shape
 
-def _weave(
-    known: Sequence[np.ndarray | None], tokens: np.ndarray, bounds: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Put the encoded texts into the gaps between the pieces that are known."""
-    ends = bounds.tolist()
-    place, pieces = 0, []
-    for ids in known:
-        if ids is None:
-            ids = tokens[ends[place] : ends[place + 1]]
-            place += 1
-        pieces.append(ids)
-    return np.concatenate(pieces), np.cumsum([0, *map(len, pieces)], dtype=np.int64)
+    def _render(self, roles: Sequence[str]) -> Shape:
+        """The chat format with a mark in the place of every content."""
+        parts, texts, run = [], [], []
+        blank = [{"role": role, "content": f"\0{i}"} for i, role in enumerate(roles)]
+        for piece in chat_pieces(blank):
+            before, mark, number = piece.text.partition("\0")
+            if piece.special:
+                run.append(self._encoder.special_id(piece.text))
+            elif not mark:
+                run += self._encoder.encode(piece.text)
+            else:
+                parts += [self._number(run), TEXT]
+                texts.append((before, int(number)))
+                run = []
+        return Shape([*parts, self._number(run)], texts, sum(len(before) for before, _ in texts))
 
+    def _number(self, run: list[int]) -> int:
+        for number, ids in enumerate(self._fixed):
+            if ids.tolist() == run:
+                return number
+        self._fixed.append(np.array(run, np.uint32))
+        return len(self._fixed) - 1
 
-def characters(record: Mapping[str, Any]) -> int:
-    """Characters of what was written, template excluded."""
-    if "messages" in record:
-        return sum(len(message["content"]) for message in record["messages"])
-    return len(record["text"])
+    def _weave(
+        self, parts: np.ndarray, tokens: np.ndarray, bounds: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens of all parts one after the other, and where each begins."""
+        fixed = np.cumsum([0, *map(len, self._fixed)])
+        starts, lengths = fixed[parts], np.diff(fixed, append=fixed[-1])[parts]
+        text = parts == TEXT
+        starts[text], lengths[text] = bounds[:-1] + fixed[-1], np.diff(bounds)
+        ends = np.concatenate([[0], np.cumsum(lengths)])
+        pool = np.concatenate([*self._fixed, tokens])
+        return pool[np.repeat(starts - ends[:-1], lengths) + np.arange(ends[-1])], ends

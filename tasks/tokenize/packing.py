@@ -79,9 +79,11 @@ class Documents:
         """Those where `chosen` (bool [n]) is true."""
         if chosen.all():
             return self
-        lengths = np.diff(self.bounds)
-        bounds = np.concatenate([[0], np.cumsum(lengths[chosen])])
-        return Documents(self.ids[chosen], self.tokens[np.repeat(chosen, lengths)], bounds)
+        bounds = np.concatenate([[0], np.cumsum(np.diff(self.bounds)[chosen])])
+        turns = np.flatnonzero(np.diff(chosen, prepend=False, append=False))  # runs of chosen ones: few
+        ends = self.bounds[turns].reshape(-1, 2).tolist()
+        tokens = [self.tokens[begin:end] for begin, end in ends]
+        return Documents(self.ids[chosen], np.concatenate([*tokens, self.tokens[:0]]), bounds)
 
 
 class Packer:

@@ -7,8 +7,8 @@ nothing but the part: what is added to a source later leaves them as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Set
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,14 @@ import xxhash
 
 from model.training.shards import ROWS_PER_BATCH, ShardWriter
 from tasks.node import NodeError
-from tasks.tokenize.documents import Tokenizer, characters
+from tasks.tokenize.documents import Tokenizer
 from tasks.tokenize.encode import shared_encoder
 from tasks.tokenize.packing import Documents, Packer
 
 ROWS_PER_SHARD = 65_536
 """512 MiB a shard at 2,048 tokens a row."""
-BATCH_CHARS = 1 << 20
-"""Characters handed to the encoder at a time."""
+BATCH_BYTES = 1 << 19
+"""Bytes of records that are worked on at a time."""
 SPLITS = ("train", "val")
 
 
@@ -42,23 +42,29 @@ def tokenize_part(
     outputs = {
         split: _Shards(out, split, settings["block_size"], encoder.end_of_text, metadata) for split in SPLITS
     }
-    tally = Tally()
-    with open(part, "rb", buffering=1 << 20) as lines:
-        for records in _batches(read_records(lines, id_set(dropped), tally), tally):
+    leave_out, records_in, documents_in = id_set(dropped), 0, 0
+    with open(part, "rb") as file:
+        while lines := file.readlines(BATCH_BYTES):
+            records = [orjson.loads(line) for line in lines]
+            records_in += len(records)
+            if leave_out:
+                records = [record for record in records if bytes.fromhex(record["id"]) not in leave_out]
+            documents_in += len(records)
             documents = tokenize(records)
-            tally.empty += len(records) - len(documents.ids)
             held_out = _held_out(documents.ids, settings["val_share"])
             outputs["train"].add(documents.select(~held_out))
             outputs["val"].add(documents.select(held_out))
+    written = {split: outputs[split].close() for split in SPLITS}
+    empty = documents_in - sum(written[split]["documents"] for split in SPLITS)
     account = {
         "source": source,
-        "records_in": tally.records_in,
-        "dropped": {"drops": tally.dropped, "empty": tally.empty},
-        "characters": tally.characters,
+        "records_in": records_in,
+        "dropped": {"drops": records_in - documents_in, "empty": empty},
+        "characters": tokenize.characters,
         "tokenizer_digest": encoder.digest,
         "encoder": encoder.backend,
         "warnings": encoder.warnings,
-        **{split: outputs[split].close() for split in SPLITS},
+        **written,
     }
     write_account(out, account)
     return account
@@ -75,56 +81,15 @@ def write_account(out: Path, account: dict[str, Any]) -> None:
     (out / "accounting.json").write_bytes(orjson.dumps(account, option=options))
 
 
-def is_validation(record_id: bytes, share: float) -> bool:
-    """A document's split depends on its id alone: more data, or another order, never moves it."""
-    return xxhash.xxh3_64_intdigest(b"steel-val" + record_id) < share * 2**64
-
-
-@dataclass
-class Tally:
-    """What went by while records were read."""
-
-    records_in: int = 0
-    dropped: int = 0
-    empty: int = 0
-    characters: int = 0
-
-
 def id_set(ids: bytes) -> set[bytes]:
     """The 16-byte ids that lie one after the other in `ids`."""
     return {ids[i : i + 16] for i in range(0, len(ids), 16)}
 
 
-def read_records(lines: Iterable[bytes], dropped: Set[bytes], tally: Tally) -> Iterator[dict[str, Any]]:
-    """Unified records that are not dropped, in order."""
-    for line in lines:
-        record = orjson.loads(line)
-        tally.records_in += 1
-        if dropped and bytes.fromhex(record["id"]) in dropped:
-            tally.dropped += 1
-        else:
-            yield record
-
-
 def _held_out(ids: np.ndarray, share: float) -> np.ndarray:
-    if not share:
-        return np.zeros(len(ids), bool)
-    return np.array([is_validation(id, share) for id in ids.view("V16").ravel().tolist()], bool)
-
-
-def _batches(records: Iterator[dict], tally: Tally) -> Iterator[list[dict]]:
-    batch: list[dict] = []
-    size = 0
-    for record in records:
-        batch.append(record)
-        size += characters(record)
-        if size >= BATCH_CHARS:
-            tally.characters += size
-            yield batch
-            batch, size = [], 0
-    if batch:
-        tally.characters += size
-        yield batch
+    """bool [n]: validation. It depends on a document's id alone: more data, or another order, never moves it."""
+    digest, limit = xxhash.xxh3_64_intdigest, share * 2**64
+    return np.array([digest(b"steel-val" + id) < limit for id in ids.view("V16").ravel().tolist()], bool)
 
 
 class _Shards:

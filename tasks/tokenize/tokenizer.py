@@ -120,13 +120,17 @@ def _blank() -> Any:
 
 def _corpus(sources: Mapping[str, tuple[str, str]], counts: dict[str, int]) -> Iterator[str]:
     """The texts as they will be tokenized: of a dialogue, the text between special tokens."""
+    import orjson
+
     from tasks import parts
     from tasks.tokenize.chat import chat_pieces
-    from tasks.tokenize.part import Tally, read_records
     from tasks.tokenize.source import dropped_ids
 
     for _, (records, drops) in sorted(sources.items()):
-        for record in read_records(parts.lines(records), dropped_ids(drops), Tally()):
+        dropped = dropped_ids(drops)
+        for record in map(orjson.loads, parts.lines(records)):
+            if bytes.fromhex(record["id"]) in dropped:
+                continue
             counts["records"] += 1
             texts = (
                 [record["text"]]

@@ -6,11 +6,14 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from tasks.node import NodeError
 from tasks.tokenize import encode
 from tasks.tokenize.chat import SPECIALS, SYSTEM, render_chat
+from tasks.tokenize.documents import Tokenizer
 from tasks.tokenize.encode import PROBES, Encoder
 
 ALPHABET = [
@@ -162,6 +165,36 @@ CHATS = [
 def test_chat_by_pieces_equals_the_template(encoder, reference, messages, prompt):
     due = reference.apply_chat_template(messages, add_generation_prompt=prompt, return_dict=False)
     assert render_chat(encoder, messages, generation_prompt=prompt)[0] == due
+
+
+SAID = st.lists(
+    st.sampled_from(["a", "\n", " ", "\0", "0", "好", "<|im_end|>", "assistant\n"]), max_size=6
+).map("".join)
+DIALOGUE = st.lists(
+    st.builds(
+        lambda role, said: {"role": role, "content": said},
+        st.sampled_from(["system", "user", "assistant"]),
+        SAID,
+    ),
+    max_size=5,
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(chats=st.lists(DIALOGUE | SAID, min_size=1, max_size=6))
+def test_documents_in_bulk_are_what_rendering_one_by_one_gives(encoder, chats):
+    tokenize, records, due = Tokenizer(encoder), [], {}
+    for i, chat in enumerate(chats):
+        id = i.to_bytes(16, "big")
+        records.append({"id": id.hex(), **({"text": chat} if isinstance(chat, str) else {"messages": chat})})
+        ids = encoder.encode(chat) if isinstance(chat, str) else render_chat(encoder, chat)[0]
+        if ids:
+            due[id] = ids
+    for _ in range(2):  # with shapes that are new, and known
+        found = tokenize(records)
+        assert [id.tobytes() for id in found.ids] == list(due)
+        for ids, a, b in zip(due.values(), found.bounds, found.bounds[1:], strict=False):
+            assert found.tokens[a:b].tolist() == ids
 
 
 def test_targets_are_the_replies_and_their_ends(encoder, reference):

@@ -118,9 +118,9 @@ def test_the_split_of_a_record_does_not_depend_on_the_others(tmp_path, tokenizer
 
 def test_same_records_same_bytes_and_several_shards(tmp_path, tokenizer_folder, monkeypatch):
     monkeypatch.setattr(part, "ROWS_PER_SHARD", 40)
-    monkeypatch.setattr(part, "BATCH_CHARS", 300)
+    monkeypatch.setattr(part, "BATCH_BYTES", 300)
     one, _ = run_source(tmp_path / "a", tokenizer_folder, corpus())
-    monkeypatch.setattr(part, "BATCH_CHARS", 10**6)  # how texts are handed over changes nothing
+    monkeypatch.setattr(part, "BATCH_BYTES", 10**6)  # how texts are handed over changes nothing
     two, _ = run_source(tmp_path / "b", tokenizer_folder, corpus())
     names = sorted(path.name for path in one.iterdir())
     assert names == sorted(path.name for path in two.iterdir())
