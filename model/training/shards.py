@@ -92,7 +92,7 @@ def verify(path: Path | str, digest: str) -> None:
     if found != digest:
         raise ShardError(
             f"the shard {path} has changed since it was written: its content is {found}, the manifest says "
-            f"{digest}. Delete its artifact (or force its tokenize node) to have it made again"
+            f"{digest}. Force the node that wrote it (FORCE=tokenize:<source>) to have it made again"
         )
 
 

@@ -1,7 +1,9 @@
 """Ids equal transformers' on everything awkward; special strings in text stay text."""
 
+import json
 import os
 import random
+import shutil
 import unicodedata
 from pathlib import Path
 
@@ -52,6 +54,33 @@ def test_ids_equal_those_of_transformers(tokenizer_folder, reference, backend):
 def test_decoding_gives_the_text_back(encoder, reference):
     for text in awkward(300):
         assert reference.decode(encoder.encode(text)) == unicodedata.normalize("NFC", text)
+
+
+def test_further_added_tokens_are_what_they_are_for_transformers(tokenizer_folder, tmp_path):
+    """Special ones are text like ours, others (<tool_call> of later Qwens) one token, in every backend."""
+    folder = shutil.copytree(tokenizer_folder, tmp_path / "more")
+    file = folder / "tokenizer.json"
+    tree = json.loads(file.read_text("utf-8"))
+    size = max(token["id"] for token in tree["added_tokens"]) + 1
+    for content, special in (("<|box_end|>", True), ("<tool_call>", False)):
+        tree["added_tokens"].append(
+            {**tree["added_tokens"][0], "id": size, "content": content, "special": special}
+        )
+        size += 1
+    file.write_text(json.dumps(tree), "utf-8")
+    config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    config["added_tokens_decoder"] |= {str(t["id"]): {**t, "id": None} for t in tree["added_tokens"][-2:]}
+    for entry in config["added_tokens_decoder"].values():
+        entry.pop("id", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
+    text = "a<tool_call>b<|box_end|>c<|endoftext|>"
+    due = AutoTokenizer.from_pretrained(folder, local_files_only=True)(text, split_special_tokens=True)[
+        "input_ids"
+    ]
+    assert size - 1 in due
+    assert size - 2 not in due
+    for backend in ("tokenizers", "fastokens"):
+        assert Encoder(folder, backend).encode(text) == due
 
 
 def test_special_strings_in_text_are_not_parsed(encoder):
