@@ -28,7 +28,7 @@ class DataError(ValueError):
 
 
 class MappedShard:
-    """The columns of a shard as flat views of its mapping, and where each record batch has them."""
+    """The columns of a shard as flat views of its mapping; where a record batch has them is looked up once."""
 
     def __init__(self, path: Path) -> None:
         opened = ShardFile(path)  # checks the format
@@ -38,24 +38,23 @@ class MappedShard:
             self._mapping = file.read_buffer()
         self.bytes = memoryview(self._mapping)
         self.ints = self.bytes[: len(self.bytes) // 4 * 4].cast("i")
-        reader = pa.ipc.open_file(self._mapping)
-        self.places = array("q")
-        """Per record batch: tokens, offsets, starts, valid (in 4-byte words), loss mask (in bytes; -1: none)."""
-        self.batch_rows = 0
-        for number in range(reader.num_record_batches):
-            columns = reader.get_batch(number)
-            if not number:
-                self.batch_rows = len(columns)
+        self._reader = pa.ipc.open_file(self._mapping)
+        count = self._reader.num_record_batches
+        self.batch_rows = len(self._reader.get_batch(0)) if count else 0
+        self._places = array("q", [_UNKNOWN]) * (5 * count)
+
+    def places(self, batch: int) -> array:
+        """Of a record batch: tokens, offsets, starts, valid (in 4-byte words), loss mask (in bytes; -1: none)."""
+        found = self._places[5 * batch : 5 * batch + 5]
+        if found[0] == _UNKNOWN:
+            columns = self._reader.get_batch(batch)
             starts = columns["doc_starts"].buffers()
-            words = (
-                columns["input_ids"].values.buffers()[1],
-                starts[1],
-                starts[3],
-                columns["valid"].buffers()[1],
-            )
-            self.places.extend(self._offset(buffer) // 4 for buffer in words)
-            mask = "loss_mask" in columns.schema.names
-            self.places.append(self._offset(columns["loss_mask"].values.buffers()[1]) if mask else -1)
+            tokens, valid = columns["input_ids"].values.buffers()[1], columns["valid"].buffers()[1]
+            words = [self._offset(buffer) // 4 for buffer in (tokens, starts[1], starts[3], valid)]
+            masked = "loss_mask" in columns.schema.names
+            mask = self._offset(columns["loss_mask"].values.buffers()[1]) if masked else -1
+            found = self._places[5 * batch : 5 * batch + 5] = array("q", [*words, mask])
+        return found
 
     def _offset(self, buffer: pa.Buffer) -> int:
         return buffer.address - self._mapping.address
@@ -101,18 +100,40 @@ class Rows:
 
     def batches(self, files: np.ndarray, rows: np.ndarray, blocks: np.ndarray, size: int) -> list[Batch]:
         """Gather rows, `size` to a batch; a file index of -1 asks for a filler row without targets."""
-        return [
-            self._batch(files[i : i + size], rows[i : i + size], blocks[i : i + size])
-            for i in range(0, len(rows), size)
-        ]
+        tokens, starts, lengths, valid, mask = self._gather(files.tolist(), rows.tolist())
+        count, width = tokens.shape
+        firsts = np.arange(0, count, size)  # of every batch
+        flat = starts + np.repeat(np.arange(count) % size * width, lengths)
+        pieces = np.add.reduceat(lengths, firsts)
+        # of a row's valid tokens all are targets but the first ones of documents; a filler row has none of either
+        targets = np.add.reduceat(np.where(valid > 0, valid - lengths, 0), firsts)
+        if mask is not None:
+            wanted = (np.arange(width) < valid[:, None]) & (mask != 0)
+            wanted.reshape(-1)[starts + np.repeat(np.arange(count) * width, lengths)] = False
+            targets = np.add.reduceat(wanted.sum(1), firsts)
+        columns = zip(
+            tokens.split(size),
+            self._tensor(flat).split(pieces.tolist()),
+            self._tensor(valid).split(size),
+            [None] * len(firsts) if mask is None else self._tensor(mask).split(size),
+            targets.tolist(),
+            torch.from_numpy(np.where(files >= 0, blocks, -1)).split(size),
+            torch.from_numpy(files.astype(np.int32)).split(size),
+            strict=True,
+        )
+        return [Batch(*column) for column in columns]
 
-    def _batch(self, files: np.ndarray, rows: np.ndarray, blocks: np.ndarray) -> Batch:
+    def _gather(
+        self, files: list[int], rows: list[int]
+    ) -> tuple[torch.Tensor, np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+        """Of n rows: tokens int32 [n, T + 1], document starts int32 [D], documents int64 [n], valid tokens int32 [n],
+        loss mask uint8 [n, T + 1] or None."""
         count, width = len(rows), self.block_size + 1
         tokens = torch.empty((count, width), dtype=torch.int32, pin_memory=self._pin)
         into = memoryview(tokens.numpy()).cast("B").cast("i")
         starts, lengths, valid = [], [], []
         mask: np.ndarray | None = None
-        for i, (file, row) in enumerate(zip(files.tolist(), rows.tolist(), strict=True)):
+        for i, (file, row) in enumerate(zip(files, rows, strict=True)):
             if file < 0:
                 tokens[i] = 0
                 starts.append(_FIRST)
@@ -121,7 +142,7 @@ class Rows:
                 continue
             shard = self._open.get(file) or self.shard(file)
             batch, place = divmod(row, shard.batch_rows)
-            ids, offsets, begins, ends, masked = shard.places[5 * batch : 5 * batch + 5]
+            ids, offsets, begins, ends, masked = shard.places(batch)
             ints = shard.ints
             ids += place * width
             into[i * width : (i + 1) * width] = ints[ids : ids + width]
@@ -134,27 +155,13 @@ class Rows:
                     mask = np.ones((count, width), np.uint8)
                 masked += place * width
                 mask[i] = np.frombuffer(shard.bytes[masked : masked + width], np.uint8)
-        ends_of = np.array(valid, np.int32)
-        # a row's first document start, at 0, is no target either; and of the others all lie before `valid`
-        flat = np.frombuffer(b"".join(starts), np.int32) + np.repeat(np.arange(count) * width, lengths)
-        targets = int(ends_of.sum()) - len(flat) + int((ends_of == 0).sum())
-        if mask is not None:
-            wanted = (np.arange(width) < ends_of[:, None]) & (mask != 0)
-            wanted.reshape(-1)[flat] = False
-            targets = int(wanted.sum())
-        return Batch(
-            tokens=tokens,
-            starts=self._tensor(flat),
-            valid=self._tensor(ends_of),
-            loss_mask=None if mask is None else self._tensor(mask),
-            targets=targets,
-            blocks=torch.from_numpy(np.where(files >= 0, blocks, -1)),
-            files=torch.from_numpy(files.astype(np.int32)),
-        )
+        flat = np.frombuffer(b"".join(starts), np.int32)
+        return tokens, flat, np.array(lengths, np.int64), np.array(valid, np.int32), mask
 
     def _tensor(self, values: np.ndarray) -> torch.Tensor:
         made = torch.from_numpy(values)
         return made.pin_memory() if self._pin else made
 
 
+_UNKNOWN = -2
 _FIRST = memoryview(np.zeros(1, np.int32))
