@@ -68,6 +68,7 @@ def nodes(config: SteelRun) -> list[Node]:
                 "sets": sets,
                 "benchmarks": benchmarks,
                 "ngram": config.clean.ngram,
+                "action": config.clean.decontaminate,
             },
             inputs={name: f"clean:{name}" for name in sources}
             | {"dedup": "clean:dedup"}

@@ -2,26 +2,31 @@
 
 Every record that any stage would train on (pre-training after deduplication, SFT, preferences) is
 searched for every question of every benchmark in use; overlap.py says what counts. n-grams found in
-more than GENERIC records are ignored as ordinary phrases.
+more than GENERIC records are ignored as ordinary phrases. Searching is a partition for each part of a
+source; what deduplication dropped is left out afterwards, so that a new source, which may change that,
+makes nothing be searched again.
 
-Output: for every source and set `<name>/drops.jsonl` = clean:dedup's drops and these (with the first
-`questions` they hold: benchmark and id), each with its `step`, and `<name>/accounting.json`; report.json per benchmark: questions, questions hit, records
-dropped by source, examples.
+Output: for every source and set `<name>/drops.jsonl` = clean:dedup's drops and these, each with its
+`step`, and these with the `questions` they hold; `<name>/hits.jsonl`, the same records with `decontaminate:
+report` too, which drops none; `<name>/accounting.json`; report.json per benchmark: questions, questions
+hit, records that held one and were dropped by source, examples.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from tasks import partitions, parts
 from tasks.clean import accounting, records
 from tasks.clean.accounting import Accounting, StepCount
-from tasks.node import Artifact, Context, Outcome
+from tasks.node import Context, NodeError, Outcome
 
 if TYPE_CHECKING:
     from tasks.clean.overlap import Index
@@ -30,40 +35,71 @@ GENERIC = 50
 """An n-gram in more records than this is a phrase of the language or of the exam, not a leak."""
 EXAMPLES = 10
 STEP = "decontaminate"
+CODE = (
+    "tasks.clean.overlap",
+    "tasks.clean.normalise",
+    "tasks.clean.language",
+    "tasks.clean.records",
+)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A record that holds benchmark questions."""
+
+    questions: list[int]
+    """Their numbers in the index."""
+    chars: int
+    path: Path
+    offset: int
+    """Where its line starts in the part at `path`."""
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A part of a source, and the folder of what was found in it."""
+
+    path: Path
+    folder: Path
 
 
 def body(ctx: Context) -> Outcome:
-    """Search every source and set in the pool, decide here."""
-    from tasks import pool
-
-    benchmarks = {name: str(ctx.inputs[name].path / "questions.jsonl") for name in ctx.config["benchmarks"]}
-    names = [*ctx.config["sources"], *ctx.config["sets"]]
-    jobs = {
-        name: pool.submit(
-            search_records,
-            ctx.inputs[name].path,
-            _drops_of(ctx.inputs["dedup"], name) if name in ctx.config["sources"] else None,
-            benchmarks,
-            ctx.config["ngram"],
+    """Search the parts that have not been searched for these questions, decide here."""
+    config = ctx.config
+    names = [*config["sources"], *config["sets"]]
+    asked = {name: parts.digested(ctx.inputs[name], "questions")[0] for name in config["benchmarks"]}
+    benchmarks = {name: str(path) for name, (path, _) in asked.items()}
+    digests = [[name, digest] for name, (_, digest) in asked.items()]
+    found = [(name, *part) for name in names for part in parts.digested(ctx.inputs[name])]
+    jobs = [
+        partitions.Job(
+            partitions.key(search_part, digests, config["ngram"], digest, code=CODE),
+            search_part,
+            (path, benchmarks, config["ngram"]),
         )
-        for name in names
-    }
-    found = {name: job.result() for name, job in jobs.items()}
-    index = _index(tuple(benchmarks.items()), ctx.config["ngram"])
-    hits, ignored = decide(index, found)
-    accounts, report = [], _Report(index, ignored)
+        for _, path, digest in found
+    ]
+    searched: dict[str, list[Searched]] = {name: [] for name in names}
+    for (name, path, _), folder in zip(found, partitions.run(ctx, jobs), strict=True):
+        searched[name].append(Searched(path, folder))
+    dedup = {name: ctx.inputs["dedup"].path / name for name in config["sources"]}
+    index = _index(tuple(benchmarks.items()), config["ngram"])
+    hits, ignored = decide(index, searched, dedup)
+    dropping = config["action"] == "drop"
+    accounts, report = [], Report(index, ignored, dropping)
     for name in names:
-        dedup = _drops_of(ctx.inputs["dedup"], name) if name in ctx.config["sources"] else None
-        accounts.append(_write(ctx.out / name, name, dedup, found[name], hits[name], index))
-        report.add(name, hits[name], ctx.inputs[name].path)
+        totals = totals_of(name, searched[name], dedup.get(name))
+        accounts.append(write(ctx.out / name, name, dedup.get(name), totals, hits[name], index, dropping))
+        report.add(name, hits[name])
     (ctx.out / "report.json").write_bytes(orjson.dumps(report.content, option=orjson.OPT_INDENT_2))
-    dropped = sum(len(ids) for ids in hits.values())
+    held = sum(map(len, hits.values()))
     return Outcome(
-        headline=f"{dropped:,} records held benchmark questions",
+        headline=f"{held:,} records held benchmark questions" + ("" if dropping else ", and were kept"),
         counts={
             "records_in": sum(a["records_in"] for a in accounts),
             "kept": sum(a["kept"] for a in accounts),
-            "dropped": dropped,
+            "held": held,
+            "dropped": held if dropping else 0,
         },
         extra={
             "questions_hit": {
@@ -75,44 +111,75 @@ def body(ctx: Context) -> Outcome:
     )
 
 
-def search_records(
-    path: Path, dedup_drops: Path | None, benchmarks: Mapping[str, str], ngram: int
-) -> dict[str, Any]:
-    """Search one source (runs in a worker process): totals, and the records with any gram of a question."""
+def search_part(out: Path, path: Path, benchmarks: Mapping[str, str], ngram: int) -> None:
+    """One partition: totals.json, and matches.jsonl, the records with any gram of a question."""
     index = _index(tuple(benchmarks.items()), ngram)
-    gone = {line["id"] for line in records.read(dedup_drops)} if dedup_drops else set()
-    result: dict[str, Any] = {"records": 0, "chars": 0, "matches": {}, "chars_of": {}}
-    for record in records.read(path):
-        if record["id"] in gone:
-            continue
-        chars = records.chars(record)
-        result["records"] += 1
-        result["chars"] += chars
-        if match := index.search(records.whole_text(record)):
-            result["matches"][record["id"]] = {number: sorted(grams) for number, grams in match.items()}
-            result["chars_of"][record["id"]] = chars
-    return result
+    totals = {"records": 0, "chars": 0}
+    offset = 0
+    with (out / "matches.jsonl").open("wb") as file:
+        for line in parts.lines(path):
+            record = orjson.loads(line)
+            chars = records.chars(record)
+            totals["records"] += 1
+            totals["chars"] += chars
+            if match := index.search(records.whole_text(record)):
+                grams = [[number, sorted(grams)] for number, grams in sorted(match.items())]
+                found = {"id": record["id"], "chars": chars, "offset": offset, "grams": grams}
+                file.write(records.dump(found))
+            offset += len(line)
+    (out / "totals.json").write_bytes(orjson.dumps(totals))
 
 
 def decide(
-    index: Index, found: Mapping[str, Mapping[str, Any]]
-) -> tuple[dict[str, dict[str, list[int]]], list[str]]:
-    """`{source: {record id: questions it holds}}`, and the n-grams that were too common to count."""
+    index: Index, searched: Mapping[str, Sequence[Searched]], dedup: Mapping[str, Path]
+) -> tuple[dict[str, dict[str, Hit]], list[str]]:
+    """`{source: {record id: hit}}`, and the n-grams that were too common to count.
+
+    `dedup`: the folder of clean:dedup's drops of a source, which are no training data any more.
+    """
     from tasks.clean.overlap import is_hit
 
+    gone = {name: _gone(searched[name], folder) for name, folder in dedup.items()}
     held_by: Counter[str] = Counter()
-    for source in found.values():
-        for match in source["matches"].values():
-            held_by.update({gram for grams in match.values() for gram in grams})
+    for name, some in searched.items():
+        for _, match in _matches(some, gone.get(name)):
+            held_by.update({gram for _, grams in match["grams"] for gram in grams})
     generic = frozenset(gram for gram, count in held_by.items() if count > GENERIC)
-    hits: dict[str, dict[str, list[int]]] = {}
-    for name, source in found.items():
+    hits: dict[str, dict[str, Hit]] = {}
+    for name, some in searched.items():
         hits[name] = {}
-        for record_id, match in source["matches"].items():
-            questions = [n for n, grams in match.items() if is_hit(index.questions[n], grams, generic)]
+        for path, match in _matches(some, gone.get(name)):
+            questions = [n for n, grams in match["grams"] if is_hit(index.questions[n], grams, generic)]
             if questions:
-                hits[name][record_id] = sorted(questions)
+                hits[name][match["id"]] = Hit(questions, match["chars"], path, match["offset"])
     return hits, sorted(generic)
+
+
+def totals_of(name: str, searched: Sequence[Searched], dedup: Path | None) -> dict[str, int]:
+    """Records and characters that are training data before this step."""
+    read = [orjson.loads((part.folder / "totals.json").read_bytes()) for part in searched]
+    totals = {key: sum(part[key] for part in read) for key in ("records", "chars")}
+    if dedup is None:
+        return totals
+    account = orjson.loads((dedup / "accounting.json").read_bytes())
+    if account["records_in"] != totals["records"]:
+        raise NodeError(
+            f"{name}: {totals['records']:,} records were searched, but clean:dedup counted {account['records_in']:,}"
+        )
+    return {"records": account["kept"], "chars": account["chars_out"]}
+
+
+def _matches(searched: Sequence[Searched], gone: set[str] | None) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for part in searched:
+        for match in records.read(part.folder / "matches.jsonl"):
+            if not gone or match["id"] not in gone:
+                yield part.path, match
+
+
+def _gone(searched: Sequence[Searched], dedup: Path) -> set[str]:
+    """Of the records with matches those that deduplication dropped."""
+    matching = {match["id"] for _, match in _matches(searched, None)}
+    return matching.intersection(line["id"] for line in records.read(dedup / "drops.jsonl"))
 
 
 @lru_cache(maxsize=2)
@@ -127,96 +194,98 @@ def _index(benchmarks: Sequence[tuple[str, str]], ngram: int) -> Index:
     return index
 
 
-def _drops_of(dedup: Artifact, source: str) -> Path:
-    return dedup.path / source / "drops.jsonl"
-
-
-def _write(
+def write(
     folder: Path,
     name: str,
     dedup: Path | None,
-    found: Mapping[str, Any],
-    hits: Mapping[str, list[int]],
+    totals: Mapping[str, int],
+    hits: Mapping[str, Hit],
     index: Index,
+    dropping: bool,
 ) -> dict[str, Any]:
+    """drops.jsonl, hits.jsonl and accounting.json of one source; returns the account."""
     folder.mkdir(parents=True)
+    lines = []
+    for record_id, hit in hits.items():
+        asked = [index.questions[n] for n in hit.questions]
+        lines.append(
+            {"id": record_id, "questions": [[question.benchmark, question.id] for question in asked]}
+        )
     with (folder / "drops.jsonl").open("wb") as file:
-        for line in records.read(dedup) if dedup else ():
+        for line in records.read(dedup / "drops.jsonl") if dedup else ():
             file.write(records.dump({"id": line["id"], "step": "dedup"} | line))
-        for record_id, numbers in hits.items():
-            held = [(index.questions[n].benchmark, index.questions[n].id) for n in numbers[:EXAMPLES]]
-            file.write(records.dump({"id": record_id, "step": STEP, "questions": held}))
-    lost = sum(found["chars_of"][record_id] for record_id in hits)
+        for line in lines if dropping else ():
+            file.write(records.dump({"id": line["id"], "step": STEP} | line))
+    (folder / "hits.jsonl").write_bytes(b"".join(map(records.dump, lines)))
+    lost = len(hits) if dropping else 0
+    lost_chars = sum(hit.chars for hit in hits.values()) if dropping else 0
+    reached, chars = totals["records"], totals["chars"]
+    step = StepCount(STEP, STEP, reached, reached - lost, 0, lost, chars, chars - lost_chars)
     account = Accounting(
         name,
-        records_in=found["records"],
-        chars_in=found["chars"],
-        kept=found["records"] - len(hits),
-        chars_out=found["chars"] - lost,
-        dropped=Counter({STEP: len(hits)}),
-        steps=[
-            StepCount(
-                STEP,
-                STEP,
-                found["records"],
-                found["records"] - len(hits),
-                0,
-                len(hits),
-                found["chars"],
-                found["chars"] - lost,
-            )
-        ],
+        records_in=reached,
+        chars_in=chars,
+        kept=step.records_out,
+        chars_out=step.chars_out,
+        dropped=Counter({STEP: lost}),
+        steps=[step],
     )
     result = account.as_json()
     (folder / "accounting.json").write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
     return result
 
 
-class _Report:
+class Report:
     """What each benchmark has to know of the training data."""
 
-    def __init__(self, index: Index, ignored: Sequence[str]):
+    def __init__(self, index: Index, ignored: Sequence[str], dropping: bool):
         self.index = index
         self.hit: dict[str, set[str]] = defaultdict(set)
         totals = Counter(question.benchmark for question in index.questions)
         self.content: dict[str, Any] = {
             "ngram": index.ngram,
+            "action": "drop" if dropping else "report",
             "ignored_ngrams": {
                 "count": len(ignored),
                 "held_by_more_than": GENERIC,
                 "examples": list(ignored[:EXAMPLES]),
             },
             "benchmarks": {
-                name: {"questions": count, "questions_hit": 0, "dropped": {}, "examples": []}
+                name: {"questions": count, "questions_hit": 0, "held": {}, "dropped": {}, "examples": []}
                 for name, count in totals.items()
             },
         }
 
-    def add(self, source: str, hits: Mapping[str, list[int]], path: Path) -> None:
+    def add(self, source: str, hits: Mapping[str, Hit]) -> None:
         """Count the hits of one source; fetch the text of the first few."""
-        wanted: dict[str, tuple[str, str]] = {}
-        for record_id, numbers in hits.items():
-            for benchmark in sorted({self.index.questions[n].benchmark for n in numbers}):
-                part = self.content["benchmarks"][benchmark]
-                part["dropped"][source] = part["dropped"].get(source, 0) + 1
-                if len(part["examples"]) + len(wanted) < EXAMPLES:
-                    number = next(n for n in numbers if self.index.questions[n].benchmark == benchmark)
-                    wanted[record_id] = (benchmark, self.index.questions[number].id)
-            for n in numbers:
+        for record_id, hit in hits.items():
+            first: dict[str, str] = {}
+            for n in hit.questions:
                 question = self.index.questions[n]
+                first.setdefault(question.benchmark, question.id)
                 self.hit[question.benchmark].add(question.id)
+            for benchmark, question_id in sorted(first.items()):
+                part = self.content["benchmarks"][benchmark]
+                part["held"][source] = part["held"].get(source, 0) + 1
+                if len(part["examples"]) < EXAMPLES:
+                    text = accounting.excerpt(records.whole_text(_read_at(hit.path, hit.offset)))
+                    example = {"source": source, "id": record_id, "question": question_id, "excerpt": text}
+                    part["examples"].append(example)
         for benchmark, part in self.content["benchmarks"].items():
             part["questions_hit"] = len(self.hit[benchmark])
-        for record in records.read(path) if wanted else ():
-            if record["id"] in wanted:
-                benchmark, question = wanted[record["id"]]
-                example = {"source": source, "id": record["id"], "question": question}
-                example["excerpt"] = accounting.excerpt(records.whole_text(record))
-                self.content["benchmarks"][benchmark]["examples"].append(example)
+            part["dropped"] = dict(part["held"]) if self.content["action"] == "drop" else {}
 
     def table(self) -> str:
-        lines = ["| benchmark | questions | found in training | records dropped |", "|---|---:|---:|---|"]
+        """Markdown: one line per benchmark."""
+        told = "dropped" if self.content["action"] == "drop" else "that hold one (kept)"
+        lines = [f"| benchmark | questions | found in training | records {told} |", "|---|---:|---:|---|"]
         for name, part in self.content["benchmarks"].items():
-            dropped = ", ".join(f"{source} {count:,}" for source, count in part["dropped"].items()) or "–"
-            lines.append(f"| {name} | {part['questions']:,} | {part['questions_hit']:,} | {dropped} |")
+            held = ", ".join(f"{source} {count:,}" for source, count in part["held"].items()) or "–"
+            lines.append(f"| {name} | {part['questions']:,} | {part['questions_hit']:,} | {held} |")
         return "\n".join(lines) + "\n"
+
+
+def _read_at(path: Path, offset: int) -> records.Record:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return orjson.loads(file.readline())

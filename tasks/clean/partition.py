@@ -27,6 +27,7 @@ BATCH_RECORDS = 1000
 BATCH_CHARS = 4_000_000
 CODE = (
     "tasks.clean.chain",
+    "tasks.clean.fast",
     "tasks.clean.language",
     "tasks.clean.operators",
     "tasks.clean.own_operators",

@@ -6,6 +6,7 @@ import pytest
 
 from tasks.clean import decontaminate
 from tasks.clean.overlap import Index
+from tasks.node import NodeError
 from tests.clean.samples import dialogue, real_text, record, write
 
 
@@ -71,19 +72,18 @@ def test_a_stem_of_ordinary_words_needs_its_choices(index):
     assert index.search("首都是：A. 巴黎 B. 罗马 C. 柏林 D. 伦敦")
 
 
-def search(tmp_path, sources, questions, ngram=13):
-    path = write(tmp_path / "questions.jsonl", questions)
-    benchmarks = {"exam": str(path)}
-    found = {
-        name: decontaminate.search_records(
-            write(tmp_path / name / "records.jsonl", items), None, benchmarks, ngram
-        )
-        for name, items in sources.items()
-    }
+def search(tmp_path, sources, questions, ngram=13, dedup=None):
+    """(hits, ignored n-grams, index, parts searched) of sources, each a list of records."""
+    benchmarks = {"exam": str(write(tmp_path / "questions.jsonl", questions))}
+    searched = {}
+    for name, items in sources.items():
+        path = write(tmp_path / name / "records.jsonl", items)
+        decontaminate.search_part(path.parent, path, benchmarks, ngram)
+        searched[name] = [decontaminate.Searched(path, path.parent)]
     built = Index(ngram)
     for item in questions:
         built.add("exam", item)
-    return (*decontaminate.decide(built, found), built, found)
+    return (*decontaminate.decide(built, searched, dedup or {}), built, searched)
 
 
 def test_half_of_a_questions_ngrams_are_needed(tmp_path):
@@ -119,22 +119,43 @@ def test_every_kind_of_record_is_searched(tmp_path):
     assert {name: len(ids) for name, ids in hits.items()} == {"text": 1, "chat": 1, "pairs": 2}
 
 
-def test_drops_are_the_union_with_dedup_and_are_not_counted_twice(tmp_path):
+@pytest.mark.parametrize("action", ["drop", "report"])
+def test_drops_are_the_union_with_dedup_and_are_not_counted_twice(tmp_path, action):
     stem = "福建的省会是哪座城市"
     twice, once, good = record(stem + "福州甲"), record(stem + "福州乙"), record(real_text(5))
-    path = write(tmp_path / "records.jsonl", [twice, once, good])
-    dedup = write(tmp_path / "dedup.jsonl", [{"id": twice["id"], "duplicate_of": "00", "method": "exact"}])
+    dedup = tmp_path / "dedup"
+    write(dedup / "drops.jsonl", [{"id": twice["id"], "duplicate_of": "00", "method": "exact"}])
+    kept = {"records_in": 3, "kept": 2, "chars_out": len(once["text"]) + len(good["text"])}
+    write(dedup / "accounting.json", [kept])
     asked = question(stem, ("福州甲", "福州乙", "丙", "丁"))
-    questions = write(tmp_path / "questions.jsonl", [asked])
-    found = decontaminate.search_records(path, dedup, {"exam": str(questions)}, 13)
-    built = Index(13)
-    built.add("exam", asked)
-    hits, _ = decontaminate.decide(built, {"a": found})
-    account = decontaminate._write(tmp_path / "out", "a", dedup, found, hits["a"], built)
-    assert (account["records_in"], account["kept"], account["dropped"]) == (2, 1, {"decontaminate": 1})
+    hits, _, built, searched = search(tmp_path, {"a": [twice, once, good]}, [asked], dedup={"a": dedup})
+    totals = decontaminate.totals_of("a", searched["a"], dedup)
+    dropping = action == "drop"
+    account = decontaminate.write(tmp_path / "out", "a", dedup, totals, hits["a"], built, dropping)
     lines = [json.loads(line) for line in (tmp_path / "out" / "drops.jsonl").read_text().splitlines()]
-    assert [(line["id"], line["step"]) for line in lines] == [
-        (twice["id"], "dedup"),
-        (once["id"], "decontaminate"),
+    assert lines[0] == {"id": twice["id"], "step": "dedup", "duplicate_of": "00", "method": "exact"}
+    assert account["records_in"] == 2
+    if dropping:
+        assert (account["kept"], account["dropped"]) == (1, {"decontaminate": 1})
+        assert account["chars_out"] == len(good["text"])
+        assert lines[1:] == [{"id": once["id"], "step": "decontaminate", "questions": [["exam", "exam-0"]]}]
+    else:
+        assert (account["kept"], account["dropped"]) == (2, {})
+        assert lines[1:] == []
+    hit = [json.loads(line) for line in (tmp_path / "out" / "hits.jsonl").read_text().splitlines()]
+    assert hit == [{"id": once["id"], "questions": [["exam", "exam-0"]]}]
+    report = decontaminate.Report(built, [], dropping)
+    report.add("a", hits["a"])
+    part = report.content["benchmarks"]["exam"]
+    assert (part["held"], part["dropped"]) == ({"a": 1}, {"a": 1} if dropping else {})
+    assert part["examples"] == [
+        {"source": "a", "id": once["id"], "question": "exam-0", "excerpt": once["text"]}
     ]
-    assert lines[1]["questions"] == [["exam", asked["id"]]]
+
+
+def test_counts_that_disagree_with_dedup_are_refused(tmp_path):
+    asked = question("福建的省会是哪座城市")
+    *_, searched = search(tmp_path, {"a": [record(real_text(5))]}, [asked])
+    write(tmp_path / "dedup" / "accounting.json", [{"records_in": 2, "kept": 2, "chars_out": 9}])
+    with pytest.raises(NodeError, match="1 records were searched, but clean:dedup counted 2"):
+        decontaminate.totals_of("a", searched["a"], tmp_path / "dedup")

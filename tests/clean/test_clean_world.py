@@ -64,11 +64,13 @@ def run(tmp_path_factory):
     index = Index(13)
     for line in questions.read_text("utf-8").splitlines():
         index.add("demo_exam", json.loads(line))
-    found = {
-        n: decontaminate.search_records(p, None, {"demo_exam": str(questions)}, 13)
-        for n, p in searched.items()
-    }
-    hits, _ = decontaminate.decide(index, found)
+    found = {}
+    for name, path in searched.items():
+        part = decontaminate.Searched(path, folder / "searched" / name)
+        part.folder.mkdir(parents=True)
+        decontaminate.search_part(part.folder, path, {"demo_exam": str(questions)}, 13)
+        found[name] = [part]
+    hits, _ = decontaminate.decide(index, found, {})
     return {"accounts": accounts, "models": models, "drops": drops, "report": report, "hits": hits}
 
 
