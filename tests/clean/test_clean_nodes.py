@@ -2,12 +2,13 @@
 
 import json
 import logging
+from collections import Counter
 
 import pytest
 
-from tasks.clean import nodes
-from tasks.config import Runtime, Source, SteelRun
-from tasks.node import Artifact, Context
+from tasks.clean import assets, nodes
+from tasks.config import Folders, Runtime, Source, SteelRun
+from tasks.node import Artifact, Context, NodeError
 from tests.clean.inline import inline_pool  # noqa: F401
 from tests.clean.samples import dialogue, real_text, record, write
 
@@ -50,6 +51,34 @@ class Silent:
     params = file = metrics
 
 
+def bodies(config, written, folder, prefix=""):
+    """Run the bodies of all nodes in order; returns their outcomes. Partitions lie in `folder`."""
+    artifacts, outcomes = {}, {}
+    for name, (stem, items) in written.items():
+        place = folder / name.replace(":", "-")
+        write(place / f"{stem}.jsonl", items)
+        artifacts[name] = Artifact(name, place, "", "", {})
+    for node in nodes(config):
+        out = folder / (prefix + node.name.replace(":", "-"))
+        out.mkdir()
+        inputs = {role: artifacts[name] for role, name in node.inputs.items()}
+        log = logging.getLogger("test")
+        context = Context(node.name, out, node.config, inputs, Runtime(), 1, log, Silent())
+        outcomes[node.name] = node.body(context)
+        artifacts[node.name] = Artifact(node.name, out, "", "", {})
+        json.dumps([outcomes[node.name].extra, outcomes[node.name].counts])
+        assert all((out / file).is_file() for file in outcomes[node.name].files)
+        assert outcomes[node.name].headline
+        assert outcomes[node.name].summary.count("|") > 4
+    return outcomes
+
+
+def made(folder):
+    """How many finished partitions each function has made."""
+    done = (folder / ".partitions").glob("*/done.json")
+    return Counter(json.loads(path.read_text())["function"] for path in done)
+
+
 @pytest.mark.usefixtures("inline_pool")
 def test_the_bodies_one_after_the_other(tmp_path):
     texts = sorted({real_text(seed) + "\n" + real_text(seed + 1000) for seed in range(700)})
@@ -72,24 +101,8 @@ def test_the_bodies_one_after_the_other(tmp_path):
         "convert:pairs": ("records", [pair]),
         "convert:exam": ("questions", [question]),
     }
-    artifacts = {}
-    for name, (stem, items) in written.items():
-        folder = tmp_path / name.replace(":", "-")
-        write(folder / f"{stem}.jsonl", items)
-        artifacts[name] = Artifact(name, folder, "", "", {})
-    outcomes = {}
-    for node in nodes(CONFIG):
-        out = tmp_path / node.name.replace(":", "-")
-        out.mkdir()
-        inputs = {role: artifacts[name] for role, name in node.inputs.items()}
-        log = logging.getLogger("test")
-        context = Context(node.name, out, node.config, inputs, Runtime(), 1, log, Silent())
-        outcomes[node.name] = node.body(context)
-        artifacts[node.name] = Artifact(node.name, out, "", "", {})
-        json.dumps([outcomes[node.name].extra, outcomes[node.name].counts])
-        assert all((out / file).is_file() for file in outcomes[node.name].files)
-        assert outcomes[node.name].headline
-        assert outcomes[node.name].summary.count("|") > 4
+    outcomes = bodies(CONFIG, written, tmp_path)
+    assert made(tmp_path) == {"clean_part": 2, "hash_part": 2, "search_part": 4}
 
     assert outcomes["clean:web"].headline == f"{len(web):,} of {len(web):,} kept"
     assert outcomes["clean:dedup"].counts["dropped.exact"] == 1
@@ -114,3 +127,43 @@ def test_the_bodies_one_after_the_other(tmp_path):
         accounts = [json.loads((tmp_path / folder / "accounting.json").read_text()) for folder in folders]
         for before, after in zip(accounts, accounts[1:], strict=False):
             assert (before["kept"], before["chars_out"]) == (after["records_in"], after["chars_in"])
+
+    # one more source: nothing of the others is cleaned, hashed or searched again
+    copy = record(texts[5], source="more")
+    more = {**written, "convert:more": ("records", [copy, record(real_text(7000), source="more")])}
+    source = Source(dataset="more", reader="skypile")
+    assets = CONFIG.clean.assets.model_copy(update={"sources": ["web", "chat"]})
+    grown = CONFIG.model_copy(
+        update={
+            "sources": {**CONFIG.sources, "more": source},
+            "clean": CONFIG.clean.model_copy(update={"assets": assets, "decontaminate": "report"}),
+        }
+    )
+    outcomes = bodies(grown, more, tmp_path, "again-")
+    assert made(tmp_path) == {"clean_part": 3, "hash_part": 3, "search_part": 5}
+    dropped = (tmp_path / "again-clean-dedup" / "more" / "drops.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in dropped] == [copy["id"]]
+    assert outcomes["clean:decontaminate"].counts["dropped"] == 0
+    assert outcomes["clean:decontaminate"].counts["held"] == 3
+
+
+def test_the_models_can_be_held_still(tmp_path, models):
+    def assets_of(**settings):
+        assets = CONFIG.clean.assets.model_copy(update=settings)
+        runtime = CONFIG.runtime.model_copy(update={"folders": Folders(models=models)})
+        clean = CONFIG.clean.model_copy(update={"assets": assets})
+        return nodes(CONFIG.model_copy(update={"clean": clean, "runtime": runtime}))[0]
+
+    assert dict(assets_of(sources=["web"]).inputs) == {"web": "convert:web"}
+    with pytest.raises(NodeError, match="names no pre-training source: wbe"):
+        assets_of(sources=["wbe"])
+    given = assets_of(models="folder")
+    assert not given.inputs
+    assert set(given.external()) == {"zh.sp.model", "zh.arpa.bin"}
+    log = logging.getLogger("test")
+    runtime = Runtime(folders=Folders(models=models))
+    outcome = given.body(Context(given.name, tmp_path, given.config, {}, runtime, 1, log, Silent()))
+    assert outcome.extra["models"]["zh"]["usable"]
+    assert (tmp_path / "zh.arpa.bin").read_bytes() == (models / "zh.arpa.bin").read_bytes()
+    with pytest.raises(NodeError, match=r"runtime\.folders\.models=None is none"):
+        assets.folder_digests(None)
