@@ -8,12 +8,10 @@ a failing disk still raises. Tables (parquet, CSV) are read by tabular.py, in th
 
 from __future__ import annotations
 
-import gzip
 import itertools
 import json
 import tarfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -21,11 +19,11 @@ import orjson
 
 from tasks.convert.json_array import elements
 from tasks.convert.records import Bad, Malformed
+from tasks.convert.streams import GZIP, ZSTD, Salvaged, decompressed
 
 Items = Iterator[tuple[int, Any, Any]]
 CHUNK = 1 << 20
 BOM = b"\xef\xbb\xbf"
-GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 FOREIGN = {
     b"PAR1": "a parquet file",
     b"ARROW1": "an Arrow file",
@@ -65,15 +63,15 @@ def json_items(path: Path, limit: int, span: Span | None = None) -> Items:
                 file.seek(span.start)
                 yield from _lines(_chunks(file, span.end - span.start), limit, span.line - 1)
             elif path.name.endswith(".tar.gz"):
-                with tarfile.open(fileobj=_decompressed(path, file), mode="r|") as archive:
+                with tarfile.open(fileobj=decompressed(path, file), mode="r|") as archive:
                     yield from _renumbered(
                         _json_stream(archive.extractfile(member), limit)
                         for member in archive
                         if member.isfile()
                     )
             else:
-                yield from _json_stream(_decompressed(path, file), limit)
-    except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError, Undecodable) as error:
+                yield from _json_stream(decompressed(path, file), limit)
+    except (*Salvaged.DAMAGE, tarfile.TarError) as error:
         yield 0, Bad("unreadable file", str(error)[:200]), b""
 
 
@@ -149,63 +147,6 @@ def _leniently(text: str) -> Any:
     except ValueError:
         return Bad("broken JSON")
     return value
-
-
-class Undecodable(Exception):
-    """A compressed stream that is damaged."""
-
-
-def _decompressed(path: Path, file: BinaryIO) -> BinaryIO | _Salvaged:
-    magic = file.read(4)
-    file.seek(0)
-    if magic.startswith(GZIP):
-        return _Salvaged(gzip.open(file, "rb").read1)
-    if magic == ZSTD:
-        return _Salvaged(_zstd(file))
-    if path.suffix in (".gz", ".zst"):
-        raise Undecodable("not compressed, despite its name" if magic else "empty")
-    return file
-
-
-def _zstd(file: BinaryIO) -> Callable[[int], bytes]:
-    import pyarrow as pa
-
-    stream = pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")
-
-    def read(size: int) -> bytes:
-        try:
-            return stream.read(size)
-        except OSError as error:
-            if error.errno is not None:
-                raise  # the disk's
-            raise Undecodable(str(error)) from error  # pyarrow tells damage by an OSError without a number
-
-    return read
-
-
-class _Salvaged:
-    """Hands out what a decompressor gave before it failed; the failure comes with the next read."""
-
-    BLOCK = 1 << 16
-    DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, Undecodable)
-
-    def __init__(self, read: Callable[[int], bytes]):
-        self.block, self.error = read, None
-
-    def read(self, size: int) -> bytes:
-        found = bytearray()
-        while len(found) < size and not self.error:
-            try:
-                block = self.block(min(self.BLOCK, size - len(found)))
-            except self.DAMAGE as error:
-                self.error = error
-                break
-            if not block:
-                break
-            found += block
-        if self.error and not found:
-            raise self.error
-        return bytes(found)
 
 
 def _chunks(stream: BinaryIO, size: int) -> Iterator[bytes]:

@@ -125,6 +125,8 @@ class _Job:
                 self._one(value, file, position, raw)
             except Malformed as bad:
                 self._set_aside(Bad(bad.reason, bad.detail), file, position, raw)
+            except (OSError, MemoryError):
+                raise  # the machine's, not the record's
             except Exception as error:  # noqa: BLE001  (a hole in a reader costs one record, and says so)
                 what = f"{type(error).__name__}: {error}"[:200]
                 self._set_aside(

@@ -287,6 +287,27 @@ def test_too_much_quarantine_stops_with_a_summary(tmp_path):
     convert(tmp_path, "skypile", {"a.jsonl": body}, max_quarantined_share=0.75)
 
 
+def test_a_hole_in_a_reader_costs_one_record(tmp_path, monkeypatch):
+    from tasks.convert.readers import Reader, skypile
+
+    def convert_or_fail(item, options, file):
+        if item["text"] == "b":
+            raise failure
+        return skypile.convert(item, options, file)
+
+    monkeypatch.setattr(skypile, "READER", Reader(convert_or_fail))
+    monkeypatch.setattr("tasks.convert.readers.load", lambda name: skypile.READER)
+    files = {"a.jsonl": jsonl(GOOD, {"text": "b"}, {"text": "c"})}
+    failure = OverflowError("\ud83d beyond")
+    done = convert(tmp_path, "skypile", files)
+    assert done.account["kept"] == 2
+    assert done.reasons == [(2, "reader failed")]
+    assert done.quarantine[0]["detail"] == "OverflowError: ? beyond"
+    failure = OSError(28, "No space left on device")
+    with pytest.raises(OSError, match="No space left"):
+        convert(tmp_path, "skypile", files)
+
+
 def test_nothing_left_and_no_files(tmp_path):
     with pytest.raises(NodeError, match="no record is left"):
         convert(tmp_path, "wikipedia_cn", {"a.json": b"[]"})

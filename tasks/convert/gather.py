@@ -1,0 +1,118 @@
+"""What the jobs of a source made, put together without the records that repeat an earlier one."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from tasks import partitions, parts
+from tasks.convert import piece, unique
+from tasks.convert.records import chars, opening
+
+DUPLICATE = "duplicate-id"
+Submit = Callable[..., Future]
+
+
+@dataclass
+class Gathered:
+    """What the jobs counted, and what of their records repeats an earlier one."""
+
+    tallies: list[dict[str, Any]]
+    repeated: int = 0
+    repeated_chars: int = 0
+    shown: list[dict[str, str]] = field(default_factory=list)
+
+    def total(self, key: str) -> int:
+        return sum(tally[key] for tally in self.tallies)
+
+    def counts(self, key: str) -> Counter[str]:
+        return sum((Counter(tally[key]) for tally in self.tallies), Counter())
+
+    @property
+    def first(self) -> dict[str, dict[str, Any]]:
+        """Reason -> the first line of quarantine."""
+        return {reason: line for tally in reversed(self.tallies) for reason, line in tally["first"].items()}
+
+    def examples(self, most: int) -> dict[str, list[dict[str, str]]]:
+        """Step -> its first examples."""
+        found: dict[str, list[dict[str, str]]] = {}
+        for tally in self.tallies:
+            for step, examples in tally["examples"].items():
+                found.setdefault(step, []).extend(examples)
+        if self.shown:
+            found[DUPLICATE] = self.shown
+        return {step: examples[:most] for step, examples in sorted(found.items())}
+
+
+def gather(folders: Sequence[Path], benchmark: bool, out: Path, submit: Submit) -> Gathered:
+    """Link what the jobs made into `out`, without the records that repeat an earlier one."""
+    gathered = Gathered([orjson.loads((folder / piece.TALLY).read_bytes()) for folder in folders])
+    _concatenate([folder / piece.QUARANTINE for folder in folders], out / piece.QUARANTINE)
+    lost = [folder / piece.DROPPED for folder in folders]
+    if benchmark:
+        partitions.link(folders[0] / piece.QUESTIONS, out / piece.QUESTIONS)
+        _concatenate(lost, out / piece.DROPPED)
+        return gathered
+    number, rewriting = 0, []
+    repeated = unique.repeats(folders) if folders else []
+    for folder, tally, rows in zip(folders, gathered.tallies, repeated, strict=True):
+        before = 0
+        for part in tally["parts"]:
+            gone = rows[(rows >= before) & (rows < before + part["records"])] - before
+            before += part["records"]
+            if len(gone) == part["records"]:  # a part of nothing but repeats leaves no file of records
+                target = None
+            else:
+                target, number = out / parts.name(number), number + 1
+            if len(gone):
+                aside = out / f"{len(rewriting):05d}.{piece.DROPPED}.part"
+                rewriting.append((aside, submit(without, folder / part["file"], gone, target, aside)))
+            else:
+                partitions.link(folder / part["file"], target)
+    for aside, future in rewriting:
+        records, size, shown = future.result()
+        gathered.repeated += records
+        gathered.repeated_chars += size
+        gathered.shown += shown
+        lost.append(aside)
+    _concatenate(lost, out / piece.DROPPED)
+    for aside, _ in rewriting:
+        aside.unlink()
+    if number == 1:  # no reason for a number
+        (out / parts.name(0)).rename(out / "records.jsonl")
+    return gathered
+
+
+def without(
+    path: Path, rows: np.ndarray, out: Path | None, aside: Path
+) -> tuple[int, int, list[dict[str, str]]]:
+    """Copy a part without these rows, which are listed in `aside`: their number, characters, examples."""
+    gone, size, shown = set(rows.tolist()), 0, []
+    with path.open("rb") as source, open(out or "/dev/null", "wb") as kept, aside.open("wb") as lost:
+        for row, line in enumerate(source):
+            if row not in gone:
+                kept.write(line)
+                continue
+            record = orjson.loads(line)
+            size += chars(record)
+            found = {"id": record["id"], "operator": DUPLICATE, "at": record["meta"]["at"]}
+            found["excerpt"] = opening(record)
+            lost.write(orjson.dumps(found, option=orjson.OPT_APPEND_NEWLINE))
+            if len(shown) < piece.SETTINGS["examples"]:
+                shown.append(found)
+    return len(gone), size, shown
+
+
+def _concatenate(paths: Sequence[Path], target: Path) -> None:
+    with target.open("wb") as whole:
+        for path in paths:
+            with path.open("rb") as part:
+                shutil.copyfileobj(part, whole, 1 << 20)
