@@ -60,8 +60,8 @@ def convert_source(
         name, reader, reader.options.model_validate(source.get("options") or {}), list(files)
     )
     digests = {file: files[file] if isinstance(files, Mapping) else "" for file in chosen}
-    if not place:  # no job is looked up by its content
-        digests = dict.fromkeys(chosen, "-")
+    if not place:  # no job is looked up by its content: it is enough to tell the files apart
+        digests = {file: f"file {number}" for number, file in enumerate(chosen)}
     scratch = None if place else Path(tempfile.mkdtemp(prefix="convert-", dir=out.parent))
     try:
 
