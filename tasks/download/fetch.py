@@ -20,7 +20,16 @@ from pathlib import Path
 import httpx
 
 from tasks.download.disk import Reservation, link_or_copy
-from tasks.download.listing import LOOPBACK, RETRY_STATUS, Changed, Elsewhere, Listing, RemoteFile, one_line
+from tasks.download.listing import (
+    LOOPBACK,
+    RETRY_STATUS,
+    Changed,
+    Elsewhere,
+    Listing,
+    RemoteFile,
+    one_line,
+    pause,
+)
 from tasks.node import NodeError
 
 PART = ".part"
@@ -40,7 +49,7 @@ class Fetcher:
     workers: int = 4
     progress: Callable[[float, str], None] = lambda share, text: None
     should_stop: Callable[[], bool] = lambda: False
-    sleep: Callable[[float], None] = time.sleep
+    sleep: Callable[[float], None] = pause
     reused: int = 0
     """Files that an earlier artifact had."""
     fetched: int = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 
 from tasks.download.listing import (
@@ -15,6 +14,7 @@ from tasks.download.listing import (
     chosen,
     gated,
     one_line,
+    pause,
 )
 from tasks.node import NodeError
 
@@ -41,7 +41,7 @@ def listing(
     patterns: Sequence[str],
     revision: str = "",
     token: str | None = None,
-    sleep: Callable[[float], None] = time.sleep,
+    sleep: Callable[[float], None] = pause,
 ) -> Listing:
     """The matching files at one commit. NodeError, or Elsewhere, with one clear line if it cannot be."""
     from huggingface_hub import HfApi, hf_hub_url

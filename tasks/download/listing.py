@@ -7,6 +7,7 @@ kinds of failure are told apart here: what another endpoint may do better, and w
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -96,6 +97,11 @@ def gated(dataset: str, page: str, variable: str, token: str | None) -> str:
         f"data set {dataset} is gated: accept its terms at {page}, then set {variable} to an access token of "
         "that account (a worker that is running learns of it by make down, make up)"
     )
+
+
+def pause(seconds: float) -> None:
+    """time.sleep, looked up when it is called, so that tests need not wait."""
+    time.sleep(seconds)
 
 
 def one_line(error: BaseException) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import httpx
 
-from tasks.download.listing import LOOPBACK, RETRY_STATUS, Listing, RemoteFile, chosen, one_line
+from tasks.download.listing import LOOPBACK, RETRY_STATUS, Listing, RemoteFile, chosen, one_line, pause
 from tasks.node import NodeError
 
 ATTEMPTS = 5
@@ -20,7 +19,7 @@ def listing(
     name: str,
     urls: Sequence[Mapping[str, Any]],
     patterns: Sequence[str],
-    sleep: Callable[[float], None] = time.sleep,
+    sleep: Callable[[float], None] = pause,
 ) -> Listing:
     """The files that `WebFile` mappings describe. NodeError with one clear line if one is not to be had."""
     files = [_file(entry, sleep) for entry in urls]

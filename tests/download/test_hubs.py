@@ -186,6 +186,19 @@ def test_a_file_that_changes_while_it_is_fetched_is_listed_anew(tmp_path):
     assert found == {"b.parquet": newer}
 
 
+def test_a_url_goes_on_in_the_next_run_while_its_validator_stays(tmp_path):
+    down = Faults(cut={"data/b.parquet": [1, 400_000]})
+    with Web("", FILES, faults=down) as hub:
+        refuse = Then([1, 400_000], lambda: hub.faults.status.update({"data/b.parquet": [503] * 6}))
+        hub.faults.cut["data/b.parquet"] = refuse
+        with pytest.raises(NodeError, match="what is there already is kept"):
+            from_web(tmp_path, hub, "data/b.parquet")
+        hub.requests.clear()
+        _, found = from_web(tmp_path, hub, "data/b.parquet")
+        assert asked(hub, "data/b.parquet") == ["bytes=0-0", "bytes=400000-"]
+    assert found == {"b.parquet": BIG}
+
+
 def test_without_digest_and_validator_a_part_is_not_continued(tmp_path):
     with Web("", FILES, faults=Faults(cut={"data/b.parquet": [1, 400_000]})) as hub:
         hub.anonymous = True
