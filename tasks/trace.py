@@ -203,16 +203,20 @@ def _dropped(record: dict[str, Any], nodes: Nodes, source: str) -> Iterator[str]
             yield _said("", f"  {other.source}, {other.line['meta']['at']} «{_short(_text(other.line))}»")
         return drop
     yield _said("dedup", "no duplicate of an earlier record")
-    yield from _contaminated(drop, nodes)
+    yield from _contaminated(drop, record, nodes, source)
     return drop
 
 
-def _contaminated(drop: dict[str, Any] | None, nodes: Nodes) -> Iterator[str]:
-    if not drop:
+def _contaminated(
+    drop: dict[str, Any] | None, record: dict[str, Any], nodes: Nodes, source: str
+) -> Iterator[str]:
+    hits = nodes["clean:decontaminate"].path / source / "hits.jsonl"
+    hit = drop or _first(record["id"], [hits])
+    if not hit:
         yield _said("decontaminate", "holds no benchmark question")
         return
-    yield _said("decontaminate", "dropped: it holds benchmark questions")
-    for benchmark, question in drop.get("questions", ())[:MOST]:
+    yield _said("decontaminate", f"{'dropped: ' if drop else 'kept, though '}it holds benchmark questions")
+    for benchmark, question in hit.get("questions", ())[:MOST]:
         asked = _by_id(nodes, benchmark, question)
         yield _said("", f"  {benchmark} {question} «{_short(_text(asked)) if asked else ''}»")
 
@@ -289,7 +293,7 @@ def _chosen(record: dict[str, Any], nodes: Nodes, source: str) -> Iterator[str]:
     artifact = nodes.get("clean:decontaminate")
     if artifact is not None and (artifact.path / source / "drops.jsonl").exists():
         drop = _first(record["id"], [artifact.path / source / "drops.jsonl"])
-        yield from _contaminated(drop, nodes)
+        yield from _contaminated(drop, record, nodes, source)
         if drop:
             return
     manifests = {"sft": "mixture.jsonl", "dpo": "pairs.jsonl"}

@@ -50,6 +50,7 @@ def nodes(config: SteelRun) -> list[Node]:
                 "near_duplicates": {
                     kind: recipe.near_duplicates.model_dump() for kind, recipe in recipes.items()
                 },
+                "examples": config.clean.trace_examples,
             },
             inputs={name: f"clean:{name}" for name in sources},
             code=(

@@ -14,7 +14,7 @@ sorts them by hash in buckets on disk (spill.py). In memory: a bucket, one bit a
 hash that is close to another.
 
 Output: per source `<source>/drops.jsonl` {id, duplicate_of, method} and accounting.json; report.json
-with the largest groups.
+with the largest groups; examples.json with the first copies of each source beside what is kept.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import orjson
 
 from tasks import partitions, parts
 from tasks.clean import accounting, signatures
-from tasks.clean.dedup_accounts import DROP, METHODS, Account, Largest, Part
+from tasks.clean.dedup_accounts import DROP, METHODS, Account, Examples, Largest, Part
 from tasks.clean.near import CHUNK, Groups, close_pairs
 from tasks.clean.recipe import NearDuplicates
 from tasks.clean.signatures import KINDS, Shingles
@@ -78,7 +78,8 @@ def body(ctx: Context) -> Outcome:
     hashed = [
         (name, path, folder / signatures.FILE) for (name, path, _), folder in zip(found, folders, strict=True)
     ]
-    accounts, report = pool.submit(decide, order, hashed, near, ctx.out).result()
+    examples = ctx.config["examples"]
+    accounts, report = pool.submit(decide, order, hashed, near, ctx.out, examples=examples).result()
     return Outcome(
         headline=accounting.headline(accounts),
         counts={f"dropped.{method}": sum(a["dropped"].get(method, 0) for a in accounts) for method in METHODS}
@@ -88,7 +89,7 @@ def body(ctx: Context) -> Outcome:
         + f"\nPairs with close hashes: {report['pairs_compared']:,} compared, {report['pairs_similar']:,} similar. "
         f"Copies of a record of another source: {sum(report['across_sources'].values()):,}. "
         f"Records without any shingle (hash 0): {report['hash_zero']:,}.\n",
-        files=["report.json"],
+        files=["report.json", "examples.json"],
     )
 
 
@@ -135,6 +136,7 @@ def decide(
     near: Mapping[str, Any],
     out: Path,
     memory: int = MEMORY,
+    examples: int = 0,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Find all duplicates and write the node's output; returns the accounts and the report.
 
@@ -152,7 +154,7 @@ def decide(
     _exact(search)
     for kind, settings in near.items():
         _near(search, KINDS.index(kind), NearDuplicates.model_validate(settings))
-    accounts, report = _write(search, order, out)
+    accounts, report = _write(search, order, out, examples)
     shutil.rmtree(work)
     return accounts, report
 
@@ -297,13 +299,16 @@ def _compare(
         search.drop(members[which], members[of], "near")
 
 
-def _write(search: Search, order: Sequence[str], out: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """drops.jsonl and accounting.json per source, report.json."""
+def _write(
+    search: Search, order: Sequence[str], out: Path, examples: int
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """drops.jsonl and accounting.json per source, report.json, examples.json."""
     starts = np.array([part.first for part in search.parts], np.uint64)
     sources = {name: Account(name, out / name) for name in order}
     for part in search.parts:
         sources[part.source].take(part)
     largest = Largest(search.spill("copied", DROP, search.total))
+    shown = Examples(search.parts, examples)
     for bucket in search.drops.read():
         bucket = bucket[np.argsort(bucket["at"])]
         largest.add(bucket)
@@ -311,6 +316,7 @@ def _write(search: Search, order: Sequence[str], out: Path) -> tuple[list[dict[s
         for number in np.unique(of_part):
             part = search.parts[number]
             sources[part.source].drop(part, bucket[of_part == number])
+            shown.add(part.source, bucket[of_part == number])
     accounts = [sources[name].close() for name in order]
     report = {
         "hash_zero": search.report["hash_zero"],
@@ -319,5 +325,6 @@ def _write(search: Search, order: Sequence[str], out: Path) -> tuple[list[dict[s
         "across_sources": {name: account.across for name, account in sources.items()},
         "largest_groups": largest.top(),
     }
-    (out / "report.json").write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
+    for name, content in (("report.json", report), ("examples.json", shown.found)):
+        (out / name).write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2))
     return accounts, report

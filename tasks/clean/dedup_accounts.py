@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import orjson
 
 from tasks.clean import records
-from tasks.clean.accounting import Accounting, StepCount
+from tasks.clean.accounting import Accounting, StepCount, excerpt
 from tasks.clean.spill import Spill
 
 METHODS = ("exact", "near")
@@ -89,6 +90,30 @@ class Account:
         result = account.as_json()
         (self.folder / "accounting.json").write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
         return result
+
+
+class Examples:
+    """The first copies that each method found in a source, beside the records that are kept."""
+
+    def __init__(self, parts: Sequence[Part], most: int):
+        self.parts, self.most = parts, most
+        self.starts = np.array([part.first for part in parts], np.uint64)
+        self.found: dict[str, dict[str, list[dict[str, str]]]] = {}
+
+    def add(self, source: str, rows: np.ndarray) -> None:
+        """Some dropped records (of DROP) of a source, in order."""
+        shown = self.found.setdefault(source, {})
+        for number, method in enumerate(METHODS):
+            mine = shown.setdefault(method, [])
+            for row in rows[rows["method"] == number][: self.most - len(mine)]:
+                kept, text = row["of_id"].tobytes().hex(), self._excerpt(row["of"])
+                mine.append({"dropped": self._excerpt(row["at"]), "kept": text, "duplicate_of": kept})
+
+    def _excerpt(self, at: np.uint64) -> str:
+        part = self.parts[int(np.searchsorted(self.starts, at, side="right")) - 1]
+        with part.path.open("rb") as file:
+            file.seek(int(part.rows["offset"][int(at) - part.first]))
+            return excerpt(records.whole_text(orjson.loads(file.readline())))
 
 
 class Largest:

@@ -129,3 +129,18 @@ def test_files_and_counts_per_source(tmp_path):
         {"id": items[2]["id"], "duplicate_of": items[0]["id"], "method": "exact"},
         {"id": items[3]["id"], "duplicate_of": items[0]["id"], "method": "near"},
     ]
+
+
+def test_the_first_copies_are_shown_beside_what_is_kept(tmp_path):
+    copies = [record(TEXT + "！" * n, source="b") for n in range(5)]
+    edited = record(OTHER.replace("小学生", "学生", 1) + "完。", source="b")
+    sources = {"a": [record(TEXT, source="a"), record(OTHER, source="a")], "b": [*copies, edited]}
+    drops, *_ = find(tmp_path, sources, examples=3)
+    shown = json.loads((tmp_path / "dedup/examples.json").read_text())
+    assert {method: len(found) for method, found in shown["b"].items()} == {"exact": 3, "near": 1}
+    assert "a" not in shown
+    kept = sources["a"][0]
+    for example in shown["b"]["exact"]:
+        assert example == {"dropped": TEXT[:160], "kept": TEXT[:160], "duplicate_of": kept["id"]}
+    assert shown["b"]["near"][0]["dropped"] == edited["text"][:160]
+    assert len(drops["b"]) == 6

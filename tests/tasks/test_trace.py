@@ -118,6 +118,9 @@ class House:
             for name, lines in (("pages", drops), ("qa", [])):
                 (out / name).mkdir()
                 _write(out / name / "drops.jsonl", lines)
+                held = self.ids("qa")[:1] if name == "qa" else [held]
+                hits = [{"id": i, "questions": [["exam", exam["id"]]]} for i in held]
+                _write(out / name / "hits.jsonl", hits)
 
     def tokenize(self, unit: str, out: Path) -> None:
         if unit == "pages":
@@ -218,6 +221,8 @@ def test_an_instruction_and_the_mixtures_that_took_it(house):
     one, two = house.ids("qa")
     assert "sft:half      taken, train" in house.tell(two)
     assert "sft:half      not in its mixture" in house.tell(one)
+    assert "kept, though it holds benchmark questions" in house.tell(one)
+    assert "holds no benchmark question" in house.tell(two)
 
 
 def test_a_question_is_asked_and_never_trained_on(house):
