@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.device import peak_bytes
 from kernels import cross_entropy, experts, launch, prefix, rms_norm, rope
 from model.steel import ops
 from tests.kernels.cases import SHAPES, case, check
@@ -70,6 +71,28 @@ def test_the_loss_keeps_to_its_memory_at_16384_tokens():
     strict = cross_entropy.extra_bytes(**STEEL_1B, size=2, chunk=4096)
     assert strict == pytest.approx(1.789e9, rel=1e-3)
     assert strict - STEEL_1B["classes"] * STEEL_1B["hidden"] * 2 < 1.3e9
+
+
+def test_and_that_memory_is_what_torch_allocates(monkeypatch):
+    class NoKernel:
+        def __getitem__(self, grid):
+            return lambda *arguments, **constants: None
+
+    monkeypatch.setattr(cross_entropy, "_softmax_gradient", NoKernel())
+    monkeypatch.setattr(cross_entropy, "runs_triton", lambda x: True)
+    tokens, hidden, classes = 512, 64, 4096
+    states, head = torch.randn(tokens, hidden).requires_grad_(), torch.randn(classes, hidden).requires_grad_()
+    targets = torch.zeros(tokens, dtype=torch.long)
+    for chunk in (32, 256):
+
+        def step(chunk=chunk):
+            states.grad = head.grad = None
+            cross_entropy.linear_cross_entropy(states, head, targets, chunk=chunk)[0].backward()
+
+        step()
+        taken = peak_bytes(step) - 4 * (states.numel() + head.numel())
+        said = cross_entropy.extra_bytes(tokens, classes, hidden, 4, chunk)
+        assert 0.85 * said < taken <= 1.01 * said
 
 
 def test_costs_are_those_of_the_roofline():
