@@ -244,6 +244,7 @@ class SteelForCausalLM(SteelPreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.model = SteelModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self._is_stateful = config.ffn_keeps_state  # generate then refuses what takes tokens back
         self.post_init()
 
     def set_ops(self, ops: Ops) -> None:

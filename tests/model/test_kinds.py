@@ -257,6 +257,10 @@ def test_a_cache_that_cannot_hold_the_state_is_refused(kind):
         lm(x, past_key_values=used)
     with pytest.raises(ValueError, match="no token can be taken back"):
         lm(x, use_cache=True).past_key_values.crop(-1)
+    with pytest.raises(ValueError, match="stateful"):  # transformers' own words
+        lm.generate(x, prompt_lookup_num_tokens=2, max_new_tokens=4)
+    again = model("token").generate(x, prompt_lookup_num_tokens=2, max_new_tokens=4, pad_token_id=0)
+    assert again.shape[1] > 5
 
 
 # ------------------------------------------------------------------------------- refused leaks
