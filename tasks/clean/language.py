@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import regex
 
-_HAN = regex.compile(r"\p{Han}")
+_HAN = regex.compile(r"\p{Han}+")
 _WORD = regex.compile(r"[A-Za-z]+")
 _HEAD = 4000  # characters looked at: enough to decide, cheap on a book
 
@@ -18,6 +18,6 @@ _HEAD = 4000  # characters looked at: enough to decide, cheap on a book
 def language_of(text: str) -> str:
     """`zh` or `en`; a text without letters counts as `zh`."""
     head = text[:_HEAD]
-    han = len(_HAN.findall(head))
+    han = sum(map(len, _HAN.findall(head)))
     words = len(_WORD.findall(head))
     return "zh" if han >= words else "en"

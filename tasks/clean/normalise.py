@@ -12,7 +12,8 @@ import unicodedata
 from functools import cache
 
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_NOT_NUMERIC = re.compile(r"(?<!\d)[./:]|[./:](?!\d)|-(?!\d)|(?<!\d)%")
+# `.`, `/`, `:` without a digit on both sides, `-` without one after it, `%` without one before it
+_NOT_NUMERIC = re.compile(r"[-./:%](?:(?<!\d[./:%])(?<!-)|(?<!%)(?!\d))")
 _WORD = re.compile(rf"[^\W_{_HAN}]+|[{_HAN}]+")
 _SPACES = re.compile(r"[ \t]+")
 
@@ -20,7 +21,7 @@ _SPACES = re.compile(r"[ \t]+")
 def squeezed(text: str) -> str:
     """Prose without punctuation, spaces, case and width."""
     folded = unicodedata.normalize("NFKC", text).casefold()
-    return _NOT_NUMERIC.sub("", folded).translate(_noise())
+    return _noise().sub("", _NOT_NUMERIC.sub("", folded))
 
 
 def words(text: str) -> list[str]:
@@ -35,12 +36,13 @@ def code_key(text: str) -> str:
 
 
 @cache
-def _noise() -> dict[int, None]:
+def _noise() -> re.Pattern[str]:
     """Every punctuation, separator and control character but those that numbers use."""
-    return {
-        c: None
+    found = [
+        chr(c)
         for c in range(0x10000)
         if unicodedata.category(chr(c))[0] in "PZC"
         and unicodedata.category(chr(c)) not in ("Cn", "Co", "Cs")
         and chr(c) not in "-./:%"
-    }
+    ]
+    return re.compile(f"[{''.join(map(re.escape, found))}]+")

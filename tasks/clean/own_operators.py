@@ -7,6 +7,7 @@ pulls in Data-Juicer, whose run-time installer must be denied first.
 from __future__ import annotations
 
 import html
+import re
 from functools import cache
 
 import ftfy
@@ -14,6 +15,8 @@ import regex
 from data_juicer.ops.base_op import OPERATORS, Mapper
 from data_juicer.ops.mapper.chinese_convert_mapper import ChineseConvertMapper
 from data_juicer.ops.mapper.clean_html_mapper import CleanHtmlMapper
+
+from tasks.clean.fast.encoding import fixer
 
 _INLINE = (
     "a|abbr|acronym|address|area|b|base|basefont|bdo|big|body|button|canvas|"
@@ -36,6 +39,7 @@ _ENTITY = regex.compile(r"&(?:[A-Za-z][A-Za-z0-9]{1,9}|#[0-9]{1,6}|#[xX][0-9A-Fa
 _BLANK_LINES = regex.compile(r"\n[ \t]*(?:\n[ \t]*)+\n")
 # letters and digits only: full-width punctuation is how Chinese is written
 _WIDE = {c: c - 0xFEE0 for c in (*range(0xFF10, 0xFF1A), *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B))}
+_ANY_WIDE = re.compile("[\uff10-\uff19\uff21-\uff3a\uff41-\uff5a]")
 
 
 _NAMES = frozenset("昇陞甦甯氾鉅")
@@ -45,7 +49,7 @@ _TELLING = frozenset("於後麽")
 
 
 @cache
-def _traditional() -> regex.Pattern:
+def _traditional() -> re.Pattern[str]:
     """The characters that only traditional writing has, from OpenCC's own table.
 
     Those whose simplified form is in GB 2312 (so: common) and which are not in it themselves.
@@ -59,7 +63,7 @@ def _traditional() -> regex.Pattern:
         for c in han
         if (simple := table.convert(c)) != c and _common(simple) and not _common(c) and c not in _NAMES
     }
-    return regex.compile(f"[{''.join(sorted(found | _TELLING))}]")
+    return re.compile(f"[{''.join(sorted(found | _TELLING))}]")
 
 
 def _common(character: str) -> bool:
@@ -81,10 +85,10 @@ class SteelChineseConvert(ChineseConvertMapper):
 
     def process_batched(self, samples):
         texts = samples[self.text_key]
-        chosen = [i for i, text in enumerate(texts) if _traditional().search(text)]
-        converted = super().process_batched({self.text_key: [texts[i] for i in chosen]})[self.text_key]
-        for i, text in zip(chosen, converted, strict=True):
-            texts[i] = text
+        for i, text in enumerate(texts):
+            if _traditional().search(text):
+                pieces = text.split("\0")  # OpenCC would end the text there
+                texts[i] = "\0".join(super().process_batched({self.text_key: pieces})[self.text_key])
         return samples
 
 
@@ -153,7 +157,9 @@ class SteelFixEncoding(Mapper):
         )
 
     def process_batched(self, samples):
-        samples[self.text_key] = [
-            ftfy.fix_text(text, self.config).translate(_WIDE) for text in samples[self.text_key]
-        ]
+        fix = fixer(self.config).fix
+        texts = samples[self.text_key]
+        for i, text in enumerate(texts):
+            fixed = fix(text)
+            texts[i] = fixed.translate(_WIDE) if _ANY_WIDE.search(fixed) else fixed
         return samples
