@@ -180,3 +180,9 @@ def test_cleaning_twice_changes_nothing_more(clean):
     for text in texts:
         once = only_text(clean("steel", record(text)))
         assert only_text(clean("steel", record(once))) == once
+
+
+def test_a_nul_does_not_end_a_traditional_text(one_step):
+    """OpenCC stops there, and what follows would be lost."""
+    step = {"operator": "steel_chinese_convert_mapper", "parameters": {"mode": "t2s"}}
+    assert only_text(one_step(step, record("這是\0後來的話"))) == "这是\0后来的话"

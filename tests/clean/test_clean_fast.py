@@ -244,6 +244,22 @@ def test_of_ftfys_signs_of_mojibake_each_needs_a_suspect():
     assert [text for text in strings if BADNESS_RE.search(text)] == []
 
 
+@settings(max_examples=150, deadline=None)
+@given(text=st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=12)).map("".join))
+def test_steels_own_fixes_are_ftfys(text):
+    """steel_fix_encoding_mapper: the same lines are spared, with character widths and quotes left alone."""
+    operators.prepare()
+    import ftfy
+
+    from tasks.clean.fast.encoding import fixer
+
+    for entities in ("auto", False):
+        config = ftfy.TextFixerConfig(
+            unescape_html=entities, fix_character_width=False, uncurl_quotes=False, explain=False
+        )
+        assert fixer(config).fix(text) == ftfy.fix_text(text, config)
+
+
 def test_gates_hold_every_entry_of_the_traditional_dictionaries(tmp_path):
     """Both dictionaries behind t2s, unpacked by OpenCC's own tool."""
     import subprocess
