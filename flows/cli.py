@@ -124,7 +124,8 @@ def _chat(options: argparse.Namespace) -> int:
 
     try:  # as for trace: only what there is counts
         config = profiles.load(request.profile, request.overrides)
-        nodes = newest(Store(preflight.resolve(config.runtime.artifacts)), dag.build(config))
+        store = Store(preflight.resolve(config.runtime.artifacts))
+        nodes = chat.last_run(store, request.profile) or newest(store, dag.build(config))
         name, folder = chat.find(options.model, request.profile, nodes)
     except NodeError as error:
         raise Wrong(str(error)) from error

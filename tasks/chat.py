@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from tasks.artifacts import MANIFEST, Store
 from tasks.node import Artifact, NodeError
+
+
+def last_run(store: Store, profile: str) -> dict[str, Artifact]:
+    """The trainings of the profile's last flow run, whatever its settings were; {} before one has ended."""
+    note = store.root / "latest" / profile / "run.json"
+    if not note.is_file():
+        return {}
+    found = {}
+    for stage in json.loads(note.read_text("utf-8"))["stages"]:
+        if stage["name"] not in ("pretrain", "sft", "dpo"):
+            continue
+        made = {
+            path.parent: json.loads(path.read_text("utf-8"))
+            for path in store.root.glob(f"{stage['name']}/*/{MANIFEST}")
+        }
+        for node in stage.get("nodes", ()):
+            for folder, manifest in made.items():
+                if node["run_id"] and manifest["run_id"] == node["run_id"]:
+                    about = (manifest["digest"], manifest["fingerprint"], manifest, manifest["run_id"], True)
+                    found[node["name"]] = Artifact(node["name"], folder, *about)
+    return found
 
 
 def find(wanted: str, profile: str, nodes: Mapping[str, Artifact]) -> tuple[str, Path]:

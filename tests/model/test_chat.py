@@ -13,6 +13,7 @@ from flows import cli
 from model.chat import Dialogue, converse, open_dialogue
 from model.training.export import write_export
 from tasks import chat
+from tasks.artifacts import Store, write_json
 from tasks.node import Artifact, NodeError
 from tests.posttrain.tiny import byte_tokenizer, steel
 from tests.training import engine_helpers as tiny
@@ -124,6 +125,22 @@ def test_a_model_that_is_not_there_is_one_clear_line(tmp_path, capsys):
     assert "no trained model here: `make run` trains one" in capsys.readouterr().err
     assert cli.main(["chat", "--model", "sft:nowhere", *where]) == 2
     assert "no model 'sft:nowhere'" in capsys.readouterr().err
+
+
+def test_the_last_run_is_read_without_a_server(tmp_path):
+    store = Store(tmp_path)
+    assert chat.last_run(store, "demo") == {}
+    for n, name in enumerate(["pretrain/pretrain-1", "pretrain/pretrain-2", "sft/a-1"]):
+        manifest = {"run_id": f"run{n}", "digest": "d", "fingerprint": "f", "files": []}
+        write_json(tmp_path / name / "manifest.json", manifest)
+    nodes = [{"name": "pretrain", "run_id": "run1"}]
+    stages = [
+        {"name": "pretrain", "nodes": nodes},
+        {"name": "sft", "nodes": [{"name": "sft:a", "run_id": ""}]},
+    ]
+    write_json(tmp_path / "latest" / "demo" / "run.json", {"stages": [{"name": "download"}, *stages]})
+    found = chat.last_run(store, "demo")
+    assert {name: artifact.path.name for name, artifact in found.items()} == {"pretrain": "pretrain-2"}
 
 
 def test_the_furthest_model_is_taken_unless_another_is_named(tmp_path):
