@@ -104,7 +104,7 @@ class _Job:
         self.out, self.quarantine_file, self.dropped_file = out, quarantine, dropped
         self.parts = _Parts(out, None if asks else settings["part_bytes"])
         self.ids = bytearray()
-        self.records_in = self.chars_in = self.chars_out = 0
+        self.records_in = self.chars_in = self.chars_out = self.bytes_in = self.bytes_lost = 0
         self.quarantined: Counter[str] = Counter()
         self.first: dict[str, dict[str, Any]] = {}
         self.dropped: Counter[str] = Counter()
@@ -114,11 +114,14 @@ class _Job:
 
     def take(self, path: Path, piece: Piece) -> None:
         """Take every record of one piece."""
+        size = piece.span.end - piece.span.start if piece.span else path.stat().st_size
+        sound, damaged = self._sound(), False
         file = piece.file.encode("utf-8", "backslashreplace").decode()
         read = self.reader.items
         items = read(path, self.max_bytes, piece.span) if piece.span else read(path, self.max_bytes)
         for position, value, raw in items:
             if isinstance(value, Bad):
+                damaged |= not position
                 self._set_aside(value, file, position, raw)
                 continue
             try:
@@ -132,6 +135,12 @@ class _Job:
                 self._set_aside(
                     Bad("reader failed", what.encode("utf-8", "replace").decode()), file, position, raw
                 )
+        self.bytes_in += size
+        if damaged and self._sound() == sound:  # one line of quarantine for who knows how many records
+            self.bytes_lost += size
+
+    def _sound(self) -> int:
+        return self.parts.records + self.dropped.total()
 
     def close(self) -> dict[str, Any]:
         """Finish the files; the tally. AssertionError when it does not add up."""
@@ -141,6 +150,8 @@ class _Job:
         assert self.reader.makes == "benchmark" or len(self.ids) == 16 * self.parts.records
         np.save(self.out / IDS, _sorted_ids(self.ids))
         return {
+            "bytes_in": self.bytes_in,
+            "bytes_lost": self.bytes_lost,
             "records_in": self.records_in,
             "chars_in": self.chars_in,
             "kept": self.parts.records,

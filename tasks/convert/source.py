@@ -141,6 +141,8 @@ def _account(name: str, gathered: Gathered, files: int, ignored: int) -> dict[st
         "steps": _steps(records_in - sum(quarantined.values()), chars_in, dropped, dropped_chars),
         "files": files,
         "files_ignored": ignored,
+        "bytes_in": gathered.total("bytes_in"),
+        "bytes_lost": gathered.total("bytes_lost"),
     }
 
 
@@ -158,14 +160,21 @@ def _steps(
 def _check_share(
     name: str, account: Mapping[str, Any], first: Mapping[str, Any], limit: float, where: Path
 ) -> None:
+    """NodeError when too much was quarantined: records, or bytes of files that gave no record."""
     quarantined = sum(account["quarantined"].values())
-    share = quarantined / account["records_in"] if account["records_in"] else 0.0
-    if share > limit:
+    share, lost = (
+        quarantined / max(1, account["records_in"]),
+        account["bytes_lost"] / max(1, account["bytes_in"]),
+    )
+    if max(share, lost) > limit:
         most = sorted(account["quarantined"].items(), key=lambda item: (-item[1], item[0]))
         reasons = "; ".join(f"{reason} {n:,} (first: {_place(first[reason])})" for reason, n in most)
+        files = (
+            f", and files with {lost:.0%} of the bytes give no record at all" if account["bytes_lost"] else ""
+        )
         raise NodeError(
-            f"{name}: {quarantined:,} of {account['records_in']:,} records ({share:.0%}) cannot be read, more "
-            f"than convert.max_quarantined_share = {limit:.0%} allows: {reasons}. All of them: {where}"
+            f"{name}: {quarantined:,} of {account['records_in']:,} records ({share:.0%}) cannot be read{files}, "
+            f"more than convert.max_quarantined_share = {limit:.0%} allows: {reasons}. All of them: {where}"
         )
     if not account["kept"]:
         lost = {**account["quarantined"], **account["dropped"]}

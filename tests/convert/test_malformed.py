@@ -287,6 +287,18 @@ def test_too_much_quarantine_stops_with_a_summary(tmp_path):
     convert(tmp_path, "skypile", {"a.jsonl": body}, max_quarantined_share=0.75)
 
 
+def test_a_lost_file_counts_by_its_bytes(tmp_path):
+    """One line of quarantine stands for all the rows that a file without its footer had."""
+    files = {"a.parquet": table(ROWS), "b.parquet": table(ROWS)[:-50], "c.parquet": table(ROWS)}
+    with pytest.raises(
+        NodeError, match=r"1 of 81 records \(1%\) cannot be read, and files with 32% of the bytes"
+    ):
+        convert(tmp_path, "zhihu", files, max_quarantined_share=0.2)
+    done = convert(tmp_path, "zhihu", files, max_quarantined_share=0.4)
+    assert done.account["bytes_lost"] == len(files["b.parquet"])
+    assert done.account["bytes_in"] == sum(map(len, files.values()))
+
+
 def test_a_hole_in_a_reader_costs_one_record(tmp_path, monkeypatch):
     from tasks.convert.readers import Reader, skypile
 
