@@ -39,15 +39,16 @@ class Operator:
     contenders: dict[str, Callable[..., Tensor | tuple[Tensor, ...]]] = field(default_factory=dict)
 
     def call(self, contender: str) -> Callable[[], None]:
-        """Forward and backward once."""
-        function = self.contenders[contender]
+        """Forward and backward once; the gradients to go back with are made by the first call."""
+        function, wanted = self.contenders[contender], [x for x in self.inputs if x.requires_grad]
+        incoming: list[Tensor] = []
 
         def run() -> None:
             outputs = function(*self.inputs)
-            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-            outputs = [y for y in outputs if y.requires_grad]
-            wanted = [x for x in self.inputs if x.requires_grad]
-            torch.autograd.grad(outputs, wanted, [_one_like(y) for y in outputs])
+            outputs = [y for y in (outputs if isinstance(outputs, tuple) else (outputs,)) if y.requires_grad]
+            if not incoming:
+                incoming.extend(torch.ones_like(y) for y in outputs)
+            torch.autograd.grad(outputs, wanted, incoming)
 
         return run
 
@@ -232,10 +233,6 @@ def _loss_peers(targets: Tensor) -> dict[str, Callable]:
 def _chunked_loss(hidden: Tensor, head: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """What trainings use where the kernel does not run."""
     return cross_entropy_sum(hidden, head, targets, torch.arange(len(targets), device=targets.device))
-
-
-def _one_like(y: Tensor) -> Tensor:
-    return torch.ones((), dtype=y.dtype, device=y.device).expand(y.shape)
 
 
 def main() -> None:

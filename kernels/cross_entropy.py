@@ -177,7 +177,7 @@ class _LinearCrossEntropy(Function):
 
 
 def _add_product(sum_VD: Tensor, grad_CV: Tensor, h_CD: Tensor) -> None:
-    """sum += grad^T h with the sum in FP32, whatever the operands."""
+    """sum += grad^T h with the sum in FP32, whatever the operands (on CUDA: torch >= 2.10, pytorch PR 167931)."""
     if grad_CV.dtype == sum_VD.dtype:
         sum_VD.addmm_(grad_CV.t(), h_CD)
     elif sum_VD.is_cuda:

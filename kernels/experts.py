@@ -67,6 +67,7 @@ _TILES = [
     {"BLOCK_N": 128, "BLOCK_D": 64, "GROUP": 8, "num_warps": 8, "num_stages": 4},
     {"BLOCK_N": 64, "BLOCK_D": 128, "GROUP": 16, "num_warps": 8, "num_stages": 4},
     {"BLOCK_N": 64, "BLOCK_D": 64, "GROUP": 16, "num_warps": 4, "num_stages": 3},
+    {"BLOCK_N": 64, "BLOCK_D": 64, "GROUP": 16, "num_warps": 4, "num_stages": 2},
 ]
 
 
@@ -118,6 +119,7 @@ _BACKWARD_TILES = [
     {"BLOCK_N": 128, "GROUP": 8, "num_warps": 8, "num_stages": 3},
     {"BLOCK_N": 128, "GROUP": 8, "num_warps": 8, "num_stages": 4},
     {"BLOCK_N": 64, "GROUP": 16, "num_warps": 4, "num_stages": 4},
+    {"BLOCK_N": 64, "GROUP": 16, "num_warps": 4, "num_stages": 2},
 ]
 
 

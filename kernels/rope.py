@@ -46,9 +46,11 @@ def cost(tokens: int, heads: int, key_heads: int, head_dim: int, size: int) -> C
 
 @jit
 def _turn(
-    q, k, cos, sin, q_out, k_out, length, half,
-    q_b, q_h, q_t, k_b, k_h, k_t, out_q_b, out_q_h, out_q_t, out_k_b, out_k_h, out_k_t, cos_b, cos_t,
-    heads, key_heads, BACKWARD: tl.constexpr, HEADS: tl.constexpr, KEY_HEADS: tl.constexpr, HALF: tl.constexpr,
+    q, k, cos, sin, q_out, k_out, length, heads, key_heads,
+    q_b, q_t, k_b, k_t, out_q_b, out_q_t, out_k_b, out_k_t, cos_b, cos_t,
+    # constants, for what is known of alignment: heads of 56 move in pieces of 8 bytes, not of 2
+    half: tl.constexpr, q_h: tl.constexpr, k_h: tl.constexpr, out_q_h: tl.constexpr, out_k_h: tl.constexpr,
+    BACKWARD: tl.constexpr, HEADS: tl.constexpr, KEY_HEADS: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
     row = (tl.program_id(0) // length).to(tl.int64)
     token = (tl.program_id(0) % length).to(tl.int64)
@@ -85,11 +87,14 @@ def _rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, backward: bool) -> t
     if cos.stride() != sin.stride() or cos.stride(-1) != 1:
         cos, sin = cos.contiguous(), sin.contiguous()
     q_out, k_out = torch.empty_like(q), torch.empty_like(k)
+    (q_b, q_h, q_t), (k_b, k_h, k_t) = q.stride()[:3], k.stride()[:3]
+    (out_q_b, out_q_h, out_q_t), (out_k_b, out_k_h, out_k_t) = q_out.stride()[:3], k_out.stride()[:3]
     _turn[(batch * length,)](
-        q, k, cos, sin, q_out, k_out, length, width // 2,
-        *q.stride()[:3], *k.stride()[:3], *q_out.stride()[:3], *k_out.stride()[:3], *cos.stride()[:2],
-        heads, k.shape[1], BACKWARD=backward, HEADS=next_power_of_2(heads),
-        KEY_HEADS=next_power_of_2(k.shape[1]), HALF=next_power_of_2(width // 2), num_warps=4,
+        q, k, cos, sin, q_out, k_out, length, heads, k.shape[1],
+        q_b, q_t, k_b, k_t, out_q_b, out_q_t, out_k_b, out_k_t, *cos.stride()[:2],
+        half=width // 2, q_h=q_h, k_h=k_h, out_q_h=out_q_h, out_k_h=out_k_h,
+        BACKWARD=backward, HEADS=next_power_of_2(heads), KEY_HEADS=next_power_of_2(k.shape[1]),
+        HALF=next_power_of_2(width // 2), num_warps=4,
     )  # fmt: skip
     return q_out, k_out
 

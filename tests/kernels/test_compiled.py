@@ -32,8 +32,7 @@ SPILLED = 160
 def _cases() -> dict[str, tuple[Any, dict[str, Any], dict[str, Any], dict[str, int]]]:
     """Steel-1B's sizes: (kernel, arguments, constants, options)."""
     norm = {"x": BF16, "weight": BF16, "scales": FP32, "width": 1792}
-    strides = {n: 1792 for n in rope._turn.arg_names[8:22]}
-    strides |= {n: 56 for n in ("q_h", "k_h", "out_q_h", "out_k_h", "cos_t")}
+    strides = {n: 1792 for n in rope._turn.arg_names if n.endswith(("_b", "_t"))}
     moe = {"h": BF16, "c": FP32, "gate": BF16, "value": BF16, "tokens": 16_384, "experts": 6}
     widths = {"HIDDEN": 1792, "WIDTH": 448, "BLOCK_W": 64}
     scan = {"x": BF16, "logits": FP32, "starts": torch.uint8, "z": BF16, "lse": FP32}
@@ -55,8 +54,9 @@ def _cases() -> dict[str, tuple[Any, dict[str, Any], dict[str, Any], dict[str, i
         "rotate": (
             rope._turn,
             {**strides, "q": BF16, "k": BF16, "cos": FP32, "sin": FP32, "q_out": BF16, "k_out": BF16}
-            | {"length": 2048, "half": 28, "heads": 32, "key_heads": 32},
-            {"BACKWARD": False, "HEADS": 32, "KEY_HEADS": 32, "HALF": 32},
+            | {"length": 2048, "heads": 32, "key_heads": 32, "cos_t": 56},
+            {"BACKWARD": False, "HEADS": 32, "KEY_HEADS": 32, "HALF": 32, "half": 28}
+            | {n: 56 for n in ("q_h", "k_h", "out_q_h", "out_k_h")},
             {"num_warps": 4},
         ),
         "cross-entropy": (
