@@ -173,31 +173,26 @@ def unigram_loss(train: Sequence[dict], val: Sequence[dict], vocab_size: int) ->
     """
     import numpy as np
 
-    from model.training.shards import repeats_of
+    from model.training.shards import ShardFile, repeats_of
 
     counts = np.ones(vocab_size, np.int64)
     for file in train:
-        times = repeats_of(file["rows"], file["repeats"], file["extra_rows"])
-        for seen, (tokens, _) in zip(times, _rows(Path(file["path"])), strict=True):
-            counts += seen * np.bincount(tokens, minlength=vocab_size)
+        times, row = repeats_of(file["rows"], file["repeats"], file["extra_rows"]), 0
+        for batch in ShardFile(Path(file["path"])).batches():
+            often = times[row : row + len(batch.valid), None]
+            real = batch.positions < batch.valid[:, None]
+            for seen in np.unique(often):
+                counts += seen * np.bincount(batch.input_ids[real & (often == seen)], minlength=vocab_size)
+            row += len(batch.valid)
     logp = np.log(counts) - math.log(counts.sum())
     total, targets = 0.0, 0
     for file in val:
-        for tokens, starts in _rows(Path(file["path"])):
-            is_target = np.ones(len(tokens), bool)
-            is_target[starts] = False
-            total -= float(logp[tokens[is_target]].sum())
+        for batch in ShardFile(Path(file["path"])).batches():
+            is_target = batch.positions < batch.valid[:, None]
+            is_target[np.repeat(np.arange(len(batch.valid)), np.diff(batch.offsets)), batch.starts] = False
+            total -= float(logp[batch.input_ids[is_target]].sum())
             targets += int(is_target.sum())
     return total / targets if targets else None
-
-
-def _rows(path: Path):
-    from model.training.shards import ShardFile
-
-    shard = ShardFile(path)
-    for number in range(shard.rows):
-        row = shard.read(number)
-        yield row.input_ids[: row.valid], row.doc_starts
 
 
 def _outcome(ctx: Context, unigram: float | None, rows: int, execution: dict[str, Any]) -> Outcome:

@@ -13,7 +13,7 @@ page cache. docs/shards.md describes the format for other programs. Invariants:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -152,6 +152,11 @@ class Columns:
             valid=np.array([row.valid for row in rows], np.int32),
             loss_mask=_stack(masks, np.uint8) if masks else None,
         )
+
+    @property
+    def positions(self) -> np.ndarray:
+        """int64 [block_size + 1]: places in a row."""
+        return np.arange(self.input_ids.shape[1])
 
     def check(self, block_size: int) -> None:
         """Raise ShardError if a row breaks the invariants of the format."""
@@ -326,6 +331,10 @@ class ShardFile:
         if (views := self._columns.get(batch)) is None:
             views = self._columns[batch] = self._views(self._reader.get_batch(batch))
         return views
+
+    def batches(self) -> Iterator[Columns]:
+        """All rows, a record batch at a time."""
+        return map(self.columns, range(self._reader.num_record_batches))
 
     def locate(self, row: int) -> tuple[Columns, int]:
         """The record batch of a row, and the row's place in it."""

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from collections import Counter
 from concurrent.futures import Future
 
 import numpy as np
@@ -194,6 +195,33 @@ def test_pretrain_hands_over_the_shards_and_compares_with_the_unigram_model(tmp_
     assert outcome.extra["ranks"] == 2
     assert outcome.extra["precision"] in ("bf16", "fp32")
     assert (tmp_path / "out" / "checkpoints").exists()  # another training can continue from them
+
+
+def test_the_unigram_model_counts_what_an_epoch_takes(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [(rng.integers(0, 50, 9).tolist(), [0, 4]) for _ in range(1030)]  # two record batches
+    train = {**shard(tmp_path, "t.arrow", rows, valid=8), "path": str(tmp_path / "t.arrow")}
+    val = {**shard(tmp_path, "v.arrow", rows[:7]), "path": str(tmp_path / "v.arrow")}
+    train |= {"repeats": 2, "extra_rows": 300}
+    seen = [2] * 1030
+    for j in range(300):
+        seen[j * 1030 // 300] += 1
+    counts = Counter({token: 1 for token in range(64)})
+    for times, (tokens, _) in zip(seen, rows, strict=True):
+        counts.update({token: times * n for token, n in Counter(tokens[:8]).items()})
+    targets = [tokens[i] for tokens, _ in rows[:7] for i in range(9) if i not in (0, 4)]
+    due = -sum(math.log(counts[token] / counts.total()) for token in targets) / len(targets)
+    assert pretrain.unigram_loss([train], [val], 64) == pytest.approx(due)
+
+
+def test_shards_of_another_tokenizer_are_not_trained_on(tmp_path, packed, fake):
+    path = tmp_path / "manifest" / "shards.json"
+    path.write_bytes(orjson.dumps({**orjson.loads(path.read_bytes()), "tokenizer_digest": "0" * 64}))
+    node = node_of(pretrain, "pretrain", run_of(pretrain={"epochs": 3, "batch_size": 2}))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(NodeError, match="made with another tokenizer"):
+        node.body(context(tmp_path / "out", node.config, packed))
+    assert not fake.seen
 
 
 def test_a_vocabulary_smaller_than_the_tokenizers_is_refused():

@@ -1,0 +1,41 @@
+"""A shard that has changed since it was written is found before anything is trained on it."""
+
+import pytest
+
+from model.training.loader import DataError
+from model.training.shards import file_digest
+from tests.training import engine_helpers as tiny
+
+
+@pytest.fixture
+def data(tmp_path):
+    files = [tiny.shard(tmp_path / f"{name}.arrow", 12, seed=i) for i, name in enumerate("abv")]
+    known = [{**file, "digest": file_digest(file["path"])} for file in files]
+    return {"files": known[:2], "val_files": known[2:]}
+
+
+def flip(path, place):
+    with open(path, "r+b") as file:
+        file.seek(place, 2 if place < 0 else 0)
+        byte = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 4]))
+
+
+@pytest.mark.parametrize(("file", "place"), [("a", 3), ("b", 1500), ("b", -40), ("b", -1), ("v", 1200)])
+def test_a_flipped_bit_stops_a_run_before_its_first_step(data, tmp_path, file, place):
+    flip(tmp_path / f"{file}.arrow", place)
+    with pytest.raises(DataError, match=rf"1 of 3 data files have changed .*{file}\.arrow"):
+        tiny.engine(tiny.settings(tmp_path / "work", data=data))
+    assert not list((tmp_path / "work").glob("checkpoints/*"))
+    assert not list((tmp_path / "work").glob("metrics.jsonl"))
+
+
+def test_a_bit_that_flips_while_a_run_is_stopped_stops_the_next(data, tmp_path):
+    values = tiny.settings(tmp_path / "work", data=data)
+    assert tiny.engine(values, tiny.StopAt(3)) == 75
+    flip(tmp_path / "a.arrow", 1500)
+    with pytest.raises(DataError, match=r"1 of 3 data files have changed .*a\.arrow"):
+        tiny.engine(values)
+    flip(tmp_path / "a.arrow", 1500)
+    assert tiny.engine(values) == 0
