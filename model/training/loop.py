@@ -60,7 +60,7 @@ def train(config: TrainConfig, world: World, stop: StopFlag) -> bool:
     optimizer = make_optimizer(scorer, config.optim)
     if at is not None:
         load(at, scorer, optimizer)
-    ready = Prefetch(loader, 2 if world.device.type == "cuda" else 0, steps)
+    ready = Prefetch(loader, 2 if world.device.type == "cuda" else 0, steps, world.device)
     metrics = Metrics(work / "metrics.jsonl", active=world.first, step=begin)
     window = Window(objective.stats, state["window"])
     flops = scorer.lm.config.flops_per_token
