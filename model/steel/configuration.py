@@ -108,6 +108,11 @@ class SteelConfig(PreTrainedConfig):
         return self.ffn in ("prefix", "merge")
 
     @property
+    def ffn_keeps_shapes(self) -> bool:
+        """The FFN's shapes do not depend on where documents lie, so that a block compiles as one graph."""
+        return self.ffn in ("dense", "token", "prefix")
+
+    @property
     def head_dim(self) -> int:
         return self.hidden_size // self.num_attention_heads
 

@@ -141,7 +141,7 @@ def shard(scorer: Scorer, world: World, *, compile_blocks: bool = False) -> None
     body.chunk_documents = world.device.type == "cpu" and not compile_blocks
     for block in body.layers:
         if compile_blocks:
-            block.compile(fullgraph=True)
+            block.compile(fullgraph=scorer.lm.config.ffn_keeps_shapes)
         fully_shard(block, mesh=world.mesh, mp_policy=policy, reshard_after_forward=False)
     fully_shard(scorer, mesh=world.mesh, mp_policy=policy, reshard_after_forward=False)
 

@@ -273,3 +273,61 @@ def test_training_refuses_a_leak_that_is_not_asked_for(kind):
         config(ffn=kind).refuse_leakage()
     assert "later tokens" in str(error.value)
     config(ffn=kind, allow_future_leakage=True).refuse_leakage()
+
+
+# ------------------------------------------------------------------------------ other machinery
+@pytest.mark.parametrize(
+    "kind",
+    ["token", *(pytest.param(k, marks=pytest.mark.slow) for k in ("dense", "prefix", "merge", *LEAKY))],
+)
+def test_a_block_is_traced_for_torch_compile(kind):
+    """By dynamo and AOTAutograd; what inductor would then make of it needs minutes. Fullgraph where the config says so."""
+    torch._dynamo.reset()
+    lm, x = model(kind), tokens(1, 40)
+    layouts = [packed(lengths) for lengths in ([10, 30], [3, 17, 20])]
+    expected = []
+    for layout in layouts:
+        lm.zero_grad()
+        logits = lm(x, **layout).logits
+        logits.square().mean().backward()
+        expected.append((logits.detach(), [p.grad.clone() for p in lm.parameters()]))
+    lm.model.chunk_documents = False
+    for block in lm.model.layers:
+        block.compile(fullgraph=lm.config.ffn_keeps_shapes, backend="aot_eager")
+    for layout, (logits, grads) in zip(layouts, expected, strict=True):
+        lm.zero_grad()
+        got = lm(x, **layout).logits
+        got.square().mean().backward()
+        torch.testing.assert_close(got, logits, atol=TIGHT, rtol=1e-4)
+        for p, grad in zip(lm.parameters(), grads, strict=True):
+            torch.testing.assert_close(p.grad, grad, atol=1e-6, rtol=1e-3)
+    torch._dynamo.reset()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU: torch sees none")
+@pytest.mark.parametrize("kind", CAUSAL + LEAKY)
+def test_a_gpu_computes_what_the_cpu_does(kind):
+    lm, x = model(kind, slots_per_expert=2), tokens(2, 70)
+    layout = {name: t.expand(2, -1) for name, t in packed([10, 25, 35]).items()}
+    results = []
+    for device in ("cpu", "cuda"):
+        lm.to(device).zero_grad()
+        logits = lm(x.to(device), **{name: t.to(device) for name, t in layout.items()}).logits
+        logits.square().mean().backward()
+        results.append([logits.detach().cpu(), *(p.grad.cpu() for p in lm.parameters())])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(b, a, atol=1e-4, rtol=1e-2)
+    if kind in CAUSAL:
+        steps = lm.generate(
+            x[:, :9].cuda(), max_new_tokens=12, do_sample=False, pad_token_id=0, eos_token_id=None
+        )
+        anew = lm.generate(
+            x[:, :9].cuda(),
+            max_new_tokens=12,
+            do_sample=False,
+            pad_token_id=0,
+            eos_token_id=None,
+            use_cache=False,
+        )
+        assert steps.tolist() == anew.tolist()
