@@ -106,12 +106,15 @@ def _trace(options: argparse.Namespace) -> int:
 
     try:  # no preflight: the data folders of the run may be gone by now
         config = profiles.load(request.profile, request.overrides)
-        nodes = newest(Store(preflight.resolve(config.runtime.artifacts)), dag.build(config))
+        other: set[str] = set()
+        nodes = newest(Store(preflight.resolve(config.runtime.artifacts)), dag.build(config), other)
         by_step = options.step is not None
         told = trace.step(options.step, config, nodes) if by_step else trace.trace(options.id, config, nodes)
         print("\n".join(told))
     except NodeError as error:
         raise Wrong(str(error)) from error
+    if other:
+        print(f"Made with other settings than {request.profile} has now: {', '.join(sorted(other))}")
     return 0
 
 

@@ -1,8 +1,9 @@
 """The newest artifacts of a profile, found without a server.
 
-A node's artifact is the newest one whose manifest has the node's present settings and was made from
-the artifacts found for its inputs. Code is not compared: what is asked here is what there is, not
-what would run.
+A node's artifact is the newest one that was made from the artifacts found for its inputs, and with the
+node's present settings if there is such a one: a recipe that has changed since must not hide what the
+last run made. Where a profile begins (a download) only its own settings count. Code is not compared:
+what is asked here is what there is, not what would run.
 """
 
 from __future__ import annotations
@@ -18,27 +19,34 @@ from tasks.fingerprint import canonical
 from tasks.node import Artifact, Node
 
 
-def newest(store: Store, graph: Mapping[str, Node]) -> dict[str, Artifact]:
-    """Node name -> its artifact; nodes that have none, or whose inputs have none, are left out."""
+def newest(store: Store, graph: Mapping[str, Node], other: set[str] | None = None) -> dict[str, Artifact]:
+    """Node name -> its artifact; nodes that have none, or whose inputs have none, are left out.
+
+    The names of nodes whose artifact was made with other settings are added to `other`.
+    """
     found: dict[str, Artifact] = {}
     for name, node in graph.items():
         if not all(source.partition("#")[0] in found for source in node.inputs.values()):
             continue
         wanted = canonical(node.config)
         inputs = {role: _digest(found, source) for role, source in node.inputs.items()}
+        fallback = None
         for path, manifest in _manifests(store, name):
             identity = manifest.get("identity", {})
-            if identity.get("config") == wanted and identity.get("inputs") == inputs:
-                found[name] = Artifact(
-                    name,
-                    path,
-                    manifest["digest"],
-                    manifest["fingerprint"],
-                    manifest,
-                    manifest["run_id"],
-                    True,
-                )
+            if identity.get("inputs") != inputs:
+                continue
+            artifact = Artifact(
+                name, path, manifest["digest"], manifest["fingerprint"], manifest, manifest["run_id"], True
+            )
+            if identity.get("config") == wanted:
+                found[name] = artifact
                 break
+            fallback = fallback or artifact
+        else:
+            if fallback and inputs:
+                found[name] = fallback
+                if other is not None:
+                    other.add(name)
     return found
 
 

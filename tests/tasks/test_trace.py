@@ -249,8 +249,13 @@ def test_a_run_that_got_no_further(tmp_path):
 
 def test_the_newest_is_of_these_settings_and_inputs(tmp_path, house):
     changed = CONFIG.model_copy(update={"convert": CONFIG.convert.model_copy(update={"max_chars": 9})})
-    assert "convert:pages" not in newest(house.store, dag.build(changed))
-    assert "download:pages" in newest(house.store, dag.build(changed))
+    other = set()
+    assert newest(house.store, dag.build(changed), other).keys() == house.done.keys()
+    assert other == {"convert:pages", "convert:qa", "convert:exam"}
+    moved = {**CONFIG.sources, "pages": Source(dataset="pages", reader="skypile", files=["elsewhere"])}
+    there = newest(house.store, dag.build(CONFIG.model_copy(update={"sources": moved})))
+    assert "download:qa" in there
+    assert not {"download:pages", "convert:pages", "clean:pages", "clean:dedup"} & set(there)
     found = newest(house.store, house.graph)
     assert {name: artifact.path for name, artifact in found.items()} == house.done
     for path in house.done["download:qa"].parent.glob("qa-*"):
