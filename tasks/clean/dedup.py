@@ -104,11 +104,10 @@ class Search:
     """A bit for each record: an exact copy of an earlier one."""
     drops: Spill
     report: Counter[str] = field(default_factory=Counter)
-    largest_bucket: int = 0
 
     @property
     def total(self) -> int:
-        return self.parts[-1].first + len(self.parts[-1].rows) if self.parts else 0
+        return self.parts[-1].first + self.parts[-1].count if self.parts else 0
 
     def spill(self, name: str, dtype: Any, rows: int, buckets: int = 0) -> Spill:
         return Spill(self.work / name, dtype, rows, self.memory, buckets)
@@ -123,11 +122,11 @@ class Search:
     def left(self, kind: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Part by part: (its number, numbers of records, their signatures) of those to search near copies of."""
         for number, part in enumerate(self.parts):
-            at = part.numbers
-            chosen = part.rows["kind"] == kind
+            at, rows = part.numbers, part.rows()
+            chosen = rows["kind"] == kind
             chosen &= (self.gone[at >> np.uint64(3)] >> (at & np.uint64(7)).astype(np.uint8)) & 1 == 0
             if chosen.any():
-                yield number, at[chosen], part.rows[chosen]
+                yield number, at[chosen], rows[chosen]
 
 
 def decide(
@@ -144,9 +143,9 @@ def decide(
     """
     found, first = [], 0
     for source, path, signed in hashed:
-        rows = np.load(signed, mmap_mode="r", allow_pickle=False)
-        found.append(Part(source, path, rows, first))
-        first += len(rows)
+        count = len(np.load(signed, mmap_mode="r", allow_pickle=False))
+        found.append(Part(source, path, signed, first, count))
+        first += count
     work = out / ".work"
     shutil.rmtree(work, ignore_errors=True)
     drops = Spill(work / "drops", DROP, first, memory)
@@ -162,11 +161,10 @@ def decide(
 def _exact(search: Search) -> None:
     spill = search.spill("exact", _EXACT, search.total)
     for part in search.parts:
-        rows = np.zeros(len(part.rows), _EXACT)
-        rows["exact"], rows["at"], rows["id"] = part.rows["exact"], part.numbers, part.rows["id"]
+        signed, rows = part.rows(), np.zeros(part.count, _EXACT)
+        rows["exact"], rows["at"], rows["id"] = signed["exact"], part.numbers, signed["id"]
         spill.by_hash(rows["exact"][:, 0], rows)
     for bucket in spill.read():
-        search.largest_bucket = max(search.largest_bucket, bucket.nbytes)
         bucket = bucket[
             np.lexsort((bucket["exact"][:, 1], bucket["exact"][:, 0]))
         ]  # stable: at stays in order
@@ -188,7 +186,8 @@ def _near(search: Search, kind: int, settings: NearDuplicates) -> None:
     groups, pairs = _groups(search, kind, settings.hamming_distance)
     if not len(groups.hashes):
         return
-    members = search.spill(f"{name}-members", _MEMBER, len(groups.hashes))
+    # compared as Python objects, several times larger than the rows: more and smaller buckets
+    members = search.spill(f"{name}-members", _MEMBER, 16 * len(groups.hashes))
     for number, at, rows in search.left(kind):
         held, group = groups.of(rows["simhash"])
         found = np.zeros(len(group), _MEMBER)
@@ -197,10 +196,8 @@ def _near(search: Search, kind: int, settings: NearDuplicates) -> None:
             found[column] = rows[column][held]
         members.by_hash(group, found)
     if settings.min_similarity is None:
-        for bucket in members.read():
-            bucket = bucket[np.argsort(bucket["group"], kind="stable")]
-            is_first = np.diff(bucket["group"], prepend=bucket["group"][0] + 1) != 0
-            _drop_all_but_first(search, bucket, is_first, "near")
+        for number in range(members.buckets):
+            _drop_clusters(search, members.pieces(number))
         return
     close = search.spill(f"{name}-close", _PAIR, 0, members.buckets)
     for chunk in _stream(pairs, 2):
@@ -210,8 +207,19 @@ def _near(search: Search, kind: int, settings: NearDuplicates) -> None:
     shingles = Shingles(settings)
     for number in range(members.buckets):
         bucket = members.bucket(number)
-        search.largest_bucket = max(search.largest_bucket, bucket.nbytes)
         _compare(search, bucket, close.bucket(number)["pair"], shingles, settings.min_similarity)
+
+
+def _drop_clusters(search: Search, pieces: Iterator[np.ndarray]) -> None:
+    """Keep the first record of each group; a group may be half of all records, so they come in pieces."""
+    first: dict[int, np.ndarray] = {}
+    for rows in pieces:
+        groups, at, which = np.unique(rows["group"], return_index=True, return_inverse=True)
+        for group, row in zip(groups.tolist(), rows[at], strict=True):
+            first.setdefault(group, row)
+        kept = np.array([first[group] for group in groups.tolist()], _MEMBER)[which]
+        copies = rows["at"] != kept["at"]
+        search.drop(rows[copies], kept[copies], "near")
 
 
 def _groups(search: Search, kind: int, distance: int) -> tuple[Groups, Path]:
@@ -220,11 +228,13 @@ def _groups(search: Search, kind: int, distance: int) -> tuple[Groups, Path]:
     folder = search.work / name
     folder.mkdir()
     distinct, pairs = folder / "distinct", folder / "pairs"
+    held = _Distinct()  # hashes of two records, or close to another
     spill = search.spill(f"{name}-hashes", np.uint64, search.total)
     for _, _, rows in search.left(kind):
         search.report["hash_zero"] += int((rows["simhash"] == 0).sum())
-        spill.by_hash(rows["simhash"], rows["simhash"])
-    held = _Distinct()  # by two records, or close to another
+        values, times = np.unique(rows["simhash"], return_counts=True)  # one that all share comes once a part
+        held.add(values[times > 1])
+        spill.by_hash(values, values)
     count = 0
     with distinct.open("wb") as file:
         for bucket in spill.read():

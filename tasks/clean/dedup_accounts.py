@@ -26,13 +26,17 @@ class Part:
 
     source: str
     path: Path
-    rows: np.ndarray
-    """[records] of signatures.ROW, read from disk as needed."""
+    signed: Path
     first: int
+    count: int
+
+    def rows(self) -> np.ndarray:
+        """[count] of signatures.ROW, read anew each time: one part at a time is in memory."""
+        return np.load(self.signed, allow_pickle=False)
 
     @property
     def numbers(self) -> np.ndarray:
-        return np.arange(self.first, self.first + len(self.rows), dtype=np.uint64)
+        return np.arange(self.first, self.first + self.count, dtype=np.uint64)
 
 
 class Account:
@@ -49,11 +53,11 @@ class Account:
 
     def take(self, part: Part) -> None:
         self.first = part.first if self.first is None else self.first
-        self.records_in += len(part.rows)
-        self.chars_in += int(part.rows["chars"].sum(dtype=np.int64))
+        self.records_in += part.count
+        self.chars_in += int(part.rows()["chars"].sum(dtype=np.int64))
 
     def drop(self, part: Part, rows: np.ndarray) -> None:
-        mine = part.rows[(rows["at"] - np.uint64(part.first)).astype(np.int64)]
+        mine = part.rows()[(rows["at"] - np.uint64(part.first)).astype(np.int64)]
         self.across += int((rows["of"] < self.first).sum())
         for number, method in enumerate(METHODS):
             chosen = rows["method"] == number

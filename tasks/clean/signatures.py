@@ -84,8 +84,8 @@ class _Simhash:
 class Shingles:
     """Shingles of the record at an offset of a part, as the operator cuts them; the latest are remembered."""
 
-    MAX_REMEMBERED = 2_000_000
-    """Shingles: some 200 MB."""
+    MAX_REMEMBERED = 1_000_000
+    """Shingles: some 100 MB."""
 
     def __init__(self, settings: NearDuplicates):
         import regex

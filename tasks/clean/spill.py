@@ -25,7 +25,6 @@ class Spill:
         # sorting a bucket takes a few times its size
         self.buckets = buckets or min(MAX_BUCKETS, 4 * rows * self.dtype.itemsize // memory + 1)
         self.limit = max(1 << 12, memory // 4 // self.dtype.itemsize)
-        self.rows = np.zeros(self.buckets, np.int64)
         self.waiting: list[tuple[np.ndarray, np.ndarray]] = []
         self.count = 0
         folder.mkdir(parents=True)
@@ -55,18 +54,17 @@ class Spill:
 
     def bucket(self, number: int) -> np.ndarray:
         """The rows of one bucket, which is then gone from disk."""
+        return np.concatenate([np.zeros(0, self.dtype), *self.pieces(number)])
+
+    def pieces(self, number: int) -> Iterator[np.ndarray]:
+        """The same in pieces, for a bucket that one key has filled beyond the bound."""
         self._flush()
         path = self.folder / f"{number:04d}"
-        if not path.exists():
-            return np.zeros(0, self.dtype)
-        rows = np.fromfile(path, self.dtype)
-        path.unlink()
-        return rows
-
-    @property
-    def largest(self) -> int:
-        """Bytes of the largest bucket so far."""
-        return int(self.rows.max(initial=0)) * self.dtype.itemsize
+        if path.exists():
+            with path.open("rb") as file:
+                while len(rows := np.fromfile(file, self.dtype, self.limit)):
+                    yield rows
+            path.unlink()
 
     def _flush(self) -> None:
         if not self.count:
@@ -79,5 +77,4 @@ class Spill:
         for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
             with (self.folder / f"{buckets[start]:04d}").open("ab") as file:
                 rows[start:end].tofile(file)
-            self.rows[buckets[start]] += end - start
         self.waiting, self.count = [], 0

@@ -1,7 +1,6 @@
 """Ray does what the pool does: two nodes of a cluster make the same bytes, and errors arrive as themselves."""
 
 import logging
-import os
 
 import pytest
 
@@ -9,28 +8,12 @@ from tasks import engines, partitions, pool
 from tasks.config import Runtime
 from tasks.node import Context
 from tests.tasks import partition_jobs
+from tests.tasks.ray_cluster import cluster  # noqa: F401
 
 
 def test_the_engine_is_runtime_and_the_default_is_the_pool():
     assert engines.submit_of(None) is pool.submit
     assert engines.submit_of(Runtime()) is pool.submit
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """Two Ray nodes of one core each, on this machine."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    from ray.cluster_utils import Cluster
-
-    node = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 80 << 20}
-    made = Cluster(initialize_head=True, head_node_args=node)
-    try:
-        made.add_node(**node)
-        made.wait_for_nodes()
-        yield made.address
-    finally:
-        engines.shutdown()
-        made.shutdown()
 
 
 def context(folder, **runtime):
@@ -40,7 +23,10 @@ def context(folder, **runtime):
 
 
 @pytest.mark.slow
-def test_two_nodes_make_what_the_pool_makes(cluster, tmp_path):
+def test_two_nodes_make_what_the_pool_makes(
+    cluster,  # noqa: F811
+    tmp_path,
+):
     texts = ["a", "bb", "ccc", "dddd"]
 
     def jobs(function, *more):
@@ -65,7 +51,10 @@ def test_two_nodes_make_what_the_pool_makes(cluster, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_error_in_a_ray_worker_is_raised_as_itself(cluster, tmp_path):
+def test_an_error_in_a_ray_worker_is_raised_as_itself(
+    cluster,  # noqa: F811
+    tmp_path,
+):
     job = partitions.Job(partitions.key(partition_jobs.fail, "x"), partition_jobs.fail, ("x",))
     with pytest.raises(ValueError, match=r"^cannot do x$"):
         partitions.run(context(tmp_path, engine="ray", ray_address=cluster), [job])
