@@ -116,7 +116,7 @@ class Examples:
     def _excerpt(self, at: np.uint64) -> str:
         part = self.parts[int(np.searchsorted(self.starts, at, side="right")) - 1]
         with part.path.open("rb") as file:
-            file.seek(int(part.rows["offset"][int(at) - part.first]))
+            file.seek(int(part.rows()["offset"][int(at) - part.first]))
             return excerpt(records.whole_text(orjson.loads(file.readline())))
 
 
