@@ -29,19 +29,16 @@ class Layout:
         device: torch.device,
         *,
         doc_index: Tensor | None = None,
-        position_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         behind: bool = False,
     ) -> Layout:
-        """From `doc_index` [B, T], or from `position_ids` [1 or B, T] that jump; `behind`: an earlier call's tokens
-        come before. `attention_mask` [B, earlier + T] is 0 at padding."""
+        """From `doc_index` [1 or B, T]; `behind`: an earlier call's tokens come before. `attention_mask` [B, earlier +
+        T] is 0 at padding."""
         starts = torch.zeros(batch, length, dtype=torch.bool, device=device)
         if not behind:
             starts[:, 0] = True
         if doc_index is not None:
             starts[:, 1:] = doc_index[:, 1:] != doc_index[:, :-1]
-        elif position_ids is not None:
-            starts[:, 1:] = position_ids[:, 1:] != position_ids[:, :-1] + 1
         real = None
         if attention_mask is not None:
             if attention_mask.dim() != 2:

@@ -4,7 +4,7 @@
 
 RMSNorm and RoPE compute in FP32 whatever the dtype; q, k and v have a bias, nothing else has. Rows may be packed
 with several documents: `doc_index` numbers them, and attention never crosses from one to another (position_ids
-that start again at 0 do the same, where no cache is used). No logit depends on a later token, unless the config's kind
+that start again do the same, unless a cache is asked for). No logit depends on a later token, unless the config's kind
 of FFN says so (`paper`, `released`).
 
 Knows nothing of training or distribution. This file is copied into every exported model folder: it imports
@@ -168,16 +168,19 @@ class SteelModel(SteelPreTrainedModel):
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         if self.config.embedding_multiplier != 1.0:
             x = x * self.config.embedding_multiplier
+        if doc_index is None and position_ids is not None and not use_cache:
+            doc_index = self.documents(position_ids, attention_mask, past_key_values)
         use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
         if use_cache and past_key_values is None and doc_index is None:
             past_key_values = DynamicCache(config=self.config)
         layout = None
         if self.config.ffn_needs_layout:
-            layout = self.layout(x, doc_index, position_ids, attention_mask, past_key_values)
+            layout = self.layout(x, doc_index, attention_mask, past_key_values)
         if position_ids is None:
             seen = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = torch.arange(seen, seen + x.shape[1], device=x.device).unsqueeze(0)
         if doc_index is not None:
+            doc_index = doc_index.expand(x.shape[0], -1)
             how = choose(self.config._attn_implementation, x.device, x.dtype)
             mask = Documents.of(doc_index, x.dtype, how, self.chunk_documents)
         else:
@@ -204,26 +207,23 @@ class SteelModel(SteelPreTrainedModel):
             attentions=tuple(attentions) if output_attentions else None,
         )
 
+    @staticmethod
+    def documents(position_ids: Tensor, attention_mask: Tensor | None, cache: Cache | None) -> Tensor | None:
+        """doc_index [B, T] of rows whose positions begin again, where neither padding nor a cache explains it."""
+        if attention_mask is not None or cache is not None:
+            return None
+        begins = position_ids[:, 1:] != position_ids[:, :-1] + 1
+        return F.pad(begins.cumsum(1), (1, 0)) if begins.any() else None
+
     def layout(
-        self,
-        x: Tensor,
-        doc_index: Tensor | None,
-        position_ids: Tensor | None,
-        attention_mask: Tensor | None,
-        cache: Cache | None,
+        self, x: Tensor, doc_index: Tensor | None, attention_mask: Tensor | None, cache: Cache | None
     ) -> Layout:
         """Where the FFN must begin anew: where attention does."""
         if self.config.ffn_keeps_state and cache is not None:
             with_ffn_state(cache, len(self.layers))
-        packed = doc_index is None and attention_mask is None and cache is None
-        return Layout.of(
-            *x.shape[:2],
-            x.device,
-            doc_index=doc_index,
-            position_ids=position_ids if packed else None,
-            attention_mask=attention_mask if doc_index is None else None,
-            behind=cache is not None and cache.get_seq_length() > 0,
-        )
+        behind = cache is not None and cache.get_seq_length() > 0
+        padding = attention_mask if doc_index is None else None
+        return Layout.of(*x.shape[:2], x.device, doc_index=doc_index, attention_mask=padding, behind=behind)
 
     @torch.no_grad()
     def rope(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:
