@@ -62,7 +62,8 @@ def gather(folders: Sequence[Path], benchmark: bool, out: Path, submit: Submit) 
         _concatenate(lost, out / piece.DROPPED)
         return gathered
     number, rewriting = 0, []
-    repeated = unique.repeats(folders) if folders else []
+    many = gathered.total("kept") > unique.BUDGET
+    repeated = submit(unique.repeats, folders).result() if many else unique.repeats(folders)
     for folder, tally, rows in zip(folders, gathered.tallies, repeated, strict=True):
         before = 0
         for part in tally["parts"]:

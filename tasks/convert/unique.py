@@ -13,12 +13,16 @@ import numpy as np
 
 from tasks.convert.piece import ID, IDS
 
-BUDGET = 16_000_000
-"""Ids in memory at a time (some 60 bytes each while they are sorted)."""
+BUDGET = 4_000_000
+"""Ids in memory at a time (some 100 bytes each while they are sorted)."""
 
 
-def repeats(folders: Sequence[Path], budget: int = BUDGET) -> list[np.ndarray]:
-    """For each job, ascending, the rows of records whose id an earlier record of the source has."""
+def repeats(folders: Sequence[Path], budget: int = 0) -> list[np.ndarray]:
+    """For each job, ascending, the rows of records whose id an earlier record of the source has.
+
+    At most some `budget` (0: BUDGET) ids are compared at a time.
+    """
+    budget = budget or BUDGET
     ids = [np.load(folder / IDS, mmap_mode="r") for folder in folders]
     total = sum(len(each) for each in ids)
     repeated = [np.zeros(-(-len(each) // 8), np.uint8) for each in ids]

@@ -44,9 +44,10 @@ def joined(folder: Path) -> bytes:
 
 
 @pytest.mark.parametrize("cut", [{"part_bytes": 300}, {"job_bytes": 400}, {"job_bytes": 1, "part_bytes": 1}])
-def test_a_cut_source_is_the_whole_source(tmp_path, cut):
+def test_a_cut_source_is_the_whole_source(tmp_path, monkeypatch, cut):
     files = raw_files(1)
     whole = convert(tmp_path / "whole", "skypile", files)
+    monkeypatch.setattr(unique, "BUDGET", 5)  # from here on ids are compared by the engine, in ranges
     pieces = convert(tmp_path / "cut", "skypile", files, **cut)
     assert joined(tmp_path / "cut/out") == joined(tmp_path / "whole/out")
     assert len(parts.parts(tmp_path / "cut/out")) > 1
