@@ -94,6 +94,7 @@ def test_absent_tokens_leave_slots_at_zero_and_gradients_finite():
     assert not x.grad[:, :40].any()
 
 
+@pytest.mark.slow
 def test_the_same_bytes_every_time():
     for name in SHAPES:
         operator, _, inputs = case(name, SHAPES[name]["awkward"], torch.float32)
