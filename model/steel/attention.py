@@ -42,14 +42,27 @@ class Documents:
 
     @staticmethod
     def of(
-        doc_index: Tensor, dtype: torch.dtype, how: str = "sdpa", chunked: bool | None = None
+        doc_index: Tensor,
+        dtype: torch.dtype,
+        how: str = "sdpa",
+        chunked: bool | None = None,
+        at_most: int | None = None,
     ) -> Documents:
-        """doc_index [B, T] numbers the documents of each row in order; `chunked` None: on a CPU."""
+        """doc_index [B, T] numbers the documents of each row in order; `chunked` None: on a CPU.
+
+        `at_most`: a bound on the batch's documents. The edges then number at_most + 1, with empty documents at the end,
+        and nothing waits for the device; more documents than that fail there. None: they are counted, which waits.
+        """
         length = doc_index.shape[1]
         if how in KERNELS:
             begins = torch.ones_like(doc_index, dtype=torch.bool)
             begins[:, 1:] = doc_index[:, 1:] != doc_index[:, :-1]
-            edges = begins.flatten().nonzero().squeeze(1)
+            begins = begins.flatten()
+            if at_most is None:
+                edges = begins.nonzero().squeeze(1)
+            else:
+                torch._assert_async(begins.sum() <= at_most, f"more than {at_most} documents in a batch")
+                edges = torch.nonzero_static(begins, size=at_most, fill_value=begins.numel()).squeeze(1)
             return Documents(how, edges=F.pad(edges, (0, 1), value=begins.numel()).int())
         same = doc_index.unsqueeze(1) == doc_index.unsqueeze(2)
         causal = torch.ones(length, length, dtype=torch.bool, device=doc_index.device).tril()

@@ -158,11 +158,13 @@ class SteelModel(SteelPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         doc_index: Tensor | None = None,
+        max_documents: int | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPast:
-        """input_ids [B, T]; doc_index [B, T] numbers the documents of packed rows (no cache then)."""
+        """input_ids [B, T]; doc_index [B, T] numbers the documents of packed rows (no cache then), at most
+        `max_documents` in all (None: they are counted, which waits for a GPU)."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give input_ids or inputs_embeds. Choose one.")
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
@@ -182,7 +184,7 @@ class SteelModel(SteelPreTrainedModel):
         if doc_index is not None:
             doc_index = doc_index.expand(x.shape[0], -1)
             how = choose(self.config._attn_implementation, x.device, x.dtype)
-            mask = Documents.of(doc_index, x.dtype, how, self.chunk_documents)
+            mask = Documents.of(doc_index, x.dtype, how, self.chunk_documents, max_documents)
         else:
             mask = create_causal_mask(
                 config=self.config,

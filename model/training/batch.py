@@ -47,6 +47,11 @@ class Batch:
         }
         return replace(self, **moved)
 
+    @property
+    def max_documents(self) -> int:
+        """A bound that needs no counting: what `starts` lists, and each row's padding."""
+        return len(self.starts) + len(self.valid)
+
     @cached_property
     def input_ids(self) -> Tensor:
         """int64 [b, T]"""

@@ -37,10 +37,11 @@ class Scorer(nn.Module):
             input_ids=batch.input_ids,
             position_ids=batch.position_ids,
             doc_index=batch.doc_index,
+            max_documents=batch.max_documents,
             use_cache=False,
         ).last_hidden_state.flatten(0, 1)
         labels = batch.labels.flatten()
-        rows = target_rows(labels, batch.targets if self.fused and not per_token else None)
+        rows = target_rows(labels, batch.targets if self.fused else None)
         if per_token:
             return token_logprobs(hidden, self.lm.lm_head.weight, labels[rows], rows)
         return cross_entropy_sum(

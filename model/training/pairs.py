@@ -86,6 +86,11 @@ class PairBatch:
     def targets(self) -> int:
         return len(self.reply_of_target)
 
+    @property
+    def max_documents(self) -> int:
+        """A bound that needs no counting: every reply with its prompt, and each row's padding."""
+        return 2 * self.pairs + len(self.input_ids)
+
     def to(self, device: torch.device | str) -> PairBatch:
         moved = {
             k: v.to(device, non_blocking=True) for k, v in vars(self).items() if k not in ("index", "files")

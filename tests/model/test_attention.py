@@ -112,6 +112,11 @@ def test_kernels_for_variable_lengths_get_each_document_as_a_sequence(kv_heads, 
     expected = lm(x, **layout).logits
     lm.set_attn_implementation("varlen")
     torch.testing.assert_close(lm(x, **layout).logits, expected, atol=2e-5, rtol=1e-4)
+    # counted beforehand, a few too many: empty documents at the end
+    bounded = lm(x, **layout, max_documents=len(LENGTHS) + 4).logits
+    torch.testing.assert_close(bounded, expected, atol=2e-5, rtol=1e-4)
+    with pytest.raises(RuntimeError, match="more than 2 documents"):
+        lm(x, **layout, max_documents=2)
 
 
 def test_torchs_kernel_takes_the_arguments_that_we_give():
