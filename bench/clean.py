@@ -8,6 +8,10 @@ messages joined by newlines. Data-Juicer runs with np=1, without fusion, tracer 
 fastest setting). Both run in processes of their own, by turns; start-up (imports, operators, models,
 a few documents to warm up) is told apart and not counted. Three sizes over a factor of 9 hold the
 same mixture. Then convert, on JSON lines.
+
+ratio_vs_stock is that of the largest size. Data-Juicer also starts a process for every pass over the
+data, some seconds in all whatever the size; ratio_marginal compares what a further megabyte costs, and is
+what the ratio tends to on large data.
 """
 
 from __future__ import annotations
@@ -59,6 +63,7 @@ def main() -> None:
         side: [[run["seconds"][i] for run in runs[side]] for i in range(len(SHARES))] for side in SIDES
     }
     costs = {side: [median(s) / mb for s, mb in zip(seconds[side], sizes, strict=True)] for side in SIDES}
+    marginal = {side: (median(s[-1]) - median(s[0])) / (sizes[-1] - sizes[0]) for side, s in seconds.items()}
     rows = []
     for i, mb in enumerate(sizes):
         for side in SIDES:
@@ -83,6 +88,7 @@ def main() -> None:
             "mb_per_s_core": round(1 / costs["steel"][-1], 3),
             "cost_growth": round(costs["steel"][-1] / costs["steel"][0], 3),
             "convert_mb_per_s_core": round(median(convert), 1),
+            "ratio_marginal": round(marginal["stock"] / marginal["steel"], 2),
             "ratios_by_size": [round(b / a, 2) for a, b in zip(costs["steel"], costs["stock"], strict=True)],
             "megabytes": [round(mb, 2) for mb in sizes],
             "startup_seconds": {side: round(median(r["startup"] for r in runs[side]), 1) for side in SIDES},

@@ -114,7 +114,7 @@ class Assets(Section):
 
 
 class Clean(Section):
-    recipe: Literal["steel", "paper"] = "steel"
+    recipe: Literal["steel", "paper", "original-yaml"] = "steel"
     """A recipe set in tasks/clean/recipes: <recipe>-text.yaml, -dialogue.yaml, -code.yaml."""
     assets: Assets = Assets()
     trace_examples: int = 10

@@ -44,7 +44,17 @@ PAPER_CODE = [
 ]
 
 
-@pytest.mark.parametrize("name", ["steel", "paper"])
+ORIGINAL_TEXT = [*PAPER_TEXT[:-1], "words_num", "word_repetition"]
+ORIGINAL_CODE = [
+    *PAPER_CODE[1:5],
+    "whitespace_normalization",
+    "clean_copyright",
+    "alphanumeric",
+    *PAPER_CODE[5:],
+]
+
+
+@pytest.mark.parametrize("name", ["steel", "paper", "original-yaml"])
 def test_every_recipe_loads(name):
     recipes = load_set(name)
     assert set(recipes) == set(KINDS)
@@ -56,15 +66,23 @@ def test_every_allowed_operator_is_registered_with_data_juicer():
 
 
 @pytest.mark.parametrize(
-    ("kind", "names"), [("text", PAPER_TEXT), ("dialogue", PAPER_TEXT), ("code", PAPER_CODE)]
+    ("recipe_set", "kind", "names"),
+    [
+        ("paper", "text", PAPER_TEXT),
+        ("paper", "dialogue", PAPER_TEXT),
+        ("paper", "code", PAPER_CODE),
+        ("original-yaml", "text", ORIGINAL_TEXT),
+        ("original-yaml", "dialogue", ORIGINAL_TEXT),
+        ("original-yaml", "code", ORIGINAL_CODE),
+    ],
 )
-def test_the_paper_recipes_are_the_papers_tables_in_order(kind, names):
-    steps = load_set("paper")[kind].steps
+def test_the_papers_recipes_are_its_tables_and_its_file_in_order(recipe_set, kind, names):
+    steps = load_set(recipe_set)[kind].steps
     assert [s.operator.removesuffix("_mapper").removesuffix("_filter") for s in steps] == names
 
 
 def test_every_step_of_every_recipe_can_be_constructed(models):
-    for name in ("steel", "paper"):
+    for name in ("steel", "paper", "original-yaml"):
         for kind, parsed in load_set(name).items():
             for step in parsed.steps:
                 needs = {"perplexity_filter": step.settings().get("lang"), "alphanumeric_filter": "tokenizer"}
