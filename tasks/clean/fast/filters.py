@@ -16,7 +16,7 @@ from data_juicer.ops.filter.words_num_filter import WordsNumFilter
 from data_juicer.utils.constant import Fields, StatsKeys
 from data_juicer.utils.model_utils import get_model
 
-from tasks.clean.fast import ngrams
+from tasks.clean.fast import ngrams, tokens
 
 _BLANK = re.compile(
     rb"[\t-\r\x1c-\x1f]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8a\xa8\xa9\xaf]|\xe2\x81\x9f|\xe3\x80\x80"
@@ -48,14 +48,10 @@ class FastAlphanumeric(AlphanumericFilter):
     def compute_stats_batched(self, samples):
         texts = samples[self.text_key]
         if self.tokenization:
-            tokenizer = get_model(self.model_key).backend_tokenizer
-            units, key = (
-                tokenizer.encode_batch_fast(texts, add_special_tokens=False),
-                StatsKeys.alpha_token_ratio,
-            )
+            wholes, key = tokens.counter(get_model(self.model_key))(texts), StatsKeys.alpha_token_ratio
         else:
-            units, key = texts, StatsKeys.alnum_ratio
-        _write(samples, key, _ratios(ngrams.members(texts, self.table), map(len, units)))
+            wholes, key = map(len, texts), StatsKeys.alnum_ratio
+        _write(samples, key, _ratios(ngrams.members(texts, self.table), wholes))
         return samples
 
 
