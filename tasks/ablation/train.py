@@ -7,9 +7,9 @@ from typing import Any
 
 import orjson
 
-from tasks import engine, pretrain
+from tasks import continuation, engine, pretrain
 from tasks.config import Train
-from tasks.node import Context, Outcome
+from tasks.node import Context, NodeError, Outcome
 
 
 def body(ctx: Context) -> Outcome:
@@ -21,7 +21,11 @@ def body(ctx: Context) -> Outcome:
     train = Train.model_validate(wanted["train"])
     shards = ctx.inputs["shards"].read_json("shards.json")
     files, val_files = pretrain.data_files(ctx, shards)
-    rows = sum(file["repeats"] * file["rows"] + file["extra_rows"] for file in files)
+    if not val_files:
+        raise NodeError(
+            "the ablation compares validation losses, and no source has any: see tokenize.val_share"
+        )
+    blocks = sum(map(continuation.blocks_of, files))
     vocab_size = pretrain.rounded_vocab(wanted["model"]["vocab_size"], shards["vocab_size"])
     found = pool.submit(engine.machine, ctx.runtime.device, train.precision).result()
     nproc = engine.ranks(found, ctx.runtime.sft_nproc, ctx.runtime.nproc)
@@ -31,7 +35,7 @@ def body(ctx: Context) -> Outcome:
         train,
         files,
         val_files=val_files,
-        steps=engine.steps(train, rows),
+        steps=engine.steps(train, blocks),
         model={**wanted["model"], "vocab_size": vocab_size},
         seed=wanted["seed"],
     )
