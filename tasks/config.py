@@ -299,6 +299,8 @@ class Ablation(Section):
     """Of the fresh weights and the order of data; every kind gets each."""
     steps: int | None = Field(None, gt=0)
     """Optimizer steps of each training; None: as many as pretrain's."""
+    merge_segment: int | None = Field(None, gt=0)
+    """Of the kind merge, where documents are shorter than the model's own segment; None: the model's."""
     honest_rows: int = Field(64, gt=0)
     """Validation rows whose targets are also scored from their prefix alone,"""
     honest_positions: int = Field(32, gt=0)

@@ -9,6 +9,7 @@ puts them side by side: a table, curves, and what the table cannot show.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tasks import engine
 from tasks.ablation import table, train
@@ -32,12 +33,7 @@ def nodes(config: SteelRun) -> list[Node]:
             name=f"{STAGE}:{kind}-s{seed}",
             body=train.body,
             config={
-                # a study may train what no run should
-                "model": {
-                    **config.model.model_dump(mode="json"),
-                    "ffn": kind,
-                    "allow_future_leakage": kind in table.LEAKY,
-                },
+                "model": _model(config, kind),
                 "train": recipe,
                 "seed": seed,
                 "honest": {"rows": study.honest_rows, "positions": study.honest_positions},
@@ -62,6 +58,14 @@ def nodes(config: SteelRun) -> list[Node]:
         code=("tasks.report.style", "tasks.report.canvas", "tasks.report.gather"),
     )
     return [*trainings, compare]
+
+
+def _model(config: SteelRun, kind: str) -> dict[str, Any]:
+    model = config.model.model_dump(mode="json")
+    if kind == "merge" and config.ablation.merge_segment:
+        model["merge_segment"] = config.ablation.merge_segment
+    # a study may train what no run should
+    return model | {"ffn": kind, "allow_future_leakage": kind in table.LEAKY}
 
 
 def publish(folder: Path, artifact: Path) -> None:

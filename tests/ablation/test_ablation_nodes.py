@@ -25,6 +25,17 @@ def test_every_kind_gets_every_seed_on_the_same_shards():
     assert "pretrain" not in nodes
 
 
+def test_merge_gets_segments_that_fit_the_documents():
+    nodes = dag.build_ablation(profiles.load("demo", {"ablation": {"merge_segment": 5}}))
+    segments = {
+        n.config["model"]["ffn"]: n.config["model"]["merge_segment"]
+        for n in nodes.values()
+        if ":" in n.name and n.name.endswith("-s1")
+    }
+    assert segments["merge"] == 5
+    assert set(segments.values()) == {5, 256}
+
+
 def test_the_pipeline_itself_has_no_ablation_and_does_not_notice_its_settings():
     from tasks.fingerprint import digest
 
