@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from model.training.shards import ID_BYTES
 from tasks.tokenize.chat import chat_pieces
 from tasks.tokenize.encode import Encoder
 from tasks.tokenize.packing import Documents
@@ -64,7 +65,7 @@ class Tokenizer:
             tokens, bounds = self._weave(np.array(parts), tokens, bounds)
         bounds = bounds[np.array(last)]
         ids = np.frombuffer(bytes.fromhex("".join([record["id"] for record in records])), np.uint8)
-        ids = ids.reshape(len(records), -1)
+        ids = ids.reshape(-1, ID_BYTES)
         filled = np.diff(bounds) > 0
         if not filled.all():
             ids, bounds = ids[filled], np.append(bounds[:-1][filled], bounds[-1])
