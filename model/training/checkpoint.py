@@ -45,9 +45,15 @@ class Checkpoints:
         return dict(sorted(found.items()))
 
     def save(
-        self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+        self,
+        step: int,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        state: dict[str, Any],
+        spare: int | None = None,
     ) -> None:
-        """Write the checkpoint taken before optimizer step `step` (all ranks), then drop the oldest ones."""
+        """Write the checkpoint taken before optimizer step `step` (all ranks), then drop the oldest ones, but for the
+        one of step `spare`."""
         final = self.folder / f"step-{step:06d}"
         partial = final.with_name(final.name + PARTIAL)
         first = dist.get_rank() == 0
@@ -65,7 +71,7 @@ class Checkpoints:
             )
             shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
-            for old in list(self.complete().values())[: -self.keep]:
+            for old in [path for at, path in self.complete().items() if at != spare][: -self.keep]:
                 shutil.rmtree(old)
         dist.barrier()
         log.info("checkpoint at step %d", step)

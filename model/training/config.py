@@ -125,7 +125,8 @@ class TrainConfig:
     save_every: int = 200
     keep_checkpoints: int = 2
     keep_final: bool = False
-    """Save a checkpoint after the last step, too: another run can continue from it."""
+    """Save a checkpoint after the last step, too, and keep the one with which the decay of wsd begins: another run can
+    continue from them."""
     export_dtype: str = "float32"
 
     def __post_init__(self) -> None:

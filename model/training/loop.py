@@ -22,7 +22,7 @@ from model.training.export import full_weights, special_tokens, write_export
 from model.training.loader import BlockLoader, DataError, Prefetch, val_batches
 from model.training.metrics import Metrics, Window, peak_flops
 from model.training.objectives import Scorer, make_objective, reply_logprobs
-from model.training.optim import clip, learning_rate, local_gradients, make_optimizer, set_rate
+from model.training.optim import clip, decay_begins, learning_rate, local_gradients, make_optimizer, set_rate
 from model.training.pairs import PairLoader, write_logprobs
 from model.training.parallel import World, build, reshard
 from model.training.shards import ShardError, verify
@@ -60,6 +60,10 @@ def train(config: TrainConfig, world: World, stop: StopFlag) -> bool:
     optimizer = make_optimizer(scorer, config.optim)
     if at is not None:
         load(at, scorer, optimizer)
+    # where another run would continue: with the rate still up, and at the end
+    spare = (
+        decay_begins(config.optim, steps) if config.keep_final and config.optim.schedule == "wsd" else None
+    )
     ready = Prefetch(loader, 2 if world.device.type == "cuda" else 0, steps, world.device)
     metrics = Metrics(work / "metrics.jsonl", active=world.first, step=begin)
     window = Window(objective.stats, state["window"])
@@ -67,7 +71,7 @@ def train(config: TrainConfig, world: World, stop: StopFlag) -> bool:
 
     def save(step: int) -> None:
         kept = {"tokens": tokens, "window": window.state(), "loader": loader.state(step)}
-        checkpoints.save(step, scorer, optimizer, kept)
+        checkpoints.save(step, scorer, optimizer, kept, spare)
 
     for step in range(begin, steps):
         clock = time.perf_counter()
@@ -112,7 +116,11 @@ def train(config: TrainConfig, world: World, stop: StopFlag) -> bool:
             )
         if config.data.val_files and (done == steps or (config.eval_every and done % config.eval_every == 0)):
             metrics.write({"step": done, **validate(config, world, scorer, objective)})
-        if (done % config.save_every == 0 and done < steps) or (done == steps and config.keep_final):
+        if (
+            (done % config.save_every == 0 and done < steps)
+            or done == spare
+            or (done == steps and config.keep_final)
+        ):
             save(done)
 
     ready.close()

@@ -30,10 +30,15 @@ def learning_rate(optim: OptimConfig, step: int, steps: int) -> float:
         return optim.lr
     first = optim.warmup_steps
     if optim.schedule == "wsd":
-        first = max(first, steps - round(optim.decay_share * steps))
+        first = decay_begins(optim, steps)
     done = min(1.0, max(0.0, (step - first) / max(1, steps - first)))
     share = 0.5 * (1 + math.cos(math.pi * done)) if optim.schedule == "cosine" else 1 - done
     return optim.lr * (optim.min_lr_ratio + (1 - optim.min_lr_ratio) * share)
+
+
+def decay_begins(optim: OptimConfig, steps: int) -> int:
+    """wsd: the step (counted from 0) from which on the rate falls."""
+    return max(optim.warmup_steps, steps - round(optim.decay_share * steps))
 
 
 def make_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:

@@ -72,6 +72,15 @@ def test_without_new_data_a_continuation_is_the_uninterrupted_run(files, tmp_pat
     assert tiny.metrics(tmp_path / "child") == [m for m in tiny.metrics(tmp_path / "whole") if m["step"] > 4]
 
 
+def test_the_checkpoint_before_the_decay_and_the_last_one_are_kept(files, tmp_path):
+    optim = {"lr": 1e-3, "schedule": "wsd", "decay_share": 0.5}
+    values = tiny.settings(
+        tmp_path, data={"files": files[:1]}, steps=10, optim=optim, keep_final=True, keep_checkpoints=1
+    )
+    assert tiny.engine(values) == 0
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-000005", "step-000010"]
+
+
 def test_what_cannot_be_continued_is_refused(files, tmp_path):
     parent = tiny.settings(tmp_path / "parent", data={"files": files[:2]}, steps=3)
     assert tiny.engine(parent) == 0
