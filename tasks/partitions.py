@@ -61,12 +61,11 @@ def run(place: Context | Path, jobs: Sequence[Job], engine: engines.Submit | Non
     root = ctx.out.parent / ".partitions" if ctx else Path(place)
     log = ctx.log if ctx else logging.getLogger(__name__)
     root.mkdir(parents=True, exist_ok=True)
-    full = ctx is not None and ctx.runtime.verify == "full"
     wanted = {job.key: job for job in jobs}
     missing = []
     for job in wanted.values():
         final = root / job.key
-        wrong = "forced" if ctx and ctx.forced and final.exists() else _wrong(final, full)
+        wrong = "forced" if ctx and ctx.forced and final.exists() else _wrong(final)
         if final.exists() and wrong:
             log.warning("partition %s is made again: %s", job.key, wrong)
             _remove(final)
@@ -141,8 +140,12 @@ def _make(ctx: Context | None, root: Path, jobs: Sequence[Job], total: int, subm
         raise NodeError(f"stopped; {left}")
 
 
-def _wrong(folder: Path, full: bool) -> str:
-    """What is wrong with a finished piece; "missing" if there is none."""
+def _wrong(folder: Path) -> str:
+    """What is wrong with a finished piece; "missing" if there is none.
+
+    Digests always count here, whatever `runtime.verify` says: the artifact that a piece is linked into is sealed
+    anew, and would give altered bytes a valid manifest.
+    """
     try:
         files = json.loads((folder / DONE).read_text("utf-8"))["files"]
     except FileNotFoundError:
@@ -155,7 +158,7 @@ def _wrong(folder: Path, full: bool) -> str:
             return f"{entry['path']} is missing"
         if path.stat().st_size != entry["size"]:
             return f"{entry['path']} has changed size"
-        if full and file_digest(path) != entry["sha256"]:
+        if file_digest(path) != entry["sha256"]:
             return f"{entry['path']} has changed content"
     return ""
 
