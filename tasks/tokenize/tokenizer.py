@@ -203,7 +203,6 @@ def take_folder(folder: Path, out: Path) -> list[str]:
     if not (out / "tokenizer.json").is_file():
         notes.append("tokenizer.json was built from vocab.json and merges.txt")
         _build(out)
-    import jinja2
     from tokenizers import Tokenizer
 
     specials = {t: Tokenizer.from_file(str(out / "tokenizer.json")).token_to_id(t) for t in SPECIALS}
@@ -219,18 +218,46 @@ def take_folder(folder: Path, out: Path) -> list[str]:
     template = config.get("chat_template")
     if (out / "chat_template.jinja").is_file():
         template = (out / "chat_template.jinja").read_text("utf-8")
-    if template is not None and all(
-        jinja2.Template(template).render(messages=messages, add_generation_prompt=True)
-        == jinja2.Template(TEMPLATE).render(messages=messages, add_generation_prompt=True)
-        for messages in (PROBE, [{"role": "system", "content": "Be brief."}, *PROBE])
-    ):
+    ends = {"eos_token": IM_END, "pad_token": END_OF_TEXT}
+    if others := [name for name, token in ends.items() if _content(config.get(name)) != token]:
+        theirs = ", ".join(f"{name} is {_content(config.get(name))}" for name in others)
+        notes.append(f"its {theirs}: eos_token {IM_END} and pad_token {END_OF_TEXT} are set")
+    if not _renders_alike(template):
+        notes.append(
+            "its chat template is " + ("missing" if template is None else "another one") + ": Steel's is used"
+        )
+        (out / "chat_template.jinja").unlink(missing_ok=True)
+        ends["chat_template"] = TEMPLATE
+    elif not others:
         return notes
-    notes.append(
-        "its chat template is " + ("missing" if template is None else "another one") + ": Steel's is used"
-    )
-    (out / "chat_template.jinja").unlink(missing_ok=True)
-    _write_json(out / "tokenizer_config.json", {**config, "chat_template": TEMPLATE, "eos_token": IM_END})
+    _write_json(out / "tokenizer_config.json", {**config, **ends})
     return notes
+
+
+def _content(token: Any) -> str | None:
+    """Of a special token as tokenizer_config.json has it: a string, or an AddedToken's fields."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _renders_alike(template: Any) -> bool:
+    """Whether a template that was brought along renders as Steel's does.
+
+    It is a program of someone else's: it runs in the sandbox that transformers uses, and whatever fails there (its
+    syntax, a refused access, a name that it misses) makes it another template.
+    """
+    import jinja2
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    sandbox = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    try:
+        theirs, ours = sandbox.from_string(template), sandbox.from_string(TEMPLATE)
+        return all(
+            theirs.render(messages=messages, add_generation_prompt=True)
+            == ours.render(messages=messages, add_generation_prompt=True)
+            for messages in (PROBE, [{"role": "system", "content": "Be brief."}, *PROBE])
+        )
+    except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError):
+        return False
 
 
 def _build(folder: Path) -> None:

@@ -108,6 +108,50 @@ def test_a_missing_or_other_chat_template_is_replaced(tokenizer_folder, tmp_path
     check_folder(str(out))
 
 
+BREAKS_OUT = "{{ cycler.__init__.__globals__.os.system('touch %s') }}"
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        BREAKS_OUT,
+        "{% for m in messages %}{% generation %}{{ m['content'] }}{% endgeneration %}{% endfor %}",
+        "{{ tools.first.second }}",
+        "{{ raise_exception('never') }}",
+        "{{ messages + 1 }}",
+        "{% for i in range(10 ** 9) %}{% endfor %}",
+        [{"name": "default", "template": TEMPLATE}],
+    ],
+)
+def test_a_template_that_fails_is_another_one_and_runs_nothing(tokenizer_folder, tmp_path, theirs):
+    if theirs is BREAKS_OUT:
+        theirs = theirs % (tmp_path / "broken-out")
+    out = tmp_path / "out"
+    out.mkdir()
+    (note,) = take_folder(brought(tokenizer_folder, tmp_path, chat_template=theirs), out)
+    assert note == "its chat template is another one: Steel's is used"
+    assert not (tmp_path / "broken-out").exists()
+    check_folder(str(out))
+
+
+@pytest.mark.parametrize("eos", ["<|endoftext|>", {"content": "<|endoftext|>", "special": True}, None])
+@pytest.mark.parametrize("pad", ["<|endoftext|>", None])
+def test_a_base_models_end_token_is_set(tokenizer_folder, tmp_path, eos, pad):
+    out = tmp_path / "out"
+    out.mkdir()
+    (note,) = take_folder(brought(tokenizer_folder, tmp_path, eos_token=eos, pad_token=pad), out)
+    assert note.startswith(f"its eos_token is {'<|endoftext|>' if eos else None}")
+    assert note.endswith("eos_token <|im_end|> and pad_token <|endoftext|> are set")
+    check_folder(str(out))
+
+
+def brought(tokenizer_folder, tmp_path, **changed) -> Path:
+    folder = Path(shutil.copytree(tokenizer_folder, tmp_path / "theirs"))
+    config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, **changed}), "utf-8")
+    return folder
+
+
 def test_what_is_missing_is_named(tokenizer_folder, tmp_path):
     with pytest.raises(NodeError, match="give TOKENIZER="):
         folder_digests(None)
