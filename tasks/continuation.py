@@ -121,6 +121,26 @@ def join(
     return [*old, *new], notes
 
 
+def tokenizers(files: Sequence[Mapping[str, Any]], check: bool) -> set[str]:
+    """Digests of the tokenizers that these shards were made with, in their own words (in a pool worker)."""
+    from model.training.shards import tokenizer_of
+
+    verify(files, check)
+    return {tokenizer_of(file["path"]) for file in files}
+
+
+def verify(files: Sequence[Mapping[str, Any]], check: bool = True) -> None:
+    """NodeError unless every shard has the content that its digest says: before Arrow opens it."""
+    from model.training.shards import ShardError
+    from model.training.shards import verify as verify_shard
+
+    try:
+        for file in files if check else ():
+            verify_shard(file["path"], file["digest"])
+    except ShardError as error:
+        raise NodeError(str(error)) from None
+
+
 def steps(
     state: Mapping[str, Any], files: Sequence[Mapping[str, Any]], batch_size: int, epochs: float
 ) -> int:

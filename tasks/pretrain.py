@@ -67,7 +67,7 @@ class Pretraining:
         files, val_files = data_files(ctx, shards)
         more: dict[str, Any] = {}
         if self.continue_from is not None:
-            files, more = self._continued(ctx, train, files)
+            files, more = self._continued(ctx, train, files, shards["tokenizer_digest"])
         blocks = sum(map(continuation.blocks_of, files))
         steps = more.get("steps") or engine.steps(train, blocks)
         begun = more.pop("begun", 0)
@@ -76,7 +76,9 @@ class Pretraining:
         ctx.track.metrics({"epoch_blocks": blocks, **shares(files)}, 0)
         vocab_size = rounded_vocab(ctx.config["model"]["vocab_size"], shards["vocab_size"])
         # counted beside the training
-        unigram = pool.submit(unigram_loss, files, val_files, vocab_size)
+        unigram = pool.submit(
+            unigram_loss, files, val_files, vocab_size, ctx.runtime.verify_shards == "start"
+        )
         found = pool.submit(engine.machine, ctx.runtime.device, train.precision).result()
         nproc = engine.ranks(found, ctx.runtime.nproc)
         settings = engine.settings(
@@ -94,10 +96,23 @@ class Pretraining:
         outcome = _outcome(ctx, unigram.result(), blocks, engine.execution(ctx, train, found, nproc))
         return replace(outcome, summary=f"{outcome.summary}\n\n{table}")
 
-    def _continued(self, ctx: Context, train: Train, files: list[dict]) -> tuple[list[dict], dict[str, Any]]:
+    def _continued(
+        self, ctx: Context, train: Train, files: list[dict], tokenizer: str
+    ) -> tuple[list[dict], dict[str, Any]]:
         """(the parent's shards and the new ones, what the engine is told of the parent)."""
+        from tasks import pool
+
+        present = {file["digest"] for file in files}
         parent = continuation.find(self.continue_from, self.artifacts)
         files, notes = continuation.join(parent.files, files, self.continue_from.on_changed)
+        # those that the manifest has were made with its tokenizer
+        kept = [file for file in files if file["digest"] not in present]
+        check = ctx.runtime.verify_shards == "start"
+        if kept and pool.submit(continuation.tokenizers, kept, check).result() != {tokenizer}:
+            raise NodeError(
+                "the run to continue was trained with another tokenizer: its shards cannot be kept beside new ones. Bring "
+                "its tokenizer (tokenize.tokenizer=folder, TOKENIZER=its artifact)"
+            )
         for note in notes:
             ctx.log.info("continues %s from step %d: %s", parent.folder.name, parent.step, note)
         steps = train.steps or continuation.steps(parent.loader_state, files, train.batch_size, train.epochs)
@@ -166,15 +181,19 @@ def rounded_vocab(wanted: int | None, tokenizer_size: int) -> int:
     return wanted
 
 
-def unigram_loss(train: Sequence[dict], val: Sequence[dict], vocab_size: int) -> float | None:
+def unigram_loss(
+    train: Sequence[dict], val: Sequence[dict], vocab_size: int, check: bool = True
+) -> float | None:
     """Mean loss on the validation targets of the training text's token frequencies, add-one smoothed.
 
     Targets are what the engine's are: not padding, not the first token of a document.
+    `check`: hash every shard before it is opened; this runs beside the engine and does not wait for its check.
     """
     import numpy as np
 
     from model.training.shards import ShardFile, repeats_of
 
+    continuation.verify([*train, *val], check)
     counts = np.ones(vocab_size, np.int64)
     for file in train:
         times, row = repeats_of(file["rows"], file["repeats"], file["extra_rows"]), 0

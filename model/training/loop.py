@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from model.training.objectives import Scorer, make_objective, reply_logprobs
 from model.training.optim import clip, decay_begins, learning_rate, local_gradients, make_optimizer, set_rate
 from model.training.pairs import PairLoader, write_logprobs
 from model.training.parallel import World, build, reshard
-from model.training.shards import ShardError, verify
+from model.training.shards import ShardError, tokenizer_of, verify
 from model.training.stop import StopFlag
 
 log = logging.getLogger("steel.training")
@@ -40,6 +41,8 @@ def train(config: TrainConfig, world: World, stop: StopFlag) -> bool:
     work = Path(config.work_dir)
     special_tokens(config.tokenizer_dir)  # what will not do is refused before the training, not after
     verify_files(config, world)
+    if config.objective in ("pretrain", "sft"):
+        one_tokenizer(config, world)
     checkpoints = Checkpoints(work / "checkpoints", config.keep_checkpoints)
     at = checkpoints.newest()
     joins = at is None and config.continue_from is not None
@@ -176,6 +179,28 @@ def verify_files(config: TrainConfig, world: World) -> None:
     log.info(
         "%d data files have the content their digests name (%.1f s)", len(files), time.perf_counter() - begin
     )
+
+
+def one_tokenizer(config: TrainConfig, world: World) -> None:
+    """Refuse shards of more than one tokenizer: their ids mean different texts. Each rank opens its share of them."""
+    files = [f.path for f in (*config.data.files, *config.data.val_files)]
+    known = torch.zeros(len(files), dtype=torch.int64, device=world.device)
+    for i in range(world.rank, len(files), world.size):
+        try:
+            # 60 bits of a hash: ranks compare numbers
+            known[i] = int(sha256(tokenizer_of(files[i]).encode()).hexdigest()[:15], 16)
+        except ShardError as error:
+            log.error("%s", error)
+            known[i] = -1
+    torch.distributed.all_reduce(known)
+    numbers = known.tolist()
+    for path, number in zip(files, numbers, strict=True):
+        if number == -1:
+            raise DataError(f"{path} cannot be read, or is no shard")
+        if number != numbers[0]:
+            raise DataError(
+                f"{path} was made with another tokenizer than {files[0]}: all shards of a run need the same one"
+            )
 
 
 def make_loader(

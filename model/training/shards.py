@@ -96,6 +96,11 @@ def verify(path: Path | str, digest: str) -> None:
         )
 
 
+def tokenizer_of(path: Path | str) -> str:
+    """The digest of the tokenizer a shard was made with, from its schema ("": none is named)."""
+    return ShardFile(Path(path)).metadata.get("tokenizer_digest", "")
+
+
 # ------------------------------------------------------------------------------ rows of an epoch
 def row_of(number: Any, rows: Any, repeats: Any, extra_rows: Any) -> Any:
     """The row behind the number-th block of a shard's share of an epoch (integers or NumPy arrays).

@@ -4,6 +4,7 @@ import math
 import shutil
 from collections import Counter
 from concurrent.futures import Future
+from dataclasses import replace
 
 import numpy as np
 import orjson
@@ -137,7 +138,7 @@ def test_unknown_sets_are_one_clear_line():
 
 
 # ---------------------------------------------------------------------------------- pretrain
-def shard(folder, name, rows, valid=None):
+def shard(folder, name, rows, valid=None, metadata=None):
     folder.mkdir(parents=True, exist_ok=True)
     made = [
         Row(
@@ -148,7 +149,7 @@ def shard(folder, name, rows, valid=None):
         )
         for r, s in rows
     ]
-    info = write_shard(folder / name, made, len(rows[0][0]) - 1)
+    info = write_shard(folder / name, made, len(rows[0][0]) - 1, metadata)
     return {
         "file": name,
         "rows": info.rows,
@@ -212,6 +213,61 @@ def test_the_unigram_model_counts_what_an_epoch_takes(tmp_path):
     targets = [tokens[i] for tokens, _ in rows[:7] for i in range(9) if i not in (0, 4)]
     due = -sum(math.log(counts[token] / counts.total()) for token in targets) / len(targets)
     assert pretrain.unigram_loss([train], [val], 64) == pytest.approx(due)
+
+
+def test_kept_shards_of_another_tokenizer_are_refused(tmp_path, packed, fake, tokenizer, monkeypatch):
+    digest = tokenizer_digest(tokenizer)
+    parent = tmp_path / "artifacts" / "pretrain" / f"pretrain-{'3f' * 8}"
+    at = parent / "checkpoints" / "step-000002"
+    at.mkdir(parents=True)
+    (at / "state.json").write_text("{}")
+    wanted = {"epochs": None, "steps": 4, "continue_from": {"run": "3f", "on_changed": "keep"}}
+    runtime = {"device": "cpu", "artifacts": tmp_path / "artifacts"}
+    node = node_of(pretrain, "pretrain", run_of(pretrain=wanted, runtime=runtime))
+    (tmp_path / "out").mkdir()
+
+    def started(made_with):
+        old = shard(
+            tmp_path / "old", "o.arrow", [([0, 1, 2, 3], [0])], metadata={"tokenizer_digest": made_with}
+        )
+        old = {key: old[key] for key in ("rows", "digest", "repeats", "extra_rows")}
+        old |= {"path": str(tmp_path / "old" / "o.arrow"), "source": "zhihu"}
+        (parent / "CONFIG.json").write_bytes(orjson.dumps({"data": {"files": [old]}}))
+        ctx = context(tmp_path / "out", node.config, packed)
+        monkeypatch.setattr(type(ctx.track), "continues", lambda *_: None, raising=False)
+        return node.body(ctx)
+
+    with pytest.raises(NodeError, match="trained with another tokenizer") as refused:
+        started("0" * 64)
+    assert "\n" not in str(refused.value)
+    assert not fake.seen
+    started(digest)
+    assert [f.path for f in fake.seen[0][0].data.files] == [str(tmp_path / "old" / "o.arrow")]
+
+
+def test_a_footer_that_changed_is_found_before_the_unigram_model_opens_it(tmp_path):
+    file = {**shard(tmp_path, "t.arrow", [([0, 1, 2, 3], [0])]), "path": str(tmp_path / "t.arrow")}
+    assert pretrain.unigram_loss([file], [file], 64)
+    content = bytearray((tmp_path / "t.arrow").read_bytes())
+    content[-40] ^= 4
+    (tmp_path / "t.arrow").write_bytes(content)
+    for train, val in (([file], []), ([], [file])):
+        with pytest.raises(NodeError, match=r"t\.arrow has changed since it was written"):
+            pretrain.unigram_loss(train, val, 64)
+
+
+@pytest.mark.parametrize(("asked", "checked"), [("start", True), ("off", False)])
+def test_the_unigram_model_checks_shards_as_the_engine_does(
+    tmp_path, packed, fake, monkeypatch, asked, checked
+):
+    told = []
+    monkeypatch.setattr(pretrain, "unigram_loss", lambda *arguments: told.append(arguments[3]))
+    node = node_of(pretrain, "pretrain", run_of(pretrain={"epochs": 3, "batch_size": 2}))
+    (tmp_path / "out").mkdir()
+    ctx = context(tmp_path / "out", node.config, packed)
+    node.body(replace(ctx, runtime=ctx.runtime.model_copy(update={"verify_shards": asked})))
+    assert told == [checked]
+    assert fake.seen[0][0].data.verify is checked
 
 
 def test_shards_of_another_tokenizer_are_not_trained_on(tmp_path, packed, fake):

@@ -1,9 +1,10 @@
 """A shard that has changed since it was written is found before anything is trained on it."""
 
+import numpy as np
 import pytest
 
 from model.training.loader import DataError
-from model.training.shards import file_digest
+from model.training.shards import Row, file_digest, write_shard
 from tests.training import engine_helpers as tiny
 
 
@@ -29,6 +30,28 @@ def test_a_flipped_bit_stops_a_run_before_its_first_step(data, tmp_path, file, p
         tiny.engine(tiny.settings(tmp_path / "work", data=data))
     assert not list((tmp_path / "work").glob("checkpoints/*"))
     assert not list((tmp_path / "work").glob("metrics.jsonl"))
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("place", ["files", "val_files"])
+@pytest.mark.parametrize("others", ["two", ""])
+def test_shards_of_two_tokenizers_stop_a_run_before_its_first_step(data, tmp_path, place, others, verify):
+    for name, tokenizer in (("one", "one"), ("other", others)):
+        path = tmp_path / f"{name}.arrow"
+        write_shard(path, made_rows(name), tiny.BLOCK, {"tokenizer_digest": tokenizer} if tokenizer else None)
+    one, other = ({"path": str(tmp_path / f"{n}.arrow"), "source": n} for n in ("one", "other"))
+    both = {"files": [one], "val_files": [], "verify": verify}
+    both[place] = [*both[place], other]
+    with pytest.raises(DataError, match=r"other\.arrow was made with another tokenizer than .*one\.arrow"):
+        tiny.engine(tiny.settings(tmp_path / "work", data=both))
+    assert not list((tmp_path / "work").glob("metrics.jsonl"))
+
+
+def made_rows(name):
+    return [
+        Row(np.full(tiny.BLOCK + 1, len(name), np.uint32), np.array([0]), [bytes([i]) * 16], tiny.BLOCK + 1)
+        for i in range(8)
+    ]
 
 
 def test_a_bit_that_flips_while_a_run_is_stopped_stops_the_next(data, tmp_path):
