@@ -19,6 +19,7 @@ PAIRS = (
     "tasks.posttrain.records",
     "tasks.posttrain.pairs",
     "tasks.posttrain.trials",
+    "model.chat_template",
     "tasks.tokenize.chat",
     "tasks.tokenize.encode",
 )

@@ -18,6 +18,7 @@ from tasks.posttrain.select import select
 EXAMPLES = (
     "tasks.posttrain.records",
     "tasks.posttrain.examples",
+    "model.chat_template",
     "tasks.tokenize.chat",
     "tasks.tokenize.encode",
     "tasks.tokenize.packing",

@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from transformers import GenerationConfig
 
 import model.steel  # noqa: F401  (registers the classes whose source save_pretrained copies)
-from model.steel.chat import CHAT_TEMPLATE, DOCUMENT_END, TURN_END
+from model.chat_template import CHAT_TEMPLATE, DOCUMENT_END, TURN_END
 from model.steel.configuration import SteelConfig
 from model.steel.modeling import SteelForCausalLM
 from model.training.card import card
@@ -97,9 +97,10 @@ def copy_tokenizer(source: Path, target: Path) -> None:
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
-    settings = source / "tokenizer_config.json"
-    if "chat_template" not in (settings.read_text("utf-8") if settings.is_file() else ""):
-        (target / "chat_template.jinja").write_text(CHAT_TEMPLATE, "utf-8")
+    settings, template = source / "tokenizer_config.json", target / "chat_template.jinja"
+    said = settings.read_text("utf-8") if settings.is_file() else ""
+    if "chat_template" not in said and not template.is_file():
+        template.write_text(CHAT_TEMPLATE, "utf-8")
 
 
 def _plain(config: SteelConfig) -> dict[str, Any]:

@@ -15,6 +15,7 @@ __all__ = ["SCORING", "mcnemar_exact", "nodes", "paired", "wilson"]
 
 SCORING = (
     "tasks.evaluate",
+    "model.chat_template",
     "tasks.tokenize.chat",
     "tasks.tokenize.encode",
     "model.scoring",

@@ -9,7 +9,7 @@ from tasks.config import SteelRun
 from tasks.node import Node, NodeError
 from tasks.tokenize import manifest, source, tokenizer
 
-ENCODING = ("tasks.tokenize.chat", "tasks.tokenize.encode")
+ENCODING = ("model.chat_template", "tasks.tokenize.chat", "tasks.tokenize.encode")
 
 
 def nodes(config: SteelRun) -> list[Node]:

@@ -3,7 +3,7 @@
 A dialogue becomes a sequence of pieces, either one special token or a text that is encoded with
 specials off. So a message that contains the *string* `<|im_end|>` cannot end its turn, and the
 targets of fine-tuning are spans by construction, never found by searching ids. For plain content
-the ids equal those of transformers' `apply_chat_template` with TEMPLATE.
+the ids equal those of transformers' `apply_chat_template` with model.chat_template.
 
 The reply is a piece of its own: it is encoded as it will be generated, after the prompt
 `<|im_start|>assistant\\n`, also where its first characters would merge with that line break.
@@ -14,25 +14,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-END_OF_TEXT = "<|endoftext|>"
-IM_START = "<|im_start|>"
-IM_END = "<|im_end|>"
+from model.chat_template import DOCUMENT_END as END_OF_TEXT
+from model.chat_template import SYSTEM
+from model.chat_template import TURN_END as IM_END
+from model.chat_template import TURN_START as IM_START
+
 SPECIALS = (END_OF_TEXT, IM_START, IM_END)
 """In the order of their ids."""
-
-SYSTEM = "You are a helpful assistant."
-
-TEMPLATE = (
-    "{%- if messages[0]['role'] != 'system' -%}"
-    "{{- '<|im_start|>system\\n" + SYSTEM + "<|im_end|>\\n' -}}"
-    "{%- endif -%}"
-    "{%- for message in messages -%}"
-    "{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' -}}"
-    "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}"
-    "{{- '<|im_start|>assistant\\n' -}}"
-    "{%- endif -%}"
-)
 
 
 class Piece(NamedTuple):

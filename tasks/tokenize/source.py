@@ -17,6 +17,7 @@ from tasks.node import Context, Outcome
 
 SPLITS = ("train", "val")
 CODE = (
+    "model.chat_template",
     "tasks.tokenize.chat",
     "tasks.tokenize.documents",
     "tasks.tokenize.encode",

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from model.chat_template import CHAT_TEMPLATE
 from tasks.node import Context, NodeError, Outcome
-from tasks.tokenize.chat import END_OF_TEXT, IM_END, IM_START, SPECIALS, TEMPLATE
+from tasks.tokenize.chat import END_OF_TEXT, IM_END, IM_START, SPECIALS
 
 QWEN_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -142,7 +144,7 @@ def _corpus(sources: Mapping[str, tuple[str, str]], counts: dict[str, int]) -> I
                 yield text
 
 
-def _write_config(folder: Path, specials: Mapping[str, int], chat_template: str = TEMPLATE) -> None:
+def _write_config(folder: Path, specials: Mapping[str, int], chat_template: str = CHAT_TEMPLATE) -> None:
     flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
     config = {
         "add_prefix_space": False,
@@ -227,7 +229,7 @@ def take_folder(folder: Path, out: Path) -> list[str]:
             "its chat template is " + ("missing" if template is None else "another one") + ": Steel's is used"
         )
         (out / "chat_template.jinja").unlink(missing_ok=True)
-        ends["chat_template"] = TEMPLATE
+        ends["chat_template"] = CHAT_TEMPLATE
     elif not others:
         return notes
     _write_json(out / "tokenizer_config.json", {**config, **ends})
@@ -250,7 +252,7 @@ def _renders_alike(template: Any) -> bool:
 
     sandbox = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     try:
-        theirs, ours = sandbox.from_string(template), sandbox.from_string(TEMPLATE)
+        theirs, ours = (sandbox.from_string(_unmarked(text)) for text in (template, CHAT_TEMPLATE))
         return all(
             theirs.render(messages=messages, add_generation_prompt=True)
             == ours.render(messages=messages, add_generation_prompt=True)
@@ -258,6 +260,13 @@ def _renders_alike(template: Any) -> bool:
         )
     except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError):
         return False
+
+
+def _unmarked(template: str) -> str:
+    """A template without `generation`, transformers' mark of a reply: it makes no text, and plain Jinja lacks it."""
+    for mark, same in (("generation", "if true"), ("endgeneration", "endif")):
+        template = re.sub(rf"{{%([-+]?)\s*{mark}\s*([-+]?)%}}", rf"{{%\1 {same} \2%}}", template)
+    return template
 
 
 def _build(folder: Path) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from model.chat_template import CHAT_TEMPLATE
 from tasks.node import NodeError
-from tasks.tokenize.chat import SPECIALS, TEMPLATE
+from tasks.tokenize.chat import SPECIALS, render_chat
 from tasks.tokenize.encode import Encoder
 from tasks.tokenize.tokenizer import check_folder, folder_digests, take_folder, train
 from tests.tokenize.conftest import SETTINGS, record, write_lines
@@ -104,7 +105,7 @@ def test_a_missing_or_other_chat_template_is_replaced(tokenizer_folder, tmp_path
     out.mkdir()
     (note,) = take_folder(folder, out)
     assert ("another one" if theirs else "missing") in note
-    assert json.loads((out / "tokenizer_config.json").read_text("utf-8"))["chat_template"] == TEMPLATE
+    assert json.loads((out / "tokenizer_config.json").read_text("utf-8"))["chat_template"] == CHAT_TEMPLATE
     check_folder(str(out))
 
 
@@ -120,7 +121,7 @@ BREAKS_OUT = "{{ cycler.__init__.__globals__.os.system('touch %s') }}"
         "{{ raise_exception('never') }}",
         "{{ messages + 1 }}",
         "{% for i in range(10 ** 9) %}{% endfor %}",
-        [{"name": "default", "template": TEMPLATE}],
+        [{"name": "default", "template": CHAT_TEMPLATE}],
     ],
 )
 def test_a_template_that_fails_is_another_one_and_runs_nothing(tokenizer_folder, tmp_path, theirs):
@@ -150,6 +151,52 @@ def brought(tokenizer_folder, tmp_path, **changed) -> Path:
     config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
     (folder / "tokenizer_config.json").write_text(json.dumps({**config, **changed}), "utf-8")
     return folder
+
+
+@pytest.mark.parametrize("system", [[], [{"role": "system", "content": "Be brief."}]])
+def test_an_export_renders_dialogues_as_training_did(tokenizer_folder, encoder, tmp_path, system):
+    """The engine's export of a tokenizer without a template, beside the pieces that the data were made of."""
+    from transformers import AutoTokenizer
+
+    from model.training.export import copy_tokenizer
+
+    source, exported = Path(shutil.copytree(tokenizer_folder, tmp_path / "source")), tmp_path / "exported"
+    config = json.loads((source / "tokenizer_config.json").read_text("utf-8"))
+    del config["chat_template"]
+    (source / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
+    exported.mkdir()
+    copy_tokenizer(source, exported)
+    loaded = AutoTokenizer.from_pretrained(exported, local_files_only=True)
+    asked = [*system, {"role": "user", "content": "你好, 1+1?"}]
+    turns = [*asked, {"role": "assistant", "content": "2."}, {"role": "user", "content": "Why?"}]
+    first = "" if system else "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    text = first + "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in turns)
+    assert loaded.apply_chat_template(turns, tokenize=False) == text
+    marked = loaded.apply_chat_template(turns, return_dict=True, return_assistant_tokens_mask=True)
+    assert (marked["input_ids"], marked["assistant_masks"]) == render_chat(encoder, turns)
+    prompted = loaded.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
+    assert prompted == render_chat(encoder, asked, generation_prompt=True)[0]
+
+
+def test_a_tokenizers_own_template_is_exported_with_it(tokenizer_folder, tmp_path):
+    from model.training.export import copy_tokenizer
+
+    source, exported = tmp_path / "source", tmp_path / "exported"
+    source.mkdir()
+    exported.mkdir()
+    shutil.copyfile(tokenizer_folder / "tokenizer.json", source / "tokenizer.json")
+    (source / "chat_template.jinja").write_text("theirs")
+    copy_tokenizer(source, exported)
+    assert (exported / "chat_template.jinja").read_text() == "theirs"
+
+
+def test_a_template_that_says_the_same_in_other_words_is_kept(tokenizer_folder, tmp_path):
+    plain = CHAT_TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+    folder = brought(tokenizer_folder, tmp_path, chat_template=plain)
+    out = tmp_path / "out"
+    out.mkdir()
+    assert take_folder(folder, out) == []
+    assert (out / "tokenizer_config.json").read_bytes() == (folder / "tokenizer_config.json").read_bytes()
 
 
 def test_what_is_missing_is_named(tokenizer_folder, tmp_path):

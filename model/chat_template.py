@@ -2,15 +2,23 @@
 
     <|im_start|>role NEWLINE content <|im_end|> NEWLINE         for every turn
 
-No system turn is added by itself. `{% generation %}` marks what a model is trained to say (transformers'
-return_assistant_tokens_mask): the reply and the token that ends it.
+A dialogue that does not begin with a system turn is given SYSTEM as one. `{% generation %}` marks what a model is
+trained to say (transformers' return_assistant_tokens_mask): the reply and the token that ends it.
+
+Training data (tasks.tokenize.chat) and exports have this one text. It lies outside model/steel, whose import brings
+torch: planning a run must not.
 """
 
 DOCUMENT_END = "<|endoftext|>"
 TURN_START = "<|im_start|>"
 TURN_END = "<|im_end|>"
 
+SYSTEM = "You are a helpful assistant."
+
 CHAT_TEMPLATE = (
+    "{% if messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\\n" + SYSTEM + "<|im_end|>\\n' }}"
+    "{% endif %}"
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\\n' }}"
     "{% if message['role'] == 'assistant' %}"
