@@ -4,7 +4,7 @@
 
 RMSNorm and RoPE compute in FP32 whatever the dtype; q, k and v have a bias, nothing else has. Rows may be packed
 with several documents: `doc_index` numbers them, and attention never crosses from one to another (position_ids
-that start again do the same, unless a cache is asked for). No logit depends on a later token, unless the config's kind
+that start again do the same, unless padding is masked or a cache is asked for). No logit depends on a later token, unless the config's kind
 of FFN says so (`paper`, `released`).
 
 Knows nothing of training or distribution. This file is copied into every exported model folder: it imports
@@ -170,6 +170,11 @@ class SteelModel(SteelPreTrainedModel):
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         if self.config.embedding_multiplier != 1.0:
             x = x * self.config.embedding_multiplier
+        if doc_index is not None and attention_mask is not None and not attention_mask.all():
+            raise ValueError(
+                "attention_mask has zeros and doc_index is given, too. Number padding as a document of its own in "
+                "doc_index, and give no mask."
+            )
         if doc_index is None and position_ids is not None and not use_cache:
             doc_index = self.documents(position_ids, attention_mask, past_key_values)
         use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
@@ -212,10 +217,13 @@ class SteelModel(SteelPreTrainedModel):
     @staticmethod
     def documents(position_ids: Tensor, attention_mask: Tensor | None, cache: Cache | None) -> Tensor | None:
         """doc_index [B, T] of rows whose positions begin again, where neither padding nor a cache explains it."""
-        if attention_mask is not None or cache is not None:
+        if cache is not None:
             return None
         begins = position_ids[:, 1:] != position_ids[:, :-1] + 1
-        return F.pad(begins.cumsum(1), (1, 0)) if begins.any() else None
+        packed = begins.any()
+        if attention_mask is not None:
+            packed &= attention_mask.all()  # as many waits for a GPU as without a mask: one
+        return F.pad(begins.cumsum(1), (1, 0)) if packed else None
 
     def layout(
         self, x: Tensor, doc_index: Tensor | None, attention_mask: Tensor | None, cache: Cache | None

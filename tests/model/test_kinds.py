@@ -184,8 +184,45 @@ def test_documents_in_a_row_do_not_mix(kind):
     assert torch.equal(together[:, 45:], changed[:, 45:])
     # transformers' own way to say it: positions that begin again
     assert torch.equal(lm(x, position_ids=layout["position_ids"]).logits, together)
+    ones = torch.ones_like(x)  # as tokenizers and generate() add them: no padding, so nothing is said
+    assert torch.equal(lm(x, position_ids=layout["position_ids"], attention_mask=ones).logits, together)
+    assert torch.equal(lm(x, **layout, attention_mask=ones).logits, together)
     rows = lm(x.expand(2, -1), position_ids=layout["position_ids"]).logits
     torch.testing.assert_close(rows, together.expand(2, -1, -1), atol=TIGHT, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_documents_and_padding_are_not_said_at_once():
+    lm, x, layout = model("prefix"), tokens(1, 30), packed([9, 12, 9])
+    mask = torch.ones_like(x)
+    mask[:, 21:] = 0
+    with pytest.raises(ValueError, match="Number padding as a document of its own in doc_index"):
+        lm(x, **layout, attention_mask=mask)
+    # which is enough: what stands in the padding changes nothing
+    other = x.clone()
+    other[:, 21:] = (other[:, 21:] + 5) % 97
+    assert torch.equal(lm(x, **layout).logits[:, :21], lm(other, **layout).logits[:, :21])
+
+
+@torch.inference_mode()
+def test_decoding_with_a_cache_never_asks_whether_the_mask_is_all_ones(monkeypatch):
+    """Asking would make every step wait for the GPU."""
+    lm, x = model("prefix"), tokens(2, 12)
+    calls, documents = [], lm.model.documents
+
+    def spy(positions, mask, cache):
+        calls.append(cache)
+        return documents(positions, mask, cache)
+
+    class Unread:
+        """A mask that documents() may not look at."""
+
+    assert documents(torch.zeros(1, 4), Unread(), object()) is None
+    monkeypatch.setattr(type(lm.model), "documents", staticmethod(spy))
+    settings = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    cached = lm.generate(x, attention_mask=torch.ones_like(x), use_cache=True, **settings)
+    assert calls == []
+    assert torch.equal(lm.generate(x, attention_mask=torch.ones_like(x), use_cache=False, **settings), cached)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
