@@ -2,14 +2,15 @@
 
 Every record that any stage would train on (pre-training after deduplication, SFT, preferences) is
 searched for every question of every benchmark in use; overlap.py says what counts. n-grams found in
-more than GENERIC records are ignored as ordinary phrases. Searching is a partition for each part of a
+more than GENERIC records are ignored as ordinary phrases, unless a long stem is held whole. Searching is a partition for each part of a
 source; what deduplication dropped is left out afterwards, so that a new source, which may change that,
 makes nothing be searched again.
 
 Output: for every source and set `<name>/drops.jsonl` = clean:dedup's drops and these, each with its
 `step`, and these with the `questions` they hold; `<name>/hits.jsonl`, the same records with `decontaminate:
-report` too, which drops none; `<name>/accounting.json`; report.json per benchmark: questions, questions
-hit, records that held one and were dropped by source, examples.
+report` too, which drops none; `<name>/accounting.json`; report.json per benchmark: questions,
+those hit, those not testable (nothing but ordinary phrases, or no words), records that held one and were
+dropped by source, examples.
 """
 
 from __future__ import annotations
@@ -239,9 +240,15 @@ class Report:
     """What each benchmark has to know of the training data."""
 
     def __init__(self, index: Index, ignored: Sequence[str], dropping: bool):
+        from tasks.clean.overlap import is_testable
+
         self.index = index
         self.hit: dict[str, set[str]] = defaultdict(set)
-        totals = Counter(question.benchmark for question in index.questions)
+        totals = Counter(question.benchmark for question in index.questions) + index.empty
+        generic = frozenset(ignored)
+        untestable = index.empty + Counter(
+            question.benchmark for question in index.questions if not is_testable(question, generic)
+        )
         self.content: dict[str, Any] = {
             "ngram": index.ngram,
             "action": "drop" if dropping else "report",
@@ -251,7 +258,14 @@ class Report:
                 "examples": list(ignored[:EXAMPLES]),
             },
             "benchmarks": {
-                name: {"questions": count, "questions_hit": 0, "held": {}, "dropped": {}, "examples": []}
+                name: {
+                    "questions": count,
+                    "questions_hit": 0,
+                    "questions_not_testable": untestable[name],
+                    "held": {},
+                    "dropped": {},
+                    "examples": [],
+                }
                 for name, count in totals.items()
             },
         }
@@ -278,10 +292,16 @@ class Report:
     def table(self) -> str:
         """Markdown: one line per benchmark."""
         told = "dropped" if self.content["action"] == "drop" else "that hold one (kept)"
-        lines = [f"| benchmark | questions | found in training | records {told} |", "|---|---:|---:|---|"]
+        lines = [
+            f"| benchmark | questions | found in training | not testable | records {told} |",
+            "|---|---:|---:|---:|---|",
+        ]
         for name, part in self.content["benchmarks"].items():
             held = ", ".join(f"{source} {count:,}" for source, count in part["held"].items()) or "–"
-            lines.append(f"| {name} | {part['questions']:,} | {part['questions_hit']:,} | {held} |")
+            lines.append(
+                f"| {name} | {part['questions']:,} | {part['questions_hit']:,} "
+                f"| {part['questions_not_testable']:,} | {held} |"
+            )
         return "\n".join(lines) + "\n"
 
 

@@ -39,7 +39,8 @@ from tasks.clean.spill import Spill
 from tasks.node import Context, Outcome
 
 MAX_COMPARED = 64
-"""Kept records that one record is compared with; more share its hash only in degenerate data."""
+"""Kept records that one record is compared with, the first ones; more have close hashes only in degenerate
+data, and how often is in the report."""
 MEMORY = 512 << 20
 """Bytes that a bucket and its sorting may take."""
 
@@ -294,8 +295,8 @@ def _compare(
         for part, offset in zip(members["part"].tolist(), members["offset"].tolist(), strict=True)
     ]
     for i, value in enumerate(members["simhash"].tolist()):
-        candidates = [j for v in (value, *sorted(neighbours[value])) for j in kept[v]][:MAX_COMPARED]
-        for j in candidates:
+        candidates = [j for v in (value, *sorted(neighbours[value])) for j in kept[v]]
+        for j in candidates[:MAX_COMPARED]:
             search.report["pairs_compared"] += 1
             mine, theirs = shingles(*places[i]), shingles(*places[j])
             if len(mine & theirs) >= min_similarity * len(mine | theirs):
@@ -303,6 +304,7 @@ def _compare(
                 copies.append((i, j))
                 break
         else:
+            search.report["not_compared_with_all"] += len(candidates) > MAX_COMPARED
             kept[value].append(i)
     if copies:
         which, of = np.array(copies).T
@@ -332,6 +334,7 @@ def _write(
         "hash_zero": search.report["hash_zero"],
         "pairs_compared": search.report["pairs_compared"],
         "pairs_similar": search.report["pairs_similar"],
+        "not_compared_with_all": search.report["not_compared_with_all"],
         "across_sources": {name: account.across for name, account in sources.items()},
         "largest_groups": largest.top(),
     }

@@ -8,12 +8,13 @@ looked for:
 - a stem so short that ordinary sentences hold it (below MIN_ZH characters or MIN_EN words): the whole
   of it and every choice.
 n-grams held by many records ("the following statement about … is correct") are no evidence; the
-caller counts and discards them (`GENERIC`).
+caller counts and discards them (`GENERIC`). But a question may itself have been copied into many records:
+where all n-grams of a stem of LONG n-grams' length and more are held, that is a copy all the same.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,6 +29,8 @@ from tasks.clean.language import language_of
 MIN_ZH, MIN_EN = 8, 6
 SHARE = 0.5
 """Of a question's own n-grams that a record must hold. One shared phrase (a quoted fact) is not a leak."""
+LONG = 2
+"""n-grams' length from which a stem is too long to be an exam's ordinary phrase."""
 KEY_ZH, KEY_EN = 4, 2
 
 Units = str | list[str]
@@ -49,6 +52,8 @@ class Question:
     """Only for a stem too short to be evidence: of these one must be there besides."""
     all_choices: bool = False
     """All of them must."""
+    long: bool = False
+    """Held whole it is a copy, in however many records."""
 
     def confirmed_by(self, squeezed: str) -> bool:
         """Whether a text that holds the grams also holds the choices it takes."""
@@ -110,6 +115,8 @@ class Index:
     questions: list[Question] = field(default_factory=list)
     grams: dict[tuple[str, int], Grams] = field(default_factory=dict)
     """(language, size) -> grams."""
+    empty: Counter[str] = field(default_factory=Counter)
+    """Benchmark -> questions of no words at all (a picture, a formula's signs), which nothing can find."""
 
     def add(self, benchmark: str, question: dict[str, Any]) -> None:
         """Index one question of the unified form."""
@@ -117,6 +124,7 @@ class Index:
         language = language_of(stem)
         units = _units(stem, language)
         if not units:
+            self.empty[benchmark] += 1
             return
         number = len(self.questions)
         choices: tuple[str, ...] = ()
@@ -132,7 +140,15 @@ class Index:
             self._of(language, len(first)).add(first, _join(units, language), number)
             choices = tuple(normalise.squeezed(choice) for choice in question["choices"])
         self.questions.append(
-            Question(benchmark, question["id"], language, frozenset(wanted), choices, very_short)
+            Question(
+                benchmark,
+                question["id"],
+                language,
+                frozenset(wanted),
+                choices,
+                very_short,
+                len(units) >= LONG * self.ngram,
+            )
         )
 
     def search(self, text: str) -> dict[int, set[str]]:
@@ -159,8 +175,15 @@ class Index:
 
 def is_hit(question: Question, found: Iterable[str], generic: frozenset[str]) -> bool:
     """Whether the grams found in a record make it a copy of the question."""
-    own = question.grams - generic
-    return bool(own) and len(set(found) - generic) >= SHARE * len(own)
+    own, held = question.grams - generic, set(found)
+    if question.long and held >= question.grams:
+        return True
+    return bool(own) and len(held - generic) >= SHARE * len(own)
+
+
+def is_testable(question: Question, generic: frozenset[str]) -> bool:
+    """Whether any text could be found to hold the question."""
+    return question.long or not question.grams <= generic
 
 
 def _units(text: str, language: str) -> Units:

@@ -106,6 +106,25 @@ def test_a_phrase_of_the_exam_is_no_evidence(tmp_path):
     assert ignored
 
 
+def test_a_question_copied_into_many_records_is_found_in_all(tmp_path):
+    copies = [record(f"{seed}、{LONG_ZH}{real_text(seed)}") for seed in range(60)]
+    quote = record(f"{LONG_ZH[:-10]}。{real_text(99)}")  # most of its n-grams, all of them generic now
+    hits, ignored, *_ = search(tmp_path, {"a": [*copies, quote]}, [question(LONG_ZH)])
+    assert len(ignored) > 10
+    assert list(hits["a"]) == [copy["id"] for copy in copies]
+
+
+def test_questions_that_nothing_can_find_are_counted(tmp_path):
+    short = "福建省的省会城市是下列的哪一座城市"  # an n-gram and more, but not two
+    items = [record(f"{short}？{real_text(seed)}") for seed in range(60)]
+    asked = [question(short), question(LONG_ZH, number=1), question("（    ）", number=2)]
+    hits, ignored, built, _ = search(tmp_path, {"a": items}, asked)
+    assert not hits["a"]
+    part = decontaminate.Report(built, ignored, True).content["benchmarks"]["exam"]
+    assert (part["questions"], part["questions_not_testable"], part["questions_hit"]) == (3, 2, 0)
+    assert "| exam | 3 | 0 | 2 | – |" in decontaminate.Report(built, ignored, True).table()
+
+
 def test_every_kind_of_record_is_searched(tmp_path):
     stem = "福建的省会是哪座城市"
     pair = dialogue(stem) | {"kind": "preference", "chosen": "福州", "rejected": "厦门"}

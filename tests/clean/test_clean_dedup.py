@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from tasks.clean import dedup, signatures
@@ -58,6 +59,22 @@ def test_a_slightly_edited_long_text_is_a_near_duplicate(tmp_path):
     drops, report, _ = find(tmp_path, {"a": [record(TEXT), record(OTHER), record(edited)]})
     assert [d["method"] for d in drops["a"].values()] == ["near"]
     assert report["largest_groups"][0]["size"] == 2
+
+
+def test_records_not_compared_with_all_kept_ones_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(dedup, "MAX_COMPARED", 3)
+    near = {"text": load_set("steel")["text"].near_duplicates.model_dump()}
+    path = write(tmp_path / "records.jsonl", [record(text) for text in (*DISTINCT[:6], DISTINCT[0] + "！")])
+    signatures.hash_part(tmp_path, path, near, 0)
+    rows = np.load(tmp_path / signatures.FILE)
+    rows["simhash"], rows["exact"][:, 1] = (
+        5,
+        np.arange(len(rows)),
+    )  # one cluster of different texts, and a copy
+    np.save(tmp_path / signatures.FILE, rows)
+    [account], report = dedup.decide(["a"], [("a", path, tmp_path / signatures.FILE)], near, tmp_path / "out")
+    assert account["dropped"] == {"near": 1}
+    assert report["not_compared_with_all"] == 2  # the fifth and the sixth
 
 
 def test_texts_from_one_template_are_no_duplicates(tmp_path):
