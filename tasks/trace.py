@@ -160,7 +160,9 @@ def _cleaned(record: dict[str, Any], nodes: Nodes, source: str) -> Iterator[str]
     changes = _changes(record, nodes, artifact) if gone or _text(clean) != _text(record) else {}
     if gone:
         why = ", ".join(f"{name} {value}" for name, value in gone.get("why", {}).items())
-        yield _said("clean", f"dropped by {gone['operator']}{f' ({why})' if why else ''}")
+        told = gone.get("quarantined")
+        told = f"quarantined: {told}" if told else f"dropped by {gone['operator']}"
+        yield _said("clean", f"{told}{f' ({why})' if why else ''}")
     elif changes:
         yield _said("clean", f"kept, changed: {_length(record):,} → {_length(clean):,} characters")
     else:

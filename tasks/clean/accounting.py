@@ -22,6 +22,7 @@ class StepCount:
     dropped: int = 0
     chars_in: int = 0
     chars_out: int = 0
+    quarantined: int = 0
 
     def as_json(self) -> dict[str, Any]:
         fields = asdict(self)
@@ -32,7 +33,7 @@ class StepCount:
         """Count the same step of another part, as `as_json` gave it."""
         self.records_in += fields["in"]
         self.records_out += fields["out"]
-        for name in ("changed", "dropped", "chars_in", "chars_out"):
+        for name in ("changed", "dropped", "quarantined", "chars_in", "chars_out"):
             setattr(self, name, getattr(self, name) + fields[name])
 
 
@@ -49,13 +50,17 @@ class Accounting:
     steps: list[StepCount] = field(default_factory=list)
     skipped: list[dict[str, str]] = field(default_factory=list)
     """Operators of the recipe that could not run, with the reason."""
+    quarantined: Counter[str] = field(default_factory=Counter)
+    """Reason -> records on which an operator failed."""
 
     def as_json(self) -> dict[str, Any]:
         """The room's accounting.json; raises if the numbers do not add up."""
-        if self.records_in != self.kept + self.dropped.total():
+        if self.records_in != self.kept + self.dropped.total() + self.quarantined.total():
             raise AssertionError(
-                f"{self.source}: {self.records_in} records in, but {self.kept} kept and {self.dropped.total()} dropped"
+                f"{self.source}: {self.records_in} records in, but {self.kept} kept, "
+                f"{self.dropped.total()} dropped and {self.quarantined.total()} quarantined"
             )
+        self._check_steps()
         changed: Counter[str] = Counter()
         for step in self.steps:
             changed[step.operator] += step.changed
@@ -65,12 +70,40 @@ class Accounting:
             "chars_in": self.chars_in,
             "kept": self.kept,
             "chars_out": self.chars_out,
-            "quarantined": {},
+            "quarantined": {reason: n for reason, n in sorted(self.quarantined.items()) if n},
             "dropped": {name: n for name, n in sorted(self.dropped.items()) if n},
             "changed": {name: n for name, n in sorted(changed.items()) if n},
             "steps": [step.as_json() for step in self.steps],
             "skipped": self.skipped,
         }
+
+    def _check_steps(self) -> None:
+        """What leaves a step reaches the next of its recipe, and what all of them lost is what the source lost."""
+        dropped: Counter[str] = Counter()
+        last: dict[str, StepCount] = {}
+        lost = lost_chars = quarantined = 0
+        for step in self.steps:
+            name = f"{self.source}, {step.operator} ({step.recipe})"
+            if step.records_in != step.records_out + step.dropped + step.quarantined:
+                raise AssertionError(f"{name}: records in are not those out, dropped and quarantined: {step}")
+            before = last.get(step.recipe)
+            left = before and (before.records_out, before.chars_out)
+            if left and left != (step.records_in, step.chars_in):
+                raise AssertionError(f"{name}: {left} records and characters left the step before: {step}")
+            last[step.recipe] = step
+            dropped[step.operator] += step.dropped
+            quarantined += step.quarantined
+            lost += step.records_in - step.records_out
+            lost_chars += step.chars_in - step.chars_out
+        if (+dropped, quarantined) != (+self.dropped, self.quarantined.total()):
+            raise AssertionError(
+                f"{self.source}: the steps dropped {dict(+dropped)}, not {dict(+self.dropped)}"
+            )
+        if (lost, lost_chars) != (self.records_in - self.kept, self.chars_in - self.chars_out):
+            raise AssertionError(
+                f"{self.source}: the steps took {lost} records and {lost_chars} characters away, the source lost "
+                f"{self.records_in - self.kept} and {self.chars_in - self.chars_out}"
+            )
 
 
 def total(source: str, accounts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -81,6 +114,7 @@ def total(source: str, accounts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for name in ("records_in", "chars_in", "kept", "chars_out"):
             setattr(whole, name, getattr(whole, name) + account[name])
         whole.dropped.update(account["dropped"])
+        whole.quarantined.update(account["quarantined"])
         whole.skipped += [item for item in account["skipped"] if item not in whole.skipped]
         place: Counter[str] = Counter()
         for step in account["steps"]:
@@ -129,6 +163,7 @@ def steps_table(account: Mapping[str, Any]) -> str:
         for s in account["steps"]
         if s["in"]
     ]
+    lines += [f"\nQuarantined: {reason}: {n:,}" for reason, n in account["quarantined"].items()]
     lines += [f"\nNot run: {s['operator']} ({s['recipe']}): {s['reason']}" for s in account["skipped"]]
     return "\n".join(lines) + "\n"
 

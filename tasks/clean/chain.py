@@ -26,7 +26,7 @@ from tasks.clean.records import Record, length, texts_of, with_texts
 from tasks.node import NodeError
 
 MAX_FAILURES, MAX_FAILED_SHARE = 10, 0.001
-"""Records that operators may fail on before it is the operator's fault."""
+"""Records of a part, and again of a source, that operators may fail on before it is the operator's fault."""
 
 _CODE = regex.compile(r"(?s)(```.*?(?:```|\Z)|`[^`\n]+`)")
 
@@ -41,7 +41,18 @@ class Row:
     """Of `texts`."""
     changed: bool = False
     dropped_by: str = ""
+    failed_at: str = ""
+    """The operator that could not stand it: no verdict on the record, so it is quarantined, not dropped."""
     why: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def gone(self) -> bool:
+        return bool(self.dropped_by or self.failed_at)
+
+    @property
+    def quarantined(self) -> str:
+        """The reason, or ""."""
+        return f"operator failed: {self.failed_at}" if self.failed_at else ""
 
     @cached_property
     def language(self) -> str:
@@ -81,17 +92,20 @@ class Chain:
             count.records_in += len(here)
             count.chars_in += chars
             self._apply(step, op, _chosen(step, here), count)
-            left = [row for row in here if not row.dropped_by]
-            count.dropped += len(here) - len(left)
+            left = [row for row in here if not row.gone]
+            count.quarantined += sum(bool(row.failed_at) for row in here)
+            count.dropped += sum(bool(row.dropped_by) for row in here)
             here, chars = left, sum(row.chars for row in left)
             count.records_out += len(here)
             count.chars_out += chars
         return rows
 
     def _apply(self, step: Step, op: Any, rows: Sequence[Row], count: StepCount) -> None:
-        """Run one operator; a record that it cannot stand is dropped alone, not its whole batch."""
+        """Run one operator; a record that it cannot stand is quarantined alone, not its whole batch."""
         try:
             (self._filter if step.is_filter else self._map)(step, op, rows, count)
+        except (OSError, MemoryError, NodeError):
+            raise  # the machine's or the house's, not the record's
         except Exception as error:  # whatever it is: told in dropped.jsonl, and raised if it is not rare
             if len(rows) > 1:
                 for half in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
@@ -104,7 +118,7 @@ class Chain:
                     f"{step.operator} failed on {self.failures} of {self.seen} records, last on "
                     f"{rows[0].record['id']}: {message}"
                 ) from error
-            rows[0].dropped_by, rows[0].why = step.operator, {"error": message[:200]}
+            rows[0].failed_at, rows[0].why = step.operator, {"error": message[:200]}
 
     def _map(self, step: Step, op: Any, rows: Sequence[Row], count: StepCount) -> None:
         before = [text for row in rows for text in row.texts]

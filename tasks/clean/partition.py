@@ -1,8 +1,9 @@
 """clean:<source>: the records of one source through the recipe of their kind, part by part.
 
-Output: records (kept, in order) and dropped (id, operator, why, excerpt) in as many parts as came in,
+Output: records (kept, in order) and dropped (id, operator, why, excerpt; `quarantined` with the reason where
+the operator failed on it instead of judging it) in as many parts as came in,
 accounting.json, examples.json (up to N before/after pairs an operator). A part is a partition: cleaned
-once, wherever it is needed again. Memory is bounded by a batch; in = kept + dropped is asserted. Ids are
+once, wherever it is needed again. Memory is bounded by a batch; in = kept + dropped + quarantined is asserted. Ids are
 unique within a source (tasks/convert sees to it).
 """
 
@@ -18,7 +19,7 @@ import orjson
 from tasks import partitions, parts
 from tasks.clean import accounting, records
 from tasks.clean.accounting import Accounting
-from tasks.clean.chain import Chain
+from tasks.clean.chain import MAX_FAILED_SHARE, MAX_FAILURES, Chain
 from tasks.clean.recipe import Step
 from tasks.clean.records import Record
 from tasks.node import Context, NodeError, Outcome
@@ -55,6 +56,7 @@ def body(ctx: Context) -> Outcome:
     return Outcome(
         headline=accounting.headline([account]),
         counts={name: account[name] for name in ("records_in", "kept", "chars_in", "chars_out")}
+        | {"quarantined": sum(account["quarantined"].values())}
         | {f"dropped.{name}": n for name, n in account["dropped"].items()},
         metrics={"kept_share": account["kept"] / max(1, account["records_in"]), "clean_seconds": seconds},
         extra={"dropped": account["dropped"], "changed": account["changed"]},
@@ -76,6 +78,7 @@ def join(source: str, folders: Sequence[Path], out: Path, examples: int) -> dict
         source, [orjson.loads((folder / "accounting.json").read_bytes()) for folder in folders]
     )
     (out / "accounting.json").write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
+    _check_share(result)
     order = dict.fromkeys(f"{step['recipe']}/{step['operator']}" for step in result["steps"])
     shortened = {operator: found[operator][:examples] for operator in order if operator in found}
     (out / "examples.json").write_bytes(orjson.dumps(shortened, option=orjson.OPT_INDENT_2))
@@ -119,16 +122,19 @@ def clean_source(
                     rows[row.record["id"]] = row
             for record in batch:
                 row = rows[record["id"]]
-                if row.dropped_by:
-                    account.dropped[row.dropped_by] += 1
+                if row.gone:
+                    if row.quarantined:
+                        account.quarantined[row.quarantined] += 1
+                    else:
+                        account.dropped[row.dropped_by] += 1
                     text = accounting.excerpt("\n".join(row.texts)) or accounting.excerpt(
                         "\n".join(records.texts_of(record))
                     )
-                    dropped_file.write(
-                        records.dump(
-                            {"id": record["id"], "operator": row.dropped_by, "why": row.why, "excerpt": text}
-                        )
-                    )
+                    operator = row.dropped_by or row.failed_at
+                    lost = {"id": record["id"], "operator": operator, "why": row.why, "excerpt": text}
+                    if row.quarantined:
+                        lost["quarantined"] = row.quarantined
+                    dropped_file.write(records.dump(lost))
                 else:
                     account.kept += 1
                     account.chars_out += row.chars
@@ -142,6 +148,14 @@ def clean_source(
     (out / "accounting.json").write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
     (out / "examples.json").write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2))
     return result
+
+
+def _check_share(account: Mapping[str, Any]) -> None:
+    """NodeError when operators failed on more of the whole source than happens to odd records."""
+    failed, whole = sum(account["quarantined"].values()), account["records_in"]
+    if failed > min(max(MAX_FAILURES, MAX_FAILED_SHARE * whole), whole / 2):
+        reasons = "; ".join(f"{reason} {n:,}" for reason, n in account["quarantined"].items())
+        raise NodeError(f"{account['source']}: {failed:,} of {whole:,} records are quarantined: {reasons}")
 
 
 def _batches(path: Path) -> Iterator[list[Record]]:

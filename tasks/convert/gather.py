@@ -16,6 +16,7 @@ import orjson
 from tasks import partitions, parts
 from tasks.convert import piece, unique
 from tasks.convert.records import chars, opening
+from tasks.node import NodeError
 
 DUPLICATE = "duplicate-id"
 Submit = Callable[..., Future]
@@ -75,17 +76,22 @@ def gather(folders: Sequence[Path], benchmark: bool, out: Path, submit: Submit) 
                 target, number = out / parts.name(number), number + 1
             if len(gone):
                 aside = out / f"{len(rewriting):05d}.{piece.DROPPED}.part"
-                rewriting.append((aside, submit(without, folder / part["file"], gone, target, aside)))
+                future = submit(without, folder / part["file"], gone, target, aside)
+                rewriting.append((aside, future, part["records"], len(gone)))
             else:
                 partitions.link(folder / part["file"], target)
-    for aside, future in rewriting:
-        records, size, shown = future.result()
+    for aside, future, held, repeats in rewriting:
+        kept, records, size, shown = future.result()
+        if (kept, records) != (held - repeats, repeats):
+            raise NodeError(
+                f"{aside.name}: {kept} + {records} records were written, not {held - repeats} + {repeats}"
+            )
         gathered.repeated += records
         gathered.repeated_chars += size
         gathered.shown += shown
         lost.append(aside)
     _concatenate(lost, out / piece.DROPPED)
-    for aside, _ in rewriting:
+    for aside, *_ in rewriting:
         aside.unlink()
     if number == 1:  # no reason for a number
         (out / parts.name(0)).rename(out / "records.jsonl")
@@ -94,22 +100,25 @@ def gather(folders: Sequence[Path], benchmark: bool, out: Path, submit: Submit) 
 
 def without(
     path: Path, rows: np.ndarray, out: Path | None, aside: Path
-) -> tuple[int, int, list[dict[str, str]]]:
-    """Copy a part without these rows, which are listed in `aside`: their number, characters, examples."""
-    gone, size, shown = set(rows.tolist()), 0, []
+) -> tuple[int, int, int, list[dict[str, str]]]:
+    """Copy a part without these rows, which are listed in `aside`: records written here and there (counted as
+    they are), characters and examples of the latter."""
+    gone, left, listed, size, shown = set(rows.tolist()), 0, 0, 0, []
     with path.open("rb") as source, open(out or "/dev/null", "wb") as kept, aside.open("wb") as lost:
         for row, line in enumerate(source):
             if row not in gone:
                 kept.write(line)
+                left += 1
                 continue
             record = orjson.loads(line)
             size += chars(record)
             found = {"id": record["id"], "operator": DUPLICATE, "at": record["meta"]["at"]}
             found["excerpt"] = opening(record)
             lost.write(orjson.dumps(found, option=orjson.OPT_APPEND_NEWLINE))
+            listed += 1
             if len(shown) < piece.SETTINGS["examples"]:
                 shown.append(found)
-    return len(gone), size, shown
+    return left, listed, size, shown
 
 
 def _concatenate(paths: Sequence[Path], target: Path) -> None:

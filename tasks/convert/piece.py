@@ -30,6 +30,7 @@ from tasks.convert.records import (
     Malformed,
     Unwanted,
     chars,
+    check_sum,
     content,
     excerpt,
     guess_language,
@@ -143,11 +144,12 @@ class _Job:
         return self.parts.records + self.dropped.total()
 
     def close(self) -> dict[str, Any]:
-        """Finish the files; the tally. AssertionError when it does not add up."""
-        quarantined, dropped = sum(self.quarantined.values()), sum(self.dropped.values())
-        assert self.records_in == self.parts.records + quarantined + dropped
-        assert self.chars_in == self.chars_out + sum(self.dropped_chars.values())
-        assert self.reader.makes == "benchmark" or len(self.ids) == 16 * self.parts.records
+        """Finish the files; the tally. NodeError when it does not add up."""
+        lost = Counter(quarantined=self.quarantined.total(), dropped=self.dropped.total())
+        check_sum(self.name, "records", self.records_in, self.parts.records, **lost)
+        check_sum(self.name, "characters", self.chars_in, self.chars_out, dropped=self.dropped_chars.total())
+        if self.reader.makes != "benchmark":
+            check_sum(self.name, "ids", len(self.ids) // 16, self.parts.records)
         np.save(self.out / IDS, _sorted_ids(self.ids))
         return {
             "bytes_in": self.bytes_in,

@@ -13,6 +13,8 @@ from typing import Any
 
 import orjson
 
+from tasks.node import NodeError
+
 EXCERPT = 200
 META_STRING = 300
 LARGEST = 2**63 - 1
@@ -43,6 +45,13 @@ class Bad:
     detail: str = ""
     records: int = 1
     """How many records are lost with it (a damaged parquet row group holds many)."""
+
+
+def check_sum(source: str, what: str, came: int, kept: int, **lost: int) -> None:
+    """NodeError when what came in is not what was kept and lost: a fault of the house, never of the data."""
+    if came != kept + sum(lost.values()):
+        told = "".join(f" + {n} {name}" for name, n in lost.items())
+        raise NodeError(f"{source}: {came} {what} came in, but {kept} kept{told} are accounted for")
 
 
 def text(item: Mapping[str, Any], key: str) -> str:

@@ -24,6 +24,7 @@ import orjson
 from tasks import partitions
 from tasks.convert import piece, plan, readers
 from tasks.convert.gather import DUPLICATE, Gathered, Submit, gather
+from tasks.convert.records import check_sum
 from tasks.node import Context, NodeError
 
 EXAMPLES = "examples.json"
@@ -117,7 +118,7 @@ def _jobs(
 
 
 def _account(name: str, gathered: Gathered, files: int, ignored: int) -> dict[str, Any]:
-    """The accounting of the source; AssertionError when it does not add up."""
+    """The accounting of the source; NodeError when it does not add up."""
     records_in, chars_in = gathered.total("records_in"), gathered.total("chars_in")
     dropped, dropped_chars = gathered.counts("dropped"), gathered.counts("dropped_chars")
     if gathered.repeated:
@@ -127,8 +128,9 @@ def _account(name: str, gathered: Gathered, files: int, ignored: int) -> dict[st
         gathered.total("chars_out") - gathered.repeated_chars,
     )
     quarantined = dict(sorted(gathered.counts("quarantined").items()))
-    assert records_in == kept + sum(quarantined.values()) + dropped.total()
-    assert chars_in == chars_out + dropped_chars.total()
+    set_aside = sum(quarantined.values())
+    check_sum(name, "records", records_in, kept, quarantined=set_aside, dropped=dropped.total())
+    check_sum(name, "characters", chars_in, chars_out, dropped=dropped_chars.total())
     return {
         "source": name,
         "records_in": records_in,

@@ -28,6 +28,7 @@ def parquet_rows(path: Path, limit: int) -> Items:
     try:
         table = pq.ParquetFile(path, buffer_size=READ_BYTES, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
+        _not_the_disks(error)
         yield 0, Bad("unreadable file", str(error)[:200]), b""
         return
     with table:
@@ -41,8 +42,15 @@ def parquet_rows(path: Path, limit: int) -> Items:
                         position += 1
                         yield position, row, row
             except (pa.ArrowException, OSError) as error:
+                _not_the_disks(error)
                 bad = Bad("damaged row group", str(error)[:200], max(1, end - position))
                 yield position + 1, bad, b""
+
+
+def _not_the_disks(error: Exception) -> None:
+    """Raise an error of the machine again; pyarrow tells damage by an OSError without a number."""
+    if getattr(error, "errno", None) is not None:
+        raise error
 
 
 def _rows(batch: Any) -> list[Any]:

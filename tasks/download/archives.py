@@ -5,6 +5,7 @@ Convert reads packed JSON lines as they are; this is for formats that it reads f
 
 from __future__ import annotations
 
+import gzip
 import shutil
 import tarfile
 import zipfile
@@ -20,6 +21,8 @@ from tasks.node import NodeError
 
 ZIP = (".zip",)
 TAR = (".tar", ".tar.gz", ".tgz")
+
+DAMAGE = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError)
 
 Member = tuple[str, int, Callable[[], BinaryIO]]
 """Path, bytes, and how to open it."""
@@ -37,7 +40,7 @@ def unpack(out: Path, files: Sequence[str], patterns: Sequence[str]) -> list[str
         try:
             for member in _members(out / archive, patterns):
                 _take(out, archive, member, kept)
-        except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError) as error:
+        except DAMAGE as error:
             if isinstance(error, NodeError):
                 raise
             raise NodeError(f"{archive} cannot be unpacked: {error}") from error
@@ -61,6 +64,8 @@ def _members(archive: Path, patterns: Sequence[str]) -> Iterator[Member]:
             for info in packed:
                 if info.isfile() and matching(info.name.removeprefix("./"), patterns):
                     yield info.name.removeprefix("./"), info.size, lambda info=info: packed.extractfile(info)
+            while packed.fileobj.read(1 << 20):  # gzip's checksum comes after the last member
+                pass
 
 
 def _take(out: Path, archive: str, member: Member, kept: list[str]) -> None:

@@ -1,14 +1,17 @@
 """A source through its recipes: files, counts that add up, examples, determinism, bad luck in an operator."""
 
 import json
+from collections import Counter
 
 import pytest
 
 from tasks.clean import partition
-from tasks.clean.accounting import Accounting
+from tasks.clean.accounting import Accounting, StepCount, steps_table, total
 from tasks.clean.chain import Chain
 from tasks.clean.recipe import load_set
+from tasks.config import Source
 from tasks.node import NodeError
+from tasks.report.funnel import chain as chain_of
 from tests.clean.samples import dialogue, real_text, record, write
 
 GOOD = [record(real_text(seed)) for seed in range(30)]
@@ -121,15 +124,74 @@ class Fragile:
         return self.op.process_batched(samples)
 
 
-def test_a_record_that_breaks_an_operator_is_dropped_alone(models):
+def test_a_record_that_breaks_an_operator_is_quarantined_alone(models):
     steps = load_set("steel")["text"].steps[:3]
     chain = Chain("text", steps, models, 2)
     chain.steps[1] = (steps[1], Fragile(chain.steps[1][1], "怪物"))
     items = [*GOOD[:20], record("一个怪物。" + real_text(1)), record("一个好人。" + real_text(1))]
     rows = chain.run(items)
-    assert [row.record["id"] for row in rows if row.dropped_by] == [items[20]["id"]]
+    assert [row.record["id"] for row in rows if row.gone] == [items[20]["id"]]
     assert rows[20].why == {"error": "ValueError: cannot stand this text"}
-    assert chain.counts[1].dropped == 1
+    assert rows[20].quarantined == "operator failed: " + steps[1].operator
+    assert (chain.counts[1].dropped, chain.counts[1].quarantined) == (0, 1)
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError(), NodeError("no model")])
+def test_what_is_no_fault_of_the_record_is_raised(models, error):
+    class Fails:
+        def process_batched(self, samples):
+            raise error
+
+    steps = load_set("steel")["text"].steps[:1]
+    chain = Chain("text", steps, models, 2)
+    chain.steps[0] = (steps[0], Fails())
+    with pytest.raises(type(error)) as raised:
+        chain.run(GOOD)
+    assert raised.value is error
+
+
+@pytest.fixture
+def fragile(monkeypatch):
+    """Every first operator fails on texts with 怪物 in them."""
+
+    class FragileChain(Chain):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.steps[0] = (self.steps[0][0], Fragile(self.steps[0][1], "怪物"))
+
+    monkeypatch.setattr(partition, "Chain", FragileChain)
+
+
+@pytest.mark.usefixtures("fragile")
+def test_the_quarantined_are_counted_and_named(models, tmp_path):
+    bad = record("一个怪物。" + real_text(1))
+    account = run(tmp_path, [*GOOD, bad], models)
+    reason = "operator failed: steel_chinese_convert_mapper"
+    assert account["quarantined"] == {reason: 1}
+    assert account["records_in"] == account["kept"] + sum(account["dropped"].values()) + 1
+    [line] = [line for line in lines(tmp_path / "out" / "dropped.jsonl") if "quarantined" in line]
+    assert (line["id"], line["quarantined"]) == (bad["id"], reason)
+    assert line["why"] == {"error": "ValueError: cannot stand this text"}
+    assert total("test", [account, account])["quarantined"] == {reason: 2}
+    assert f"Quarantined: {reason}: 1" in steps_table(account)
+    source = Source(dataset="x", reader="skypile")
+    funnel = chain_of("test", source, [("clean", account)])
+    assert (funnel.quarantined, funnel.by_hop["clean"]) == ({reason: 1}, sum(account["dropped"].values()))
+
+
+@pytest.mark.usefixtures("fragile")
+@pytest.mark.parametrize(("bad", "good", "parts"), [(10, 0, 1), (6, 5, 1), (11, 20, 2)])
+def test_a_source_that_an_operator_cannot_stand_fails(models, tmp_path, bad, good, parts):
+    items = [*(record(f"怪物{seed}" + real_text(seed)) for seed in range(bad)), *GOOD[:good]]
+    folders = []
+    for part in range(parts):
+        run(tmp_path / str(part), items[part::parts], models)
+        folders.append(tmp_path / str(part) / "out")
+    (tmp_path / "joined").mkdir()
+    with pytest.raises(
+        NodeError, match=f"test: {bad} of {bad + good} records are quarantined: operator failed"
+    ):
+        partition.join("test", folders, tmp_path / "joined", 2)
 
 
 def test_an_operator_that_fails_often_stops_the_node(models):
@@ -148,3 +210,24 @@ def test_an_empty_source_is_no_failure(models, tmp_path):
 def test_sums_that_disagree_are_refused():
     with pytest.raises(AssertionError, match="2 records in, but 1 kept"):
         Accounting("test", records_in=2, kept=1).as_json()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"records_out": 4}, "records in are not those out"),
+        ({"records_in": 5, "records_out": 4}, "left the step before"),
+        ({"chars_in": 41}, "left the step before"),
+        ({"dropped": 0, "quarantined": 1}, "the steps dropped"),
+        ({"chars_out": 29}, "took 2 records and 21 characters away, the source lost 2 and 20"),
+    ],
+)
+def test_steps_that_do_not_follow_on_each_other_are_refused(wrong, message):
+    def account(**changed):
+        last = {"records_in": 4, "records_out": 3, "dropped": 1, "chars_in": 40, "chars_out": 30, **changed}
+        steps = [StepCount("a", "text", 5, 4, 0, 1, 50, 40), StepCount("b", "text", **last)]
+        return Accounting("test", 6, 60, 4, 40, Counter(a=1, b=1), steps)
+
+    account().as_json()
+    with pytest.raises(AssertionError, match=message):
+        account(**wrong).as_json()

@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 
 from tasks import partitions, parts
 from tasks.config import Runtime
-from tasks.convert import piece, plan, readers, unique
+from tasks.convert import gather, piece, plan, readers, unique
 from tasks.convert.formats import is_lines, json_items, spans
+from tasks.convert.records import check_sum
 from tasks.convert.source import at_once, convert_source
 from tasks.fingerprint import ROOT
-from tasks.node import Context
+from tasks.node import Context, NodeError
 from tests.convert.helpers import SETTINGS, convert, jsonl, lines
 
 TEXTS = {"a.jsonl": 40, "b.jsonl": 3, "c.jsonl": 25}
@@ -161,6 +162,23 @@ def test_a_part_of_nothing_but_repeats_leaves_no_file(tmp_path):
     assert all(path.stat().st_size for path in parts.parts(tmp_path / "out"))
     assert [d["at"] for d in done.dropped] == ["b.jsonl:1", "b.jsonl:2"]
     assert {d["id"] for d in done.dropped} == {r["id"] for r in done.records}
+
+
+def test_repeats_are_counted_as_they_are_written(tmp_path, monkeypatch):
+    """Rows beyond the part's end are nobody's: the sum of what lies on the disk is no longer that of the jobs."""
+    files = {"a.jsonl": jsonl({"text": "x"}, {"text": "y"}, {"text": "x"})}
+    real = gather.without
+    monkeypatch.setattr(gather, "without", lambda path, rows, *places: real(path, rows + 1, *places))
+    with pytest.raises(NodeError, match=r"3 \+ 0 records were written, not 2 \+ 1"):
+        convert(tmp_path, "skypile", files)
+
+
+def test_sums_that_disagree_end_the_node():
+    check_sum("web", "records", 5, 3, dropped=1, quarantined=1)
+    with pytest.raises(
+        NodeError, match=r"web: 6 records came in, but 3 kept \+ 1 dropped \+ 1 quarantined are"
+    ):
+        check_sum("web", "records", 6, 3, dropped=1, quarantined=1)
 
 
 # ------------------------------------------------------------------------------ kept between runs

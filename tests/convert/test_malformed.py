@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import json
@@ -15,6 +16,7 @@ import pytest
 from tasks.convert.formats import parse
 from tasks.convert.json_array import elements
 from tasks.convert.records import Bad
+from tasks.convert.tabular import parquet_rows
 from tasks.node import NodeError
 from tests.convert.helpers import convert, jsonl
 
@@ -224,6 +226,26 @@ def test_a_damaged_row_group_costs_itself_only(tmp_path):
     assert len(done.records) == 30
     assert done.account["quarantined"] == {"damaged row group": 10}
     assert (done.quarantine[0]["position"], done.quarantine[0]["records"]) == (11, 10)
+
+
+@pytest.mark.parametrize("at", ["opening", "reading"])
+def test_an_error_of_the_disk_is_no_damage_of_the_table(tmp_path, monkeypatch, at):
+    (tmp_path / "a.parquet").write_bytes(table(ROWS))
+    real = pq.ParquetFile
+
+    class Failing(real):
+        def __init__(self, *args, **more):
+            if at == "opening":
+                raise OSError(errno.EIO, "Input/output error")
+            super().__init__(*args, **more)
+
+        def iter_batches(self, *args, **more):
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(pq, "ParquetFile", Failing)
+    with pytest.raises(OSError, match="Input/output error") as raised:
+        list(parquet_rows(tmp_path / "a.parquet", 1000))
+    assert raised.value.errno == errno.EIO
 
 
 def test_parquet_of_another_schema_and_of_bytes(tmp_path):

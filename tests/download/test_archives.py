@@ -37,6 +37,11 @@ def tarred(files, mode="w:gz", link=None):
     return sink.getvalue()
 
 
+def bad_checksum(packed):
+    """A whole gzip stream that is not what its end says: gzip.BadGzipFile, an OSError, once all is read."""
+    return packed[:-8] + b"\0\0\0\0" + packed[-4:]
+
+
 def content(out):
     return {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file()}
 
@@ -64,6 +69,7 @@ def test_wanted_files_take_the_archives_place(tmp_path, name, body):
         ("x.zip", zipped({"../dev/a.csv": b"x"}), "outside of itself"),
         ("x.tar", tarred({"set/../dev/a.csv": b"x"}, "w"), "outside of itself"),
         ("x.tar.gz", tarred(FILES)[:40], "x.tar.gz cannot be unpacked"),
+        ("x.tar.gz", bad_checksum(tarred({"dev/a.csv": b"a,b\n" * 40_000})), "x.tar.gz cannot be unpacked"),
         ("x.zip", zipped({"README": b"x"}), r"no file in x.zip matches unpack: \*\*/dev"),
     ],
 )
