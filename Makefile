@@ -57,8 +57,11 @@ sources: setup ## the known data sets with size, licence and what is here; of on
 check: setup ## only the checks that come before a run
 	@$(CLI) check $(REQUEST)
 
+# by the environment: no quotes of make's hold a text that may have any in it
+trace: export ID := $(ID)
+trace: export STEP := $(STEP)
 trace: setup ## what became of a record: ID=id or its first digits, FILE:POSITION, or some text; STEP=n: what step n read
-	@$(CLI) trace $(if $(STEP),--step '$(STEP)','$(ID)') $(REQUEST)
+	@$(CLI) trace $(REQUEST) $(if $(STEP),--step "$$STEP",-- "$$ID")
 
 chat: setup ## talk to the last trained model; MODEL=dpo|sft|sft:NAME|base|FOLDER TEMPERATURE=0.7 TOP_P=0.9
 	@$(CLI) chat $(REQUEST) --model '$(MODEL)' --temperature $(TEMPERATURE) --top-p $(TOP_P)

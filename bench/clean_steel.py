@@ -10,6 +10,7 @@ import json
 import shutil
 import sys
 from collections import defaultdict
+from itertools import islice
 from pathlib import Path
 
 import orjson
@@ -32,7 +33,7 @@ def main() -> None:
     few = out / "few.jsonl"
     out.mkdir(parents=True)
     with (folders[0] / "records.jsonl").open("rb") as lines:
-        few.write_bytes(b"".join(next(lines) for _ in range(50)))
+        few.write_bytes(b"".join(islice(lines, 50)))
     clean(few, out / "warm", models, recipe, hasher)
     startup = cpu_seconds() - started
     seconds = []

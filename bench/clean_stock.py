@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 from functools import cache
+from itertools import islice
 from pathlib import Path
 
 import yaml
@@ -39,7 +40,7 @@ def main() -> None:
         mapping[kind](lang="zh")  # here, for the worker processes that are forked from this one
     few = out / "few.jsonl"
     with (folders[0] / "stock.jsonl").open("rb") as lines:
-        few.write_bytes(b"".join(next(lines) for _ in range(50)))
+        few.write_bytes(b"".join(islice(lines, 50)))
     with contextlib.redirect_stdout(io.StringIO()):
         execute(few, out / "warm")
         startup = cpu_seconds() - started

@@ -21,7 +21,7 @@ from tasks.config import SteelRun
 from tasks.node import Artifact, NodeError
 
 ID = re.compile(r"[0-9a-f]{8,32}")
-PLACE = re.compile(r".+:\d+")
+PLACE = re.compile(r".+:[0-9]+")
 LEAST = 4
 MOST = 5
 """Records told of when several match."""
@@ -58,14 +58,24 @@ def trace(query: str, config: SteelRun, nodes: Nodes) -> list[str]:
 
 
 def find(query: str, nodes: Nodes) -> list[Found]:
-    """Matching records, and what convert dropped or set aside; up to MOST + 1 of them."""
+    """Matching records, and what convert dropped or set aside; up to MOST + 1 of them.
+
+    What looks like an id or a place is looked up as one first, and as text when there is no such record:
+    texts hold dates and times.
+    """
+    kind = "id" if ID.fullmatch(query) else "place" if PLACE.fullmatch(query) else "text"
+    found = _find(query, kind, nodes)
+    return found if found or kind == "text" else _find(query, "text", nodes)
+
+
+def _find(query: str, kind: str, nodes: Nodes) -> list[Found]:
     found: list[Found] = []
     seen = set()
     for name, artifact in nodes.items():
         if not name.startswith("convert:"):
             continue
         source = name.partition(":")[2]
-        for one in _matches(source, artifact.path, query):
+        for one in _matches(source, artifact.path, query, kind):
             # a duplicate is told of with the record it repeats
             key = (source, one.line.get("id") or (one.line["file"], one.line["position"]))
             if key not in seen:
@@ -76,21 +86,18 @@ def find(query: str, nodes: Nodes) -> list[Found]:
     return found
 
 
-def _matches(source: str, folder: Path, query: str) -> Iterator[Found]:
+def _matches(source: str, folder: Path, query: str, kind: str) -> Iterator[Found]:
     text = orjson.dumps(query)[1:-1]
-    if ID.fullmatch(query):
-        needle = b'{"id":"' + text
-        for path in _record_files(folder):
-            yield from (Found(source, "records", line) for line in _lines_with(path, needle))
-        yield from (Found(source, "dropped", line) for line in _lines_with(folder / "dropped.jsonl", needle))
+    needle = {"id": b'{"id":"' + text, "place": b'"at":"' + text + b'"', "text": text}[kind]
+    for path in _record_files(folder):
+        yield from (Found(source, "records", line) for line in _lines_with(path, needle))
+    yield from (Found(source, "dropped", line) for line in _lines_with(folder / "dropped.jsonl", needle))
+    if kind == "id":
         return
-    needles = [b'"at":"' + text + b'"'] if PLACE.fullmatch(query) else []
-    for needle in needles or [text]:
-        for path in _record_files(folder):
-            yield from (Found(source, "records", line) for line in _lines_with(path, needle))
-        yield from (Found(source, "dropped", line) for line in _lines_with(folder / "dropped.jsonl", needle))
-    file, _, position = query.rpartition(":")
-    aside = orjson.dumps({"file": file, "position": int(position)})[:-1] + b"," if needles else text
+    aside = text
+    if kind == "place":
+        file, _, position = query.rpartition(":")
+        aside = b'{"file":' + orjson.dumps(file) + b',"position":' + position.encode() + b","
     yield from (Found(source, "quarantine", line) for line in _lines_with(folder / "quarantine.jsonl", aside))
 
 
@@ -315,7 +322,7 @@ def _raw(nodes: Nodes, source: str, at: str) -> str:
 
 
 def _anywhere(nodes: Nodes, record_id: str) -> Found | None:
-    return next((one for one in find(record_id, nodes) if one.where == "records"), None)
+    return next((one for one in _find(record_id, "id", nodes) if one.where == "records"), None)
 
 
 def _by_id(nodes: Nodes, source: str, record_id: str) -> dict[str, Any] | None:

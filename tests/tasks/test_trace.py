@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,9 @@ from tasks import dag, profiles, trace
 from tasks.artifacts import Store, content_digest, file_digest
 from tasks.config import Sft, Source, SteelRun, Variant
 from tasks.convert.source import convert_source
-from tasks.fingerprint import canonical
+from tasks.fingerprint import ROOT, canonical
 from tasks.newest import newest
-from tasks.node import NodeError
+from tasks.node import Artifact, NodeError
 
 SPACED = "很多　空格   的一页，它的内容足够长，可以留下来。"
 RAW = {
@@ -32,7 +33,10 @@ RAW = {
         {"text": "背诵：黄河的长度是多少？"},
         {"text": "最后一页，很长。" * 20},
     ],
-    "qa/q.jsonl": [{"instruction": "一", "output": "二"}, {"instruction": "三", "output": "四"}],
+    "qa/q.jsonl": [
+        {"instruction": "一", "output": "二"},
+        {"instruction": "会议时间是 12:30", "output": "20230720"},
+    ],
     "exam/val/geo_val.csv": "id,question,A,B,C,D,answer\n0,黄河的长度是多少？,a,b,c,d,A\n",
 }
 CONFIG = SteelRun(
@@ -225,6 +229,35 @@ def test_an_instruction_and_the_mixtures_that_took_it(house):
     assert "holds no benchmark question" in house.tell(two)
 
 
+@pytest.mark.parametrize("query", ["会议时间是 12:30", "20230720", "时间是 12:3"])
+def test_a_text_that_looks_like_an_id_or_a_place(house, query):
+    assert house.tell(query).splitlines()[0] == f"{house.ids('qa')[1]}  qa"
+
+
+def test_what_the_operator_failed_on_was_not_judged(tmp_path, monkeypatch):
+    monkeypatch.setattr(trace, "_changes", lambda record, nodes, artifact: {})
+    house = House(tmp_path, until="clean:pages")
+    path = house.done["clean:pages"] / "dropped.jsonl"
+    line = orjson.loads(path.read_bytes())
+    line |= {"why": {"error": "ValueError: no"}, "quarantined": f"operator failed: {line['operator']}"}
+    path.write_bytes(orjson.dumps(line) + b"\n")
+    artifact = Artifact("clean:pages", path.parent, "", "", {"identity": {}})
+    told = list(trace._cleaned(house.lines("convert:pages")[2], {"clean:pages": artifact}, "pages"))
+    assert told == ["  clean         quarantined: operator failed: text_length_filter (error ValueError: no)"]
+
+
+@pytest.mark.parametrize("text", ['it\'s "12:30"', "-- a `text`; of $(odd) \\ signs", "--step"])
+def test_make_hands_on_any_text(tmp_path, text):
+    shown = tmp_path / "cli"
+    shown.write_text('#!/bin/bash\nprintf "%s\\0" "$@"\n')
+    shown.chmod(0o755)
+    command = ["make", "-s", "-o", "setup", "trace", f"CLI={shown}", "ID=" + text.replace("$", "$$")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\0")[:-1] == ["trace", "--profile", "demo", "--", text]
+    done = subprocess.run([*command[:-1], "STEP=12"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\0")[:-1] == ["trace", "--profile", "demo", "--step", "12"]
+
+
 def test_a_question_is_asked_and_never_trained_on(house):
     told = house.tell("黄河的长度")
     assert "a benchmark's question" in told
@@ -276,6 +309,8 @@ def test_the_command(house, monkeypatch, capsys):
     monkeypatch.setattr(profiles, "load", lambda profile, overrides: config)
     assert cli.main(["trace", "a.jsonl:5"]) == 0
     assert "quarantined: broken JSON" in capsys.readouterr().out
+    assert cli.main(["trace", "--profile", "demo", "--", "会议时间是 12:30"]) == 0
+    assert house.ids("qa")[1] in capsys.readouterr().out
     assert cli.main(["trace", "--step", "2"]) == 0
     told = capsys.readouterr().out
     assert told.startswith("step 2: ")
