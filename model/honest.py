@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.training.batch import IGNORED
-from model.training.loader import val_batches
+from model.training.gather import Rows
 
 
 @dataclass(frozen=True)
@@ -80,16 +79,14 @@ def losses(
 
 def _rows(files: Sequence[dict[str, Any]], wanted: int) -> list[Tensor]:
     """input_ids, labels, position_ids, doc_index [B, T] of up to `wanted` rows, evenly over all of them."""
-    (whole,) = val_batches(files, sum(_count(file) for file in files))
-    count = len(whole.input_ids)
-    chosen = torch.from_numpy(np.unique(np.linspace(0, count - 1, min(wanted, count)).round().astype(int)))
-    return [t[chosen] for t in (whole.input_ids, whole.labels, whole.position_ids, whole.doc_index)]
-
-
-def _count(file: dict[str, Any]) -> int:
-    from model.training.shards import ShardFile
-
-    return file["rows"] if file.get("rows") is not None else ShardFile(Path(file["path"])).rows
+    opened = Rows(files)
+    ends = np.cumsum(opened.rows)
+    count = int(ends[-1])
+    chosen = np.unique(np.linspace(0, count - 1, min(wanted, count)).round().astype(np.int64))
+    file = np.searchsorted(ends, chosen, side="right")
+    row = chosen - (ends - opened.rows)[file]
+    (batch,) = opened.batches(file, row, chosen, len(chosen))
+    return [batch.input_ids, batch.labels, batch.position_ids, batch.doc_index]
 
 
 def _nll(model: torch.nn.Module, hidden: Tensor, target: Tensor) -> np.ndarray:

@@ -66,6 +66,7 @@ def row(kind: str, by_seed: Mapping[int, Artifact]) -> dict[str, Any]:
         "causal": kind not in LEAKY,
         "parameters": first["parameters"],
         "flops_per_token": first["flops_per_token"],
+        "document_length": first["document_length"],
         "tokens": manifests[0]["metrics"]["tokens"],
         "targets": first["targets"],
         "val_loss": statistics.fmean(metric["val_loss"]),

@@ -41,7 +41,8 @@ def body(ctx: Context) -> Outcome:
     )
     launch(ctx, settings, nproc=nproc)
     engine.finish(ctx.out)
-    job = pool.submit(measure, ctx.out / "export", val_files, wanted["seed"], **wanted["honest"])
+    length = document_length(shards)
+    job = pool.submit(measure, ctx.out / "export", val_files, length, wanted["seed"], **wanted["honest"])
     measured = job.result()
     (ctx.out / "honest.json").write_bytes(orjson.dumps(measured, option=orjson.OPT_INDENT_2) + b"\n")
     metrics = engine.headline_metrics(engine.read_metrics(ctx.out))
@@ -56,12 +57,13 @@ def body(ctx: Context) -> Outcome:
     )
 
 
-def measure(export: Path, val_files: list[dict], seed: int, rows: int, positions: int) -> dict[str, Any]:
-    """Both losses of an exported model on the validation rows, its size, and its FLOPs a token."""
+def measure(
+    export: Path, val_files: list[dict], length: int, seed: int, rows: int, positions: int
+) -> dict[str, Any]:
+    """Both losses of an exported model on the validation rows, its size, and its FLOPs a trained token."""
     from model import honest, scoring
 
     model = scoring.load(export)
-    config = model.config
     found = honest.losses(model, val_files, rows=rows, positions=positions, seed=seed)
     leak = found.honest - found.forced
     return {
@@ -71,12 +73,12 @@ def measure(export: Path, val_files: list[dict], seed: int, rows: int, positions
         "largest_difference": float(abs(leak).max()),
         "targets": len(leak),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "flops_per_token": float(config.flops_per_token(train_length(val_files))),
+        "document_length": length,
+        "flops_per_token": float(model.config.num_flops_per_token(length)),
     }
 
 
-def train_length(files: list[dict]) -> int:
-    """Positions of a row."""
-    from model.training.shards import ShardFile
-
-    return ShardFile(Path(files[0]["path"])).block_size
+def document_length(shards: dict[str, Any]) -> int:
+    """Tokens of a mean training document, at most a row: what attention and slots run over."""
+    totals = shards["totals"]
+    return min(shards["block_size"], max(1, round(totals["train_tokens"] / totals["train_documents"])))

@@ -61,6 +61,7 @@ def artifact(tmp_path, name: str, val_loss: float, forced: float, honest: float)
         "extra": {
             "parameters": 123_456,
             "flops_per_token": 2.5e6,
+            "document_length": 22,
             "targets": 64,
             "largest_difference": abs(honest - forced),
         },
@@ -156,3 +157,11 @@ def test_body_reads_every_training(tmp_path):
         replace(inputs["token-s1"]).manifest["metrics"]["val_loss"]
         in numbers["kinds"][0]["val_loss_by_seed"].values()
     )
+
+
+def test_a_mean_document_is_at_most_a_row():
+    from tasks.ablation.train import document_length
+
+    totals = {"train_tokens": 220, "train_documents": 10}
+    assert document_length({"totals": totals, "block_size": 256}) == 22
+    assert document_length({"totals": totals, "block_size": 16}) == 16
