@@ -29,7 +29,9 @@ from torch.nn import functional as F
 from kernels.launch import Cost, jit, runs_triton, tl, tuned
 
 BACKWARD_TILE_D = 64
-"""Columns of a backward tile. Fixed, because dc's sum is taken per tile."""
+"""Columns of a backward tile. Fixed, because dc's sum is taken per tile.
+
+Within them its order is the compiler's and may go by BLOCK_N and num_warps: bytes of dc may differ between tiles."""
 
 
 def combine_experts(h_NEW: Tensor, c_NE: Tensor, gate: Tensor, value: Tensor) -> Tensor:

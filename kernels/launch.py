@@ -5,8 +5,11 @@ run on CUDA tensors, and on CPU tensors when the process was started with TRITON
 a kernel is defined, so it must be set before anything imports triton). The interpreter computes bfloat16 wrong
 without saying so (triton-lang/triton issue 4972): such a call is refused here.
 
-Kernels tune nothing that changes the order of a sum. Tiles of an output may differ from run to run, the numbers in
-them may not: training promises the same bytes on the same kind of machine.
+Tuning chooses by the clock, so another process may choose another tile. No kernel's program sums over what a tunable
+constant cuts: products go over BLOCK_W, which is fixed, and the rest over fixed tiles. Within a tile the order of a sum
+is the compiler's, by BLOCK_N and num_warps: experts.py's dc (a sum over 64 columns) may differ between tiles in its last
+bits, and whether tl.dot does has not been tried. The same tile gives the same bytes; across processes nothing is promised
+on a GPU.
 """
 
 from __future__ import annotations

@@ -18,7 +18,9 @@ repository.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,23 +103,31 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, edges: Tensor, longest: int, scalin
     if k.shape[1] != q.shape[1]:
         k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
     # torch has renamed its way to say "causal"
-    known = inspect.signature(varlen_attn).parameters
-    offered = {"scale": scaling, "window_size": (-1, 0), "is_causal": True}
-    accepted = {name: value for name, value in offered.items() if name in known}
-    return varlen_attn(q, k, v, edges, edges, longest, longest, **accepted)
+    said = _accepted(varlen_attn, scale=scaling, window_size=(-1, 0), is_causal=True)
+    return varlen_attn(q, k, v, edges, edges, longest, longest, **said)
 
 
 def _flash_2(q: Tensor, k: Tensor, v: Tensor, edges: Tensor, longest: int, scaling: float) -> Tensor:
     """As `_varlen`."""
     from flash_attn import flash_attn_varlen_func
 
-    return flash_attn_varlen_func(q, k, v, edges, edges, longest, longest, softmax_scale=scaling, causal=True)
+    said = _accepted(
+        flash_attn_varlen_func,
+        softmax_scale=scaling,
+        causal=True,
+        deterministic=torch.are_deterministic_algorithms_enabled(),
+    )
+    return flash_attn_varlen_func(q, k, v, edges, edges, longest, longest, **said)
 
 
 def _flash_4(q: Tensor, k: Tensor, v: Tensor, edges: Tensor, longest: int, scaling: float) -> Tensor:
     """As `_varlen`."""
     from flash_attn.cute import flash_attn_varlen_func
 
+    # its backward refuses to be deterministic on anything but Blackwell
+    fixed = (
+        torch.are_deterministic_algorithms_enabled() and torch.cuda.get_device_capability(q.device)[0] == 10
+    )
     out = flash_attn_varlen_func(
         q,
         k,
@@ -128,8 +138,15 @@ def _flash_4(q: Tensor, k: Tensor, v: Tensor, edges: Tensor, longest: int, scali
         max_seqlen_k=longest,
         softmax_scale=scaling,
         causal=True,
+        **_accepted(flash_attn_varlen_func, deterministic=fixed),
     )
     return out[0] if isinstance(out, tuple) else out  # some versions add the logsumexp
+
+
+def _accepted(kernel: Callable, **offered: Any) -> dict[str, Any]:
+    """Those arguments that this version of a library's function knows."""
+    known = inspect.signature(kernel).parameters
+    return {name: value for name, value in offered.items() if name in known}
 
 
 KERNELS = {"flash_attention_4": _flash_4, "flash_attention_2": _flash_2, "varlen": _varlen}

@@ -2,7 +2,7 @@
 
 One optimizer step: read the batch, agree on how many units it has (and whether to stop), forward and backward per
 micro-step, clip, update, report. Everything a step needs follows from its number, so a run that is stopped and resumed
-goes through the same steps with the same bytes as one that is not (same machine, ranks and threads).
+goes through the same steps with the same bytes as one that is not (same machine, ranks and threads; on CPUs, docs/training.md).
 """
 
 from __future__ import annotations

@@ -49,6 +49,9 @@ def run(config: TrainConfig, stop: StopFlag) -> int:
     Path(config.work_dir).mkdir(parents=True, exist_ok=True)
     keep_memory()
     disable_progress_bar()
+    if config.device != "cpu":
+        # cuBLAS repeats its sums' order only with a workspace of its own; read when CUDA starts
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # for debugging; 4 % of a step
     world = start(config)

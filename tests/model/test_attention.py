@@ -2,6 +2,8 @@
 
 import inspect
 import logging
+import sys
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
@@ -117,6 +119,33 @@ def test_kernels_for_variable_lengths_get_each_document_as_a_sequence(kv_heads, 
     torch.testing.assert_close(bounded, expected, atol=2e-5, rtol=1e-4)
     with pytest.raises(RuntimeError, match="more than 2 documents"):
         lm(x, **layout, max_documents=2)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize(
+    ("how", "capability", "due"),
+    [("flash_attention_2", 9, True), ("flash_attention_4", 10, True), ("flash_attention_4", 9, False)],
+)
+def test_flash_attention_is_asked_for_a_deterministic_backward(monkeypatch, how, capability, due, asked):
+    told = []
+
+    def kernel(q, k, v, *edges, deterministic=False, softmax_scale=None, causal=False, **named):
+        told.append((deterministic, softmax_scale, causal))
+        return q
+
+    def older(q, k, v, *edges, softmax_scale=None, causal=False, **named):
+        told.append((softmax_scale, causal))
+        return q
+
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: asked)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (capability, 0))
+    for function in (kernel, older):
+        library = SimpleNamespace(flash_attn_varlen_func=function)
+        monkeypatch.setitem(sys.modules, "flash_attn", library)
+        monkeypatch.setitem(sys.modules, "flash_attn.cute", library)
+        x = torch.zeros(4, 1, 8)
+        attention.KERNELS[how](x, x, x, torch.tensor([0, 4]), 4, 0.5)
+    assert told == [(due and asked, 0.5, True), (0.5, True)]
 
 
 def test_torchs_kernel_takes_the_arguments_that_we_give():

@@ -1,6 +1,7 @@
 """Schedules, decay groups, and configurations that are refused in one line."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -9,7 +10,28 @@ from model.steel import SteelConfig, SteelForCausalLM
 from model.training import run as entry
 from model.training.config import ConfigError, OptimConfig, from_dict, from_json, to_dict
 from model.training.optim import learning_rate, make_optimizer
+from model.training.stop import StopFlag
 from tests.training import engine_helpers as tiny
+
+
+@pytest.mark.parametrize(
+    ("device", "before", "due"), [("auto", None, ":4096:8"), ("cuda", ":16:8", ":16:8"), ("cpu", None, None)]
+)
+def test_cublas_has_its_workspace_before_a_gpu_is_touched(tmp_path, monkeypatch, device, before, due):
+    name, seen = "CUBLAS_WORKSPACE_CONFIG", []
+    monkeypatch.setenv(name, before or "")
+    if before is None:
+        monkeypatch.delenv(name)
+
+    def start(config):
+        seen.append(os.environ.get(name))
+        raise ConfigError("far enough")
+
+    monkeypatch.setattr(entry, "start", start)
+    values = tiny.settings(tmp_path, data={"files": [{"path": "a"}]}, device=device)
+    with pytest.raises(ConfigError, match="far enough"):
+        entry.run(from_dict(values), StopFlag())
+    assert seen == [due]
 
 
 @pytest.mark.parametrize(
