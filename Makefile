@@ -18,6 +18,7 @@ TOKENIZER  ?=
 BENCHMARKS ?=
 ID         ?=
 STEP       ?=
+SAMPLES    ?=
 MODEL      ?=
 TEMPERATURE ?= 0
 TOP_P      ?= 1
@@ -32,7 +33,7 @@ REQUEST = --profile '$(PROFILE)' \
           $(if $(SOURCES),--sources '$(SOURCES)') $(if $(POSTTRAIN),--posttrain '$(POSTTRAIN)') \
           $(if $(TOKENIZER),--tokenizer '$(TOKENIZER)') $(if $(BENCHMARKS),--benchmarks '$(BENCHMARKS)')
 
-.PHONY: help setup run ablation plan sources check trace chat watch up down status test test-full lint format
+.PHONY: help setup peers run ablation plan sources check trace chat watch up down status test test-full lint format
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +42,9 @@ setup: .venv/.installed ## .venv with the pinned dependencies (once per change o
 
 .venv/.installed: requirements.txt requirements.lock deployments/setup.sh
 	@deployments/setup.sh
+
+peers: setup ## what tests and benches compare with, into .venv (requirements-peers.txt); Steel needs none of it
+	@$(PYTHON) -m pip install --disable-pip-version-check -r requirements-peers.txt -c requirements.lock
 
 run: setup ## run a profile's pipeline and follow it; starts the servers if need be
 	@$(CLI) run $(REQUEST)
@@ -90,5 +94,5 @@ format: setup ## apply the style
 test: lint ## lint, unit tests, and the smoke profile through real servers (20 minutes at most)
 	$(PYTEST)
 
-test-full: lint ## the slow tests too
-	$(PYTEST) -m ''
+test-full: lint ## the slow tests too; with SAMPLES=FOLDER (sources/ posttrain/ benchmarks/ tokenizer/) on real samples
+	$(if $(SAMPLES),STEEL_SAMPLES='$(abspath $(SAMPLES))') $(PYTEST) -m ''

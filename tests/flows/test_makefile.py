@@ -1,0 +1,38 @@
+"""What make would do, without doing it."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def would_run(*request: str) -> str:
+    return subprocess.run(
+        ["make", "-n", *request], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_real_samples_reach_the_tests_by_an_absolute_path():
+    assert f"STEEL_SAMPLES='{ROOT / 'samples'}' " in would_run("test-full", "SAMPLES=samples")
+    assert "STEEL_SAMPLES" not in would_run("test-full")
+
+
+@pytest.mark.parametrize("target", ["setup", "test", "test-full", "run", "check"])
+def test_peers_are_installed_on_request_only(target):
+    assert "requirements-peers" in would_run("peers")
+    assert "requirements-peers" not in would_run(target)
+
+
+def test_extras_are_pinned_and_no_part_of_what_setup_installs():
+    setup = (ROOT / "deployments" / "setup.sh").read_text("utf-8") + (ROOT / "requirements.lock").read_text()
+    for name in ("requirements-gpu.txt", "requirements-peers.txt"):
+        lines = [line.partition("#")[0].strip() for line in (ROOT / name).read_text("utf-8").splitlines()]
+        wanted = [line for line in lines if line]
+        assert wanted
+        for line in wanted:
+            package, pin, version = line.partition(">=" if ">=" in line else "==")
+            assert pin, line
+            assert version, line
+            assert package not in setup
