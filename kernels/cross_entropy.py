@@ -53,11 +53,21 @@ def linear_cross_entropy(
     """(loss as above, to differentiate; the sum of -log p alone), FP32 scalars.
 
     hidden [N, D] and head [V, D] of one dtype, targets int64 [N]. `chunk` tokens at a time, None: `default_chunk`.
+    A target that is neither in [0, V) nor `ignore_index` is an error, on CUDA a device-side one as with F.cross_entropy.
     """
     if not runs_triton(hidden_ND):
         return linear_cross_entropy_definition(
             hidden_ND, head_VD, targets_N, ignore_index=ignore_index, scale=scale, z_loss=z_loss
         )
+    if len(targets_N) != len(hidden_ND):
+        raise ValueError(
+            f"hidden states and targets differ in size: {len(hidden_ND)} and {len(targets_N)} tokens"
+        )
+    known_N = (targets_N == ignore_index) | ((targets_N >= 0) & (targets_N < head_VD.shape[0]))
+    # the kernel would read another row's logits; asked on the device, so nothing waits
+    torch._assert_async(
+        known_N.all(), "a target of the loss is out of bounds: neither a class nor ignore_index"
+    )
     if chunk is None:
         chunk = default_chunk(len(hidden_ND), head_VD.shape[0], head_VD.shape[1], head_VD.element_size())
     return _LinearCrossEntropy.apply(hidden_ND, head_VD, targets_N, ignore_index, scale, z_loss, chunk)

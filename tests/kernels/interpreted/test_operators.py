@@ -62,6 +62,24 @@ def test_every_token_ignored_is_a_loss_of_zero_without_gradient():
     assert not head.grad.any()
 
 
+@pytest.mark.parametrize("target", [64, -1, -99, 2**40])
+def test_a_target_that_is_no_class_is_refused_as_by_the_definition(target):
+    hidden, head = torch.randn(4, 16), torch.randn(64, 16)
+    targets = torch.tensor([0, 63, cross_entropy.IGNORED, target])
+    for loss in (cross_entropy.linear_cross_entropy, cross_entropy.linear_cross_entropy_definition):
+        with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
+            loss(hidden, head, targets)
+        assert loss(hidden[:3], head, targets[:3])[0] > 0
+        with pytest.raises(ValueError, match="size"):
+            loss(hidden, head, targets[:3])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_the_experts_weights_may_have_the_dtype_of_h(dtype):
+    operator, definition, (h, c, gate, value) = case("combine_experts", (21, 3, 28, 90), dtype)
+    check(operator, definition, [h, c.to(dtype), gate, value])
+
+
 def test_no_slot_depends_on_a_later_token_by_a_single_bit():
     _, _, (x, logits) = case("prefix_slots", (2, 43, 70, 3), torch.float32)
     starts = torch.zeros(2, 43, dtype=torch.bool)
