@@ -277,7 +277,7 @@ def test_gates_hold_every_entry_of_the_traditional_dictionaries(tmp_path):
             [*tool, "-i", clib / "share" / "opencc" / f"{name}.ocd2", "-o", text], capture_output=True
         )
         if done.returncode:
-            pytest.skip(f"opencc_dict does not run here: {done.stderr!r}")
+            pytest.skip(f"OpenCC's opencc_dict does not run here, try on x86-64 Linux: {done.stderr!r}")
         entries = [line.partition("\t")[::2] for line in text.read_text("utf-8").splitlines()]
         assert len(entries) > 200
         for written, meanings in entries:
@@ -309,7 +309,10 @@ def test_a_chain_with_reference_operators_says_the_same(models):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("STEEL_SAMPLES" not in os.environ, reason="STEEL_SAMPLES names no folder of real samples")
+@pytest.mark.skipif(
+    "STEEL_SAMPLES" not in os.environ,
+    reason="needs real samples: set STEEL_SAMPLES=FOLDER, or make test-full SAMPLES=FOLDER (one with sources/)",
+)
 def test_real_records(pairs, tmp_path):
     """Every operator on every real record, text, dialogue and code."""
     from bench.common import unified_records

@@ -66,7 +66,10 @@ def test_at_the_recipes_limit_many_of_them_even_in_so_small_a_world(texts, world
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("STEEL_SAMPLES" not in os.environ, reason="STEEL_SAMPLES names no folder of real samples")
+@pytest.mark.skipif(
+    "STEEL_SAMPLES" not in os.environ,
+    reason="needs real samples: set STEEL_SAMPLES=FOLDER, or make test-full SAMPLES=FOLDER (one with sources/)",
+)
 def test_on_real_pages_the_recipes_limit_tells_them_apart(tmp_path):
     import orjson
 

@@ -21,7 +21,8 @@ from tests.convert.helpers import Converted
 SAMPLES = Path(os.environ.get("STEEL_SAMPLES", "/nowhere"))
 CONFIG = profiles.load("samples")
 pytestmark = pytest.mark.skipif(
-    "STEEL_SAMPLES" not in os.environ, reason="STEEL_SAMPLES names no folder of samples"
+    "STEEL_SAMPLES" not in os.environ,
+    reason="needs real samples: set STEEL_SAMPLES=FOLDER, or make test-full SAMPLES=FOLDER (sources/ posttrain/ benchmarks/)",
 )
 
 KEPT = {

@@ -18,8 +18,8 @@ from kernels import cross_entropy, experts, launch, prefix, rms_norm, rope
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(launch.triton is None, reason="needs triton"),
-    pytest.mark.skipif(launch.INTERPRETED, reason="needs compiled kernels, not the interpreter's"),
+    pytest.mark.skipif(launch.triton is None, reason="needs triton: install the one in requirements.txt"),
+    pytest.mark.skipif(launch.INTERPRETED, reason="compiles kernels: run it without TRITON_INTERPRET"),
 ]
 BF16, FP32 = torch.bfloat16, torch.float32
 POINTERS = {BF16: "*bf16", FP32: "*fp32", torch.int64: "*i64", torch.uint8: "*u8"}

@@ -12,7 +12,9 @@ from tests.kernels.cases import SHAPES, case, check
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.skipif(
+        not torch.cuda.is_available(), reason="torch sees no CUDA GPU: run pytest -m gpu where there is one"
+    ),
 ]
 STEEL_1B = {
     "rms_norm": (512, 1792),

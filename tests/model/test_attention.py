@@ -149,14 +149,19 @@ def test_flash_attention_is_asked_for_a_deterministic_backward(monkeypatch, how,
 
 
 def test_torchs_kernel_takes_the_arguments_that_we_give():
-    varlen = pytest.importorskip("torch.nn.attention.varlen")
+    varlen = pytest.importorskip(
+        "torch.nn.attention.varlen",
+        reason="this torch has no varlen_attn: install the one in requirements.txt",
+    )
     known = inspect.signature(varlen.varlen_attn).parameters
     assert {"window_size", "is_causal"} & set(known)
     assert list(known)[:7] == ["query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k"]
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU: torch sees none")
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="torch sees no CUDA GPU: run pytest -m gpu where there is one"
+)
 @pytest.mark.parametrize("name", ["flash_attention_4", "flash_attention_2", "varlen", "sdpa", "eager"])
 def test_every_way_on_a_gpu_computes_the_same_at_head_size_56(name):
     device = torch.device("cuda")

@@ -146,7 +146,7 @@ def test_the_card_says_what_the_model_is(exports, kind):
 def test_lm_evaluation_harness_scores_as_we_do(exports):
     """The `hf` model type of lm-eval, on an export, by its own loader."""
     pytest.importorskip(
-        "lm_eval", reason="lm-evaluation-harness (lm-eval) is not installed: an optional peer"
+        "lm_eval", reason="lm-evaluation-harness (lm_eval) is an optional peer: make peers installs it"
     )
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM

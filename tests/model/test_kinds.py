@@ -343,7 +343,9 @@ def test_a_block_is_traced_for_torch_compile(kind):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU: torch sees none")
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="torch sees no CUDA GPU: run pytest -m gpu where there is one"
+)
 @pytest.mark.parametrize("kind", CAUSAL + LEAKY)
 def test_a_gpu_computes_what_the_cpu_does(kind):
     lm, x = model(kind, slots_per_expert=2), tokens(2, 70)

@@ -161,7 +161,9 @@ def test_bounds_part_the_texts_whichever_backend(tokenizer_folder):
 def test_real_texts_under_the_real_vocabulary():
     """Qwen1.5's 151,646 ids on real web pages, dialogues and code."""
     if not (samples := os.environ.get("STEEL_SAMPLES")):
-        pytest.skip("needs STEEL_SAMPLES=<folder with sources/ and tokenizer/>")
+        pytest.skip(
+            "needs real samples: set STEEL_SAMPLES=FOLDER, or make test-full SAMPLES=FOLDER (sources/ tokenizer/)"
+        )
     folder = Path(samples)
     reference = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
     files = [p for p in sorted((folder / "sources").rglob("*")) if p.suffix in (".jsonl", ".json")]
