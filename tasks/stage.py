@@ -335,7 +335,7 @@ class Runner:
         final = self.store.final(manifest["node"], manifest["fingerprint"])
         self.tracker.file(run_id, final / MANIFEST)
         for name in outcome.files:
-            self.tracker.file(run_id, final / name)
+            self.tracker.file(run_id, final / name, name.rpartition("/")[0])
 
 
 def stages_of(nodes: Iterable[Node]) -> list[str]:

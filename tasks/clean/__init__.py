@@ -70,6 +70,7 @@ def nodes(config: SteelRun) -> list[Node]:
                 "benchmarks": benchmarks,
                 "ngram": config.clean.ngram,
                 "action": config.clean.decontaminate,
+                "examples": config.clean.trace_examples,
             },
             inputs={name: f"clean:{name}" for name in sources}
             | {"dedup": "clean:dedup"}

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 GENERIC = 50
 """An n-gram in more records than this is a phrase of the language or of the exam, not a leak."""
-EXAMPLES = 10
 STEP = "decontaminate"
 CODE = (
     "tasks.clean.overlap",
@@ -87,7 +86,7 @@ def body(ctx: Context) -> Outcome:
     index = _index(tuple(benchmarks.items()), config["ngram"])
     hits, ignored = decide(index, searched, dedup)
     dropping = config["action"] == "drop"
-    accounts, report = [], Report(index, ignored, dropping)
+    accounts, report = [], Report(index, ignored, dropping, config["examples"])
     for name in names:
         totals = totals_of(name, searched[name], dedup.get(name))
         accounts.append(write(ctx.out / name, name, dedup.get(name), totals, hits[name], index, dropping))
@@ -108,7 +107,7 @@ def body(ctx: Context) -> Outcome:
             }
         },
         summary=report.table() + "\n" + accounting.sources_table(accounts),
-        files=["report.json"],
+        files=["report.json", *(f"{name}/accounting.json" for name in names)],
     )
 
 
@@ -157,9 +156,10 @@ def decide(
 
 
 def totals_of(name: str, searched: Sequence[Searched], dedup: Path | None) -> dict[str, int]:
-    """Records and characters that are training data before this step."""
+    """Records and characters that are training data before this step; `searched` counts also dropped copies."""
     read = [orjson.loads((part.folder / "totals.json").read_bytes()) for part in searched]
     totals = {key: sum(part[key] for part in read) for key in ("records", "chars")}
+    totals["searched"] = totals["records"]
     if dedup is None:
         return totals
     account = orjson.loads((dedup / "accounting.json").read_bytes())
@@ -167,7 +167,7 @@ def totals_of(name: str, searched: Sequence[Searched], dedup: Path | None) -> di
         raise NodeError(
             f"{name}: {totals['records']:,} records were searched, but clean:dedup counted {account['records_in']:,}"
         )
-    return {"records": account["kept"], "chars": account["chars_out"]}
+    return totals | {"records": account["kept"], "chars": account["chars_out"]}
 
 
 def _matches(searched: Sequence[Searched], gone: set[str] | None) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -204,7 +204,10 @@ def write(
     index: Index,
     dropping: bool,
 ) -> dict[str, Any]:
-    """drops.jsonl, hits.jsonl and accounting.json of one source; returns the account."""
+    """drops.jsonl, hits.jsonl and accounting.json of one source; returns the account.
+
+    NodeError if the drops, read back, do not leave as many records as were counted.
+    """
     folder.mkdir(parents=True)
     lines = []
     for record_id, hit in hits.items():
@@ -214,6 +217,8 @@ def write(
         )
     with (folder / "drops.jsonl").open("wb") as file:
         for line in records.read(dedup / "drops.jsonl") if dedup else ():
+            if line["id"] in hits:
+                raise NodeError(f"{name}: record {line['id']} was dropped by clean:dedup already")
             file.write(records.dump({"id": line["id"], "step": "dedup"} | line))
         for line in lines if dropping else ():
             file.write(records.dump({"id": line["id"], "step": STEP} | line))
@@ -221,12 +226,19 @@ def write(
     lost = len(hits) if dropping else 0
     lost_chars = sum(hit.chars for hit in hits.values()) if dropping else 0
     reached, chars = totals["records"], totals["chars"]
+    listed = Counter(line["step"] for line in records.read(folder / "drops.jsonl"))
+    kept = totals["searched"] - listed.total()
+    if (totals["searched"] - listed["dedup"], listed[STEP]) != (reached, lost):
+        raise NodeError(
+            f"{name}: of {totals['searched']:,} records {reached:,} are left by clean:dedup and {lost:,} held "
+            f"questions, but drops.jsonl lists {dict(listed)}"
+        )
     step = StepCount(STEP, STEP, reached, reached - lost, 0, lost, chars, chars - lost_chars)
     account = Accounting(
         name,
         records_in=reached,
         chars_in=chars,
-        kept=step.records_out,
+        kept=kept,
         chars_out=step.chars_out,
         dropped=Counter({STEP: lost}),
         steps=[step],
@@ -239,10 +251,10 @@ def write(
 class Report:
     """What each benchmark has to know of the training data."""
 
-    def __init__(self, index: Index, ignored: Sequence[str], dropping: bool):
+    def __init__(self, index: Index, ignored: Sequence[str], dropping: bool, examples: int):
         from tasks.clean.overlap import is_testable
 
-        self.index = index
+        self.index, self.most = index, examples
         self.hit: dict[str, set[str]] = defaultdict(set)
         totals = Counter(question.benchmark for question in index.questions) + index.empty
         generic = frozenset(ignored)
@@ -255,7 +267,7 @@ class Report:
             "ignored_ngrams": {
                 "count": len(ignored),
                 "held_by_more_than": GENERIC,
-                "examples": list(ignored[:EXAMPLES]),
+                "examples": list(ignored[:examples]),
             },
             "benchmarks": {
                 name: {
@@ -281,7 +293,7 @@ class Report:
             for benchmark, question_id in sorted(first.items()):
                 part = self.content["benchmarks"][benchmark]
                 part["held"][source] = part["held"].get(source, 0) + 1
-                if len(part["examples"]) < EXAMPLES:
+                if len(part["examples"]) < self.most:
                     text = accounting.excerpt(records.whole_text(_read_at(hit.path, hit.offset)))
                     example = {"source": source, "id": record_id, "question": question_id, "excerpt": text}
                     part["examples"].append(example)

@@ -36,7 +36,7 @@ from tasks.clean.near import CHUNK, Groups, close_pairs
 from tasks.clean.recipe import NearDuplicates
 from tasks.clean.signatures import KINDS, Shingles
 from tasks.clean.spill import Spill
-from tasks.node import Context, Outcome
+from tasks.node import Context, NodeError, Outcome
 
 MAX_COMPARED = 64
 """Kept records that one record is compared with, the first ones; more have close hashes only in degenerate
@@ -90,7 +90,7 @@ def body(ctx: Context) -> Outcome:
         + f"\nPairs with close hashes: {report['pairs_compared']:,} compared, {report['pairs_similar']:,} similar. "
         f"Copies of a record of another source: {sum(report['across_sources'].values()):,}. "
         f"Records without any shingle (hash 0): {report['hash_zero']:,}.\n",
-        files=["report.json", "examples.json"],
+        files=["report.json", "examples.json", *(f"{name}/accounting.json" for name in order)],
     )
 
 
@@ -115,6 +115,7 @@ class Search:
 
     def drop(self, rows: np.ndarray, first: np.ndarray, method: str) -> None:
         """Record that the records `rows` (with at) are copies of the records `first` (with at and id)."""
+        self.report["dropped"] += len(rows)
         found = np.zeros(len(rows), DROP)
         found["at"], found["of"], found["of_id"] = rows["at"], first["at"], first["id"]
         found["method"] = METHODS.index(method)
@@ -330,6 +331,9 @@ def _write(
             sources[part.source].drop(part, bucket[of_part == number])
             shown.add(part.source, bucket[of_part == number])
     accounts = [sources[name].close() for name in order]
+    written = sum(sum(account["dropped"].values()) for account in accounts)
+    if written != search.report["dropped"]:
+        raise NodeError(f"{search.report['dropped']:,} copies were found, but {written:,} written down")
     report = {
         "hash_zero": search.report["hash_zero"],
         "pairs_compared": search.report["pairs_compared"],

@@ -14,6 +14,7 @@ import orjson
 from tasks.clean import records
 from tasks.clean.accounting import Accounting, StepCount, excerpt
 from tasks.clean.spill import Spill
+from tasks.node import NodeError
 
 METHODS = ("exact", "near")
 DROP = np.dtype([("at", "<u8"), ("of", "<u8"), ("of_id", "u1", 16), ("method", "u1")])
@@ -40,7 +41,7 @@ class Part:
 
 
 class Account:
-    """What is written of one source, while its dropped records come by in order."""
+    """What is written of one source, while its dropped records come by in order, each once."""
 
     def __init__(self, source: str, folder: Path):
         folder.mkdir(parents=True)
@@ -48,6 +49,8 @@ class Account:
         self.file = (folder / "drops.jsonl").open("wb")
         self.records_in = self.chars_in = self.across = 0
         self.first: int | None = None
+        self.last = -1
+        """Number of the record dropped last."""
         self.dropped: Counter[str] = Counter()
         self.chars: Counter[str] = Counter()
 
@@ -57,6 +60,9 @@ class Account:
         self.chars_in += int(part.rows()["chars"].sum(dtype=np.int64))
 
     def drop(self, part: Part, rows: np.ndarray) -> None:
+        if (np.diff(rows["at"].astype(np.int64), prepend=self.last) <= 0).any():
+            raise NodeError(f"{self.source}: a record was dropped twice, or out of order")
+        self.last = int(rows["at"][-1])
         mine = part.rows()[(rows["at"] - np.uint64(part.first)).astype(np.int64)]
         self.across += int((rows["of"] < self.first).sum())
         for number, method in enumerate(METHODS):
@@ -72,7 +78,15 @@ class Account:
             self.file.write(records.dump(line))
 
     def close(self) -> dict[str, Any]:
+        """The account, also written; NodeError if drops.jsonl, read back, does not hold what was counted."""
         self.file.close()
+        listed = Counter(line["method"] for line in records.read(Path(self.file.name)))
+        kept = self.records_in - listed.total()
+        if listed != +self.dropped or kept < 0:
+            raise NodeError(
+                f"{self.source}: of {self.records_in} records {dict(+self.dropped)} were dropped, but drops.jsonl "
+                f"lists {dict(listed)}"
+            )
         reached, chars, steps = self.records_in, self.chars_in, []
         for method in METHODS:
             lost, lost_chars = self.dropped[method], self.chars[method]
@@ -89,7 +103,7 @@ class Account:
             )
             reached, chars = steps[-1].records_out, steps[-1].chars_out
         account = Accounting(
-            self.source, self.records_in, self.chars_in, reached, chars, dropped=self.dropped, steps=steps
+            self.source, self.records_in, self.chars_in, kept, chars, dropped=self.dropped, steps=steps
         )
         result = account.as_json()
         (self.folder / "accounting.json").write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))

@@ -120,9 +120,11 @@ def test_questions_that_nothing_can_find_are_counted(tmp_path):
     asked = [question(short), question(LONG_ZH, number=1), question("（    ）", number=2)]
     hits, ignored, built, _ = search(tmp_path, {"a": items}, asked)
     assert not hits["a"]
-    part = decontaminate.Report(built, ignored, True).content["benchmarks"]["exam"]
+    report = decontaminate.Report(built, ignored, True, 2)
+    part = report.content["benchmarks"]["exam"]
     assert (part["questions"], part["questions_not_testable"], part["questions_hit"]) == (3, 2, 0)
-    assert "| exam | 3 | 0 | 2 | – |" in decontaminate.Report(built, ignored, True).table()
+    assert "| exam | 3 | 0 | 2 | – |" in report.table()
+    assert len(report.content["ignored_ngrams"]["examples"]) == 2
 
 
 def test_every_kind_of_record_is_searched(tmp_path):
@@ -163,7 +165,7 @@ def test_drops_are_the_union_with_dedup_and_are_not_counted_twice(tmp_path, acti
         assert lines[1:] == []
     hit = [json.loads(line) for line in (tmp_path / "out" / "hits.jsonl").read_text().splitlines()]
     assert hit == [{"id": once["id"], "questions": [["exam", "exam-0"]]}]
-    report = decontaminate.Report(built, [], dropping)
+    report = decontaminate.Report(built, [], dropping, 10)
     report.add("a", hits["a"])
     part = report.content["benchmarks"]["exam"]
     assert (part["held"], part["dropped"]) == ({"a": 1}, {"a": 1} if dropping else {})
@@ -178,3 +180,32 @@ def test_counts_that_disagree_with_dedup_are_refused(tmp_path):
     write(tmp_path / "dedup" / "accounting.json", [{"records_in": 2, "kept": 2, "chars_out": 9}])
     with pytest.raises(NodeError, match="1 records were searched, but clean:dedup counted 2"):
         decontaminate.totals_of("a", searched["a"], tmp_path / "dedup")
+
+
+@pytest.mark.parametrize(
+    ("listed", "told"),
+    [
+        (["copy"], None),
+        ([], "3 records 2 are left by clean:dedup and 1 held questions, but drops.jsonl lists"),
+        (["copy", "copy"], "but drops.jsonl lists {'dedup': 2, 'decontaminate': 1}"),
+        (["leak"], "was dropped by clean:dedup already"),
+    ],
+)
+def test_drops_that_do_not_add_up_are_refused(tmp_path, listed, told):
+    items = {"copy": record(real_text(1)), "leak": record(LONG_ZH), "good": record(real_text(5))}
+    hits, _, built, searched = search(tmp_path, {"a": items.values()}, [question(LONG_ZH)])
+    dedup = tmp_path / "dedup"
+    gone = [{"id": items[name]["id"], "duplicate_of": "00", "method": "exact"} for name in listed]
+    write(dedup / "drops.jsonl", gone)
+    write(dedup / "accounting.json", [{"records_in": 3, "kept": 2, "chars_out": 200}])
+    totals = decontaminate.totals_of("a", searched["a"], dedup)
+
+    def written():
+        return decontaminate.write(tmp_path / "out", "a", dedup, totals, hits["a"], built, True)
+
+    if told is None:
+        account = written()
+        assert (account["records_in"], account["kept"]) == (2, 1)
+    else:
+        with pytest.raises(NodeError, match=told):
+            written()

@@ -6,8 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-from tasks.clean import dedup, signatures
+from tasks.clean import dedup, records, signatures
 from tasks.clean.recipe import load_set
+from tasks.node import NodeError
 from tests.clean.samples import dialogue, real_text, record, write
 
 DISTINCT = sorted({real_text(seed) for seed in range(400)}, key=len, reverse=True)
@@ -161,3 +162,24 @@ def test_the_first_copies_are_shown_beside_what_is_kept(tmp_path):
         assert example == {"dropped": TEXT[:160], "kept": TEXT[:160], "duplicate_of": kept["id"]}
     assert shown["b"]["near"][0]["dropped"] == edited["text"][:160]
     assert len(drops["b"]) == 6
+
+
+def test_drops_that_were_not_written_as_counted_are_refused(tmp_path, monkeypatch):
+    items = [record(TEXT), record(OTHER), record(TEXT + "！"), record(OTHER + "！")]
+    dump = records.dump
+    monkeypatch.setattr(records, "dump", lambda line: b"" if line["id"] == items[2]["id"] else dump(line))
+    with pytest.raises(NodeError, match=r"{'exact': 2} were dropped, but drops.jsonl lists {'exact': 1}"):
+        find(tmp_path, {"a": items})
+
+
+def test_a_record_dropped_twice_or_not_at_all_is_refused(tmp_path, monkeypatch):
+    items = [record(TEXT), record(OTHER), record(TEXT + "！"), record(OTHER + "！")]
+    by_rank = dedup.Spill.by_rank
+    for times, told in ((2, "a: a record was dropped twice"), (0, "2 copies were found, but 0 written down")):
+
+        def written(self, at, total, rows, times=times):
+            by_rank(self, np.repeat(at, times), total, np.repeat(rows, times))
+
+        monkeypatch.setattr(dedup.Spill, "by_rank", written)
+        with pytest.raises(NodeError, match=told):
+            find(tmp_path, {"a": items})

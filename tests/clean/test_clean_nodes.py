@@ -121,6 +121,8 @@ def test_the_bodies_one_after_the_other(tmp_path):
     assert (report["questions"], report["questions_hit"]) == (1, 1)
     assert report["dropped"] == {"web": 1, "chat": 1, "pairs": 1}
     assert len(report["examples"]) == 3
+    assert set(outcomes["clean:dedup"].files) >= {"web/accounting.json", "chat/accounting.json"}
+    assert set(outcomes["clean:decontaminate"].files) >= {f"{name}/accounting.json" for name in steps}
     # what the next rooms read agrees: records in = kept + dropped, hop by hop
     for name in ("web", "chat"):
         folders = (f"clean-{name}", f"clean-dedup/{name}", f"clean-decontaminate/{name}")

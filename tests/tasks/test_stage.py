@@ -97,6 +97,21 @@ def test_a_changed_value_reruns_that_node_and_its_dependants_only(world):
     assert 'text: "a" → "z"' in changed.results["download:change"].reason
 
 
+def in_folders(ctx: Context) -> Outcome:
+    names = ["report.json", "a/report.json", "b/report.json"]
+    for name in names:
+        (ctx.out / name).parent.mkdir(exist_ok=True)
+        (ctx.out / name).write_text(name)
+    return Outcome(files=names)
+
+
+def test_files_of_one_name_are_logged_in_their_folders(world):
+    run_id = world(Node("clean:folders", in_folders)).results["clean:folders"].run_id
+    client = world.tracker.client
+    logged = {file.path for folder in ("", "a", "b") for file in client.list_artifacts(run_id, folder)}
+    assert logged == {MANIFEST, "report.json", "a", "b", "a/report.json", "b/report.json"}
+
+
 def test_a_missing_or_altered_artifact_is_remade(world):
     first = world(*two("gone"))
     path = first.done["download:gone"].path
