@@ -99,13 +99,17 @@ def _assets_node(config: SteelRun, sources: list[str], recipes: Mapping[str, Rec
     wanted = sources if settings.sources is None else settings.sources
     if unknown := sorted(set(wanted) - set(sources)):
         raise NodeError(f"clean.assets.sources names no pre-training source: {', '.join(unknown)}")
+    # one recipe counts letters per token: that tokenizer learns from programs, whoever is named for the prose
+    code_tokenizer = any(step.settings().get("tokenization") for step in recipes["code"].steps)
+    if code_tokenizer:
+        programs = [name for name in sources if config.sources[name].language == "code"]
+        wanted = list(dict.fromkeys([*wanted, *programs]))
     return Node(
         name="clean:assets",
         body=assets.body,
         config={
             "assets": settings.model_dump(include={"vocab_size", "order", "max_chars"}),
-            # one recipe counts letters per token
-            "code_tokenizer": any(step.settings().get("tokenization") for step in recipes["code"].steps),
+            "code_tokenizer": code_tokenizer,
         },
         inputs={name: f"convert:{name}" for name in wanted},
         code=(

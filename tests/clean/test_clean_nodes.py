@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from tasks import profiles
 from tasks.clean import assets, nodes
 from tasks.config import Folders, Runtime, Source, SteelRun
 from tasks.node import Artifact, Context, NodeError
@@ -147,6 +148,19 @@ def test_the_bodies_one_after_the_other(tmp_path):
     assert [json.loads(line)["id"] for line in dropped] == [copy["id"]]
     assert outcomes["clean:decontaminate"].counts["dropped"] == 0
     assert outcomes["clean:decontaminate"].counts["held"] == 3
+
+
+@pytest.mark.parametrize("profile", ["steel-1b", "steel-100m"])
+@pytest.mark.parametrize(("recipe", "learnt"), [("steel", set()), ("paper", {"starcoder", "more_code"})])
+def test_a_new_source_leaves_the_models_of_the_big_profiles_alone(profile, recipe, learnt):
+    def assets_of(**new):
+        return nodes(profiles.load(profile, {"clean": {"recipe": recipe}, "sources": new}))[0]
+
+    named = set(profiles.load(profile).clean.assets.sources)
+    prose, code = ({"entry": entry} for entry in ("skypile", "starcoder"))
+    before, after = assets_of(), assets_of(more=prose)
+    assert (before.inputs, before.config) == (after.inputs, after.config)
+    assert set(assets_of(more=prose, more_code=code).inputs) == named | learnt
 
 
 def test_the_models_can_be_held_still(tmp_path, models):
