@@ -13,7 +13,7 @@ from typing import Any
 
 from tasks import engine
 from tasks.ablation import table, train
-from tasks.config import SteelRun
+from tasks.config import SteelRun, Train
 from tasks.node import Node
 from tasks.report.latest import link
 
@@ -25,7 +25,7 @@ PAGE, FOLDER = "ffn-ablation.html", "ffn-ablation"
 def nodes(config: SteelRun) -> list[Node]:
     """A training for each kind and seed, and the comparison of all."""
     study = config.ablation
-    recipe = config.pretrain.model_dump(mode="json")
+    recipe = config.pretrain.model_dump(mode="json", include=set(Train.model_fields))
     if study.steps:
         recipe |= {"steps": study.steps, "epochs": None}
     trainings = [

@@ -7,6 +7,7 @@ import pytest
 
 from tasks import ablation, dag, profiles
 from tasks.ablation import table
+from tasks.config import Train
 from tasks.node import Artifact
 
 SMALL = {"ablation": {"kinds": ["token", "dense", "paper"], "seeds": [1, 2], "steps": 5}}
@@ -19,7 +20,7 @@ def test_every_kind_gets_every_seed_on_the_same_shards():
     one = nodes["ablation:paper-s2"]
     assert one.config["model"]["ffn"] == "paper"
     assert one.config["seed"] == 2
-    assert one.config["train"]["steps"] == 5
+    assert Train.model_validate(one.config["train"]).steps == 5
     inputs = {tuple(node.inputs.items()) for node in mine if node.name != ablation.TABLE}
     assert len(inputs) == 1
     assert "pretrain" not in nodes
