@@ -81,7 +81,7 @@ def follow(run: UUID, at: Addresses, folder: Path, report: Path, terminal: Termi
     if last.good and report.exists():
         terminal.line(f"  report   {report}")
     if not last.good:
-        terminal.line("What is finished is kept: `make run` goes on where this stopped,")
+        terminal.line("What is finished is kept: the same command goes on where this stopped,")
         terminal.line(f"and so does `prefect flow-run retry {run}`.")
     return last.good
 

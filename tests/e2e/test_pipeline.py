@@ -240,6 +240,21 @@ def test_servers_that_run_are_left_alone_and_a_dead_one_is_started_again(house):
     assert house.states() == {"download": "Cached"}
 
 
+@pytest.mark.slow
+def test_the_ffn_ablation_takes_the_data_as_it_is_and_leaves_a_table(house):
+    small = "ablation.kinds=[token,paper] ablation.seeds=[1,2] ablation.steps=4 pretrain.eval_every=2"
+    done = house.steel("ablation", *house.request("--set", small), timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = house.artifacts / "latest" / "smoke" / "ffn-ablation"
+    table = json.loads((folder / "ffn-ablation.json").read_text("utf-8"))
+    assert [(r["kind"], r["causal"]) for r in table["kinds"]] == [("token", True), ("paper", False)]
+    assert table["kinds"][0]["parameters"] == table["kinds"][1]["parameters"]
+    assert table["kinds"][0]["largest_difference"] < 1e-4 < table["kinds"][1]["largest_difference"]
+    assert "svg+xml" in (folder / "ffn-ablation.html").read_text("utf-8")
+    stages = {s["name"]: s["state"] for s in json.loads((folder / "run.json").read_text("utf-8"))["stages"]}
+    assert stages == {**dict.fromkeys(STAGES[:4], "Cached"), "ablation": "Completed"}
+
+
 def _ranks(house: House) -> list[psutil.Process]:
     """The training processes that write into this house."""
     found = []
