@@ -16,8 +16,9 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ from tasks.node import Context, NodeError
 DONE = "done.json"
 LOCK = ".lock"
 POLL_SECONDS = 1.0
+ABANDONED_SECONDS = 3600.0
+"""A half-made piece of another key, with a free lock and unchanged for so long, is nobody's."""
 
 
 @dataclass(frozen=True)
@@ -62,20 +65,21 @@ def run(place: Context | Path, jobs: Sequence[Job], engine: engines.Submit | Non
     log = ctx.log if ctx else logging.getLogger(__name__)
     root.mkdir(parents=True, exist_ok=True)
     wanted = {job.key: job for job in jobs}
-    missing = []
-    for job in wanted.values():
-        final = root / job.key
-        wrong = "forced" if ctx and ctx.forced and final.exists() else _wrong(final)
-        if final.exists() and wrong:
-            log.warning("partition %s is made again: %s", job.key, wrong)
-            _remove(final)
-        if wrong:
-            missing.append(job)
+    if engine is None:
+        engine = engines.submit_of(ctx.runtime if ctx else None)
+    there = [key for key in wanted if (root / key).exists()]
+    if ctx and ctx.forced:
+        unusable = dict.fromkeys(there, "forced")
+    else:
+        unusable = _check(ctx, root, there, len(wanted), engine)
+    for key, wrong in unusable.items():
+        log.warning("partition %s is made again: %s", key, wrong)
+        _remove(root / key)
+    sound = set(there) - set(unusable)
+    missing = [job for key, job in wanted.items() if key not in sound]
     _clear_dead(root, {job.key for job in missing})
     if len(missing) < len(wanted):
         log.info("%d of %d partitions were done before", len(wanted) - len(missing), len(wanted))
-    if engine is None:
-        engine = engines.submit_of(ctx.runtime if ctx else None)
     _make(ctx, root, missing, len(wanted), engine)
     return [root / job.key for job in jobs]
 
@@ -113,11 +117,42 @@ def make(root: Path, key: str, function: Callable[..., Any], args: tuple[Any, ..
 
 
 def _make(ctx: Context | None, root: Path, jobs: Sequence[Job], total: int, submit: engines.Submit) -> None:
-    running = {submit(make, root, job.key, job.function, job.args): job for job in jobs}
-    order = {future: number for number, future in enumerate(running)}
+    before = total - len(jobs)
+    _all(
+        ctx,
+        [submit(make, root, job.key, job.function, job.args) for job in jobs],
+        lambda made: ((before + made) / total, f"{before + made:,} of {total:,} partitions"),
+        lambda made: f"{before + made:,} of {total:,} partitions are done and kept: run again to go on",
+    )
+
+
+def _check(
+    ctx: Context | None, root: Path, keys: Sequence[str], total: int, submit: engines.Submit
+) -> dict[str, str]:
+    """Key -> what is wrong, of finished pieces that cannot be used. Each is read whole: the engine's work."""
+    found = _all(
+        ctx,
+        [submit(_wrong, root / key) for key in keys],
+        lambda checked: (checked / total, f"{checked:,} of {len(keys):,} finished partitions checked"),
+        lambda checked: f"{checked:,} of {len(keys):,} finished partitions were checked: run again to go on",
+    )
+    return {key: wrong for key, wrong in zip(keys, found, strict=True) if wrong}
+
+
+def _all(
+    ctx: Context | None,
+    futures: Sequence[Future],
+    progress: Callable[[int], tuple[float, str]],
+    told: Callable[[int], str],
+) -> list[Any]:
+    """The results, in order; `progress` and what is `told` at a premature end are of the number finished.
+
+    After a failure nothing new starts, what runs may finish, and the first error is raised.
+    """
+    order = {future: number for number, future in enumerate(futures)}
     failed: dict[int, BaseException] = {}
-    finished, stopped = total - len(jobs), False
-    waiting = set(running)
+    finished, stopped = 0, False
+    waiting = set(futures)
     while waiting:
         done, waiting = wait(waiting, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
         for future in done:
@@ -129,8 +164,8 @@ def _make(ctx: Context | None, root: Path, jobs: Sequence[Job], total: int, subm
         if failed or stopped:
             waiting = {future for future in waiting if not future.cancel()}
         if ctx and done:
-            ctx.progress(finished / total, f"{finished:,} of {total:,} partitions")
-    left = f"{finished:,} of {total:,} partitions are done and kept: run again to go on"
+            ctx.progress(*progress(finished))
+    left = told(finished)
     if failed:
         error = failed[min(failed)]
         if isinstance(error, BrokenProcessPool):
@@ -138,6 +173,7 @@ def _make(ctx: Context | None, root: Path, jobs: Sequence[Job], total: int, subm
         raise error
     if stopped:
         raise NodeError(f"stopped; {left}")
+    return [future.result() for future in futures]
 
 
 def _wrong(folder: Path) -> str:
@@ -171,11 +207,16 @@ def _remove(final: Path) -> None:
 
 
 def _clear_dead(root: Path, keys: set[str]) -> None:
-    """Remove what makers that no longer live have left of these pieces."""
+    """Remove what makers that no longer live have left of these pieces, and of any other a good while ago.
+
+    A maker's folder is there for a moment before its lock is held, and so is one that is being removed: those
+    of other pieces may be the work of another node at this very moment.
+    """
     for aside in root.glob("*.partial"):
-        if aside.name.partition(".")[0] not in keys:
-            continue
         try:
+            ours = aside.name.partition(".")[0] in keys
+            if not ours and time.time() - aside.stat().st_mtime < ABANDONED_SECONDS:
+                continue
             with open(aside / LOCK, "wb") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(aside)

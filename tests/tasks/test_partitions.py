@@ -1,5 +1,6 @@
 """Partitions: made once, found again, verified, and what a killed run has left is all that is done."""
 
+import fcntl
 import logging
 import os
 import signal
@@ -126,6 +127,49 @@ def test_a_cancelled_run_stops_between_pieces(tmp_path):
     assert all(future.cancelled() for future in waiting[1:])
 
 
+def test_finished_pieces_are_checked_by_the_engine(tmp_path):
+    log, told, asked = tmp_path / "log", [], []
+
+    def submit(function, *args):
+        asked.append(function)
+        return inline(function, *args)
+
+    partitions.run(context(tmp_path), jobs_of("ab", log), inline)
+    ctx = context(tmp_path, progress=lambda share, text: told.append((share, text)))
+    partitions.run(ctx, jobs_of("abcd", log), submit)
+    assert asked == [partitions._wrong] * 2 + [partitions.make] * 2
+    assert told == [(0.5, "2 of 2 finished partitions checked"), (1.0, "4 of 4 partitions")]
+
+
+def test_a_cancelled_run_stops_between_checks_and_leaves_what_is_finished(tmp_path):
+    log, waiting = tmp_path / "log", []
+    folders = partitions.run(context(tmp_path), jobs_of("abc", log), inline)
+
+    def submit(function, *args):
+        waiting.append(Future())
+        return inline(function, *args) if len(waiting) == 1 else waiting[-1]
+
+    with pytest.raises(NodeError, match="stopped; 1 of 3 finished partitions were checked"):
+        partitions.run(context(tmp_path, should_stop=lambda: True), jobs_of("abc", log), submit)
+    assert [future.cancelled() for future in waiting[1:]] == [True, True]
+    assert all((folder / "done.json").exists() for folder in folders)
+
+
+def test_what_dead_makers_of_other_pieces_left_goes_when_it_is_old(tmp_path):
+    root = tmp_path / "p"
+    old, held, new = (root / f"{name}.x.partial" for name in ("old", "held", "new"))
+    for folder in (old, held, new):
+        folder.mkdir(parents=True)
+        (folder / partitions.LOCK).touch()
+        if folder != new:
+            long_ago = time.time() - partitions.ABANDONED_SECONDS - 60
+            os.utime(folder, (long_ago, long_ago))
+    with open(held / partitions.LOCK, "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        partitions.run(root, jobs_of("a", tmp_path / "log"), inline)
+    assert (old.exists(), held.exists(), new.exists()) == (False, True, True)
+
+
 def test_a_broken_pool_is_said_in_one_line(tmp_path):
     def submit(function, *args):
         future = Future()
@@ -189,8 +233,6 @@ def test_a_killed_run_goes_on_with_the_pieces_left(tmp_path):
 
 
 def _held(folder):
-    import fcntl
-
     with open(folder / partitions.LOCK, "wb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
