@@ -10,7 +10,7 @@ assert len(LONG) > 2000  # without a line break and without a repeated sentence
 
 
 def only_text(row):
-    assert not row.dropped_by, (row.dropped_by, row.why)
+    assert not row.gone, (row.dropped_by, row.why)
     return "\n".join(row.texts)
 
 
@@ -104,7 +104,7 @@ def test_gibberish_is_dropped(clean, text):
 def test_perplexity_lets_real_text_pass_and_stops_the_same_characters_in_disorder(one_step):
     step = {"operator": "perplexity_filter", "parameters": {"lang": "zh", "max_ppl": 300}}
     unseen = [real_text(seed) for seed in range(5000, 5100)]
-    assert not any(one_step(step, record(text)).dropped_by for text in unseen)
+    assert not any(one_step(step, record(text)).gone for text in unseen)
     stopped = [one_step(step, record(shuffled(text, seed))) for seed, text in enumerate(unseen)]
     assert all(row.dropped_by == "perplexity_filter" and row.why["perplexity"] > 300 for row in stopped)
 
@@ -119,14 +119,14 @@ def test_a_dialogue_keeps_its_turns_and_its_repetitions(clean):
         "你好。",
     ]
     row = clean("steel", dialogue(*turns))
-    assert not row.dropped_by
+    assert not row.gone
     assert [m["content"] for m in row.result()["messages"]] == turns
     assert [m["role"] for m in row.result()["messages"]] == ["user", "assistant"] * 3
 
 
 def test_a_short_question_and_answer_are_kept(clean):
-    assert not clean("steel", dialogue("1+1=?", "2。")).dropped_by
-    assert not clean("steel", dialogue("氢的符号是？", "H")).dropped_by
+    assert not clean("steel", dialogue("1+1=?", "2。")).gone
+    assert not clean("steel", dialogue("氢的符号是？", "H")).gone
 
 
 def test_code_in_a_message_keeps_tabs_and_markup(clean):

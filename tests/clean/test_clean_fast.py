@@ -302,7 +302,11 @@ def test_a_chain_with_reference_operators_says_the_same(models):
         rows = chain.run(items)
         assert len({type(op) for _, op in chain.steps}) > 15
         results.append(
-            ([(r.texts, r.dropped_by, r.why, r.chars) for r in rows], chain.counts, chain.examples)
+            (
+                [(r.texts, r.dropped_by, r.failed_at, r.why, r.chars) for r in rows],
+                chain.counts,
+                chain.examples,
+            )
         )
     assert results[0] == results[1]
     assert {"perplexity_filter", "special_characters_filter"} <= {row[1] for row in results[0][0]}

@@ -30,7 +30,7 @@ def test_the_kept_texts_are_data_juicers(name, models):
         s for s in load_set(name)["text"].steps if s.settings().get("lang", "zh") == "zh" and not s.min_chars
     ]
     rows = Chain("text", steps, models, 0).run(record(text) for text in texts)
-    ours = [row.texts[0] for row in rows if not row.dropped_by]
+    ours = [row.texts[0] for row in rows if not row.gone]
 
     data = NestedDataset.from_list([{"text": text, Fields.stats: {}} for text in texts])
     for step in steps:
