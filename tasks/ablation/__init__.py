@@ -55,7 +55,7 @@ def nodes(config: SteelRun) -> list[Node]:
         body=table.body,
         config={"kinds": list(study.kinds), "seeds": list(study.seeds), "profile": config.profile},
         inputs={node.name.partition(":")[2]: node.name for node in trainings},
-        code=("tasks.report.style", "tasks.report.canvas", "tasks.report.gather"),
+        code=("tasks.report.style", "tasks.report.canvas", "tasks.report.curves", "tasks.report.gather"),
     )
     return [*trainings, compare]
 

@@ -17,10 +17,12 @@ from tasks.node import Artifact, Context, Outcome
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from tasks.report.gather import Curve
+    from tasks.report.gather import Curve, Points
 
 AGAINST = "token"
 LEAKY = ("paper", "released")
+SMOOTHED_TO = 8
+"""The curves of a few hundred steps are smoothed over about an eighth of their length."""
 VISIBLE_LEAK = 1e-4
 """Nats; rounding alone makes differences of 1e-6."""
 
@@ -124,7 +126,7 @@ def versus(r: Mapping[str, Any]) -> str:
 
 
 def draw(curves: Mapping[str, Sequence[Curve]]) -> str:
-    """Validation loss by step: the mean over the seeds, and their range as a band."""
+    """Training loss by step, smoothed: the mean over the seeds, and their range as a band."""
     from tasks.report.canvas import drawn
 
     return drawn(_figure)(curves)
@@ -133,24 +135,31 @@ def draw(curves: Mapping[str, Sequence[Curve]]) -> str:
 def _figure(curves: Mapping[str, Sequence[Curve]]) -> Figure:
     from tasks.report import style
     from tasks.report.canvas import new, number_ticks
+    from tasks.report.curves import smooth
 
     figure, axes = new(3.6)
     for colour, (kind, seeds) in zip(style.SERIES, curves.items(), strict=False):
-        steps = [step for step, _ in seeds[0].val]
-        values = list(zip(*([value for _, value in curve.val] for curve in seeds), strict=True))
+        lines = [_after_the_fall(smooth(curve.loss, SMOOTHED_TO)) for curve in seeds]
+        steps = [step for step, _ in lines[0]]
+        values = list(zip(*([value for _, value in line] for line in lines), strict=True))
         dashes = (0, (4, 2)) if kind in LEAKY else "-"
-        means = [statistics.fmean(v) for v in values]
-        axes.plot(steps, means, color=colour, ls=dashes, marker="o", ms=2.6, label=kind)
+        axes.plot(steps, [statistics.fmean(v) for v in values], color=colour, ls=dashes, label=kind)
         axes.fill_between(
-            steps, [min(v) for v in values], [max(v) for v in values], color=colour, alpha=0.15, lw=0
+            steps, [min(v) for v in values], [max(v) for v in values], color=colour, alpha=0.12, lw=0
         )
     axes.set_xlabel("step")
-    axes.set_ylabel("validation loss, whole row (nats per token)")
+    axes.set_ylabel("training loss, whole row (nats per token)")
     axes.grid(axis="y")
     axes.tick_params(length=0, labelcolor=style.MUTED)
     number_ticks(axes.xaxis)
     axes.legend(loc="upper right", fontsize=8.5, ncols=2)
     return figure
+
+
+def _after_the_fall(points: Points) -> Points:
+    """Without the first quarter, whose steep fall is the same for all and would hide the rest."""
+    end = points[-1][0]
+    return [point for point in points if point[0] >= end / 4]
 
 
 def page(result: Mapping[str, Any], figure: str) -> str:
