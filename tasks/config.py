@@ -147,6 +147,11 @@ class Tokenize(Section):
 
 
 # ----------------------------------------------------------------------------------- model
+FfnKind = Literal["dense", "token", "prefix", "merge", "paper", "released"]
+LEAKY_KINDS = ("paper", "released")
+"""Kinds of FFN that see the future; model.steel has the same list, but planning must not load torch."""
+
+
 class Model(Section):
     """Geometry, under transformers' names; model.steel.SteelConfig documents each."""
 
@@ -154,7 +159,7 @@ class Model(Section):
     num_hidden_layers: int = 18
     num_attention_heads: int = 32
     num_key_value_heads: int = 32
-    ffn: Literal["dense", "token", "prefix", "merge", "paper", "released"] = "token"
+    ffn: FfnKind = "token"
     expert: Literal["double_swiglu", "swiglu"] = "double_swiglu"
     num_experts: int = 6
     slots_per_expert: int = 1
@@ -172,7 +177,7 @@ class Model(Section):
 
     @model_validator(mode="after")
     def _no_leak_unasked(self) -> Model:
-        if self.ffn in ("paper", "released") and not self.allow_future_leakage:
+        if self.ffn in LEAKY_KINDS and not self.allow_future_leakage:
             raise ValueError(
                 f"ffn: {self.ffn} shows later tokens, the answer among them, to every position; its loss means nothing "
                 "for generation. Choose token, prefix or merge, or set allow_future_leakage: true to study it."
@@ -286,7 +291,7 @@ class Evaluate(Section):
 class Ablation(Section):
     """The flow steel-ablation/ffn: kinds of feed-forward layer side by side, on this profile's shards."""
 
-    kinds: list[Literal["dense", "token", "prefix", "merge", "paper", "released"]] = [
+    kinds: list[FfnKind] = [
         "dense",
         "token",
         "merge",

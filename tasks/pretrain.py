@@ -58,12 +58,9 @@ class Pretraining:
         """Train, then compare with the unigram model."""
         from tasks import pool
         from tasks.launch import launch
-        from tasks.tokenize.encode import tokenizer_digest
 
         train = Train.model_validate(ctx.config["train"])
-        shards = ctx.inputs["shards"].read_json("shards.json")
-        if shards["tokenizer_digest"] != tokenizer_digest(ctx.inputs["tokenizer"].path):
-            raise NodeError("the shards were made with another tokenizer than this run's: run tokenize again")
+        shards = read_shards(ctx)
         files, val_files = data_files(ctx, shards)
         more: dict[str, Any] = {}
         if self.continue_from is not None:
@@ -123,6 +120,16 @@ class Pretraining:
             )
         ctx.track.continues(parent.fingerprint, parent.step)
         return files, {"steps": steps, "begun": parent.step, "continue_from": str(parent.checkpoint)}
+
+
+def read_shards(ctx: Context) -> dict[str, Any]:
+    """shards.json. Raises NodeError if its tokenizer is not this run's."""
+    from tasks.tokenize.encode import tokenizer_digest
+
+    shards = ctx.inputs["shards"].read_json("shards.json")
+    if shards["tokenizer_digest"] != tokenizer_digest(ctx.inputs["tokenizer"].path):
+        raise NodeError("the shards were made with another tokenizer than this run's: run tokenize again")
+    return shards
 
 
 def data_files(ctx: Context, shards: dict[str, Any]) -> tuple[list[dict], list[dict]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tasks import engine
 from tasks.ablation import table, train
-from tasks.config import SteelRun, Train
+from tasks.config import LEAKY_KINDS, SteelRun, Train
 from tasks.node import Node
 from tasks.report.latest import link
 
@@ -65,7 +65,7 @@ def _model(config: SteelRun, kind: str) -> dict[str, Any]:
     if kind == "merge" and config.ablation.merge_segment:
         model["merge_segment"] = config.ablation.merge_segment
     # a study may train what no run should
-    return model | {"ffn": kind, "allow_future_leakage": kind in table.LEAKY}
+    return model | {"ffn": kind, "allow_future_leakage": kind in LEAKY_KINDS}
 
 
 def publish(folder: Path, artifact: Path) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.config import LEAKY_KINDS
 from tasks.node import Artifact, Context, Outcome
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from tasks.report.gather import Curve, Points
 
 AGAINST = "token"
-LEAKY = ("paper", "released")
 SMOOTHED_TO = 8
 """The curves of a few hundred steps are smoothed over about an eighth of their length."""
 VISIBLE_LEAK = 1e-4
@@ -65,7 +65,7 @@ def row(kind: str, by_seed: Mapping[int, Artifact]) -> dict[str, Any]:
     }
     return {
         "kind": kind,
-        "causal": kind not in LEAKY,
+        "causal": kind not in LEAKY_KINDS,
         "parameters": first["parameters"],
         "flops_per_token": first["flops_per_token"],
         "document_length": first["document_length"],
@@ -142,7 +142,7 @@ def _figure(curves: Mapping[str, Sequence[Curve]]) -> Figure:
         lines = [_after_the_fall(smooth(curve.loss, SMOOTHED_TO)) for curve in seeds]
         steps = [step for step, _ in lines[0]]
         values = list(zip(*([value for _, value in line] for line in lines), strict=True))
-        dashes = (0, (4, 2)) if kind in LEAKY else "-"
+        dashes = (0, (4, 2)) if kind in LEAKY_KINDS else "-"
         axes.plot(steps, [statistics.fmean(v) for v in values], color=colour, ls=dashes, label=kind)
         axes.fill_between(
             steps, [min(v) for v in values], [max(v) for v in values], color=colour, alpha=0.12, lw=0

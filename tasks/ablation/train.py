@@ -19,7 +19,7 @@ def body(ctx: Context) -> Outcome:
 
     wanted = ctx.config
     train = Train.model_validate(wanted["train"])
-    shards = ctx.inputs["shards"].read_json("shards.json")
+    shards = pretrain.read_shards(ctx)
     files, val_files = pretrain.data_files(ctx, shards)
     if not val_files:
         raise NodeError(

@@ -5,20 +5,7 @@ import torch
 
 from model.steel import SteelConfig, SteelForCausalLM
 from model.steel.configuration import FFN_KINDS as KINDS_OF_FFN
-
-
-def config(**fields) -> SteelConfig:
-    small = {
-        "vocab_size": 97,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_experts": 3,
-        "initializer_range": 0.15,
-        "merge_segment": 8,
-    }
-    return SteelConfig(**(small | fields))
-
+from tests.model.kinds import config
 
 KINDS = [
     {"ffn": ffn, "expert": expert, "slots_per_expert": slots, "num_key_value_heads": kv}
