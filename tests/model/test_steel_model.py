@@ -270,3 +270,13 @@ def test_eager_attention_is_the_same(lm):
         out = lm(x, output_attentions=True)
     torch.testing.assert_close(out.logits, expected, atol=2e-5, rtol=1e-4)
     assert out.attentions[0].shape == (2, 4, 12, 12)
+
+
+def test_the_configuration_of_runs_knows_the_same_kinds():
+    from typing import get_args
+
+    from model.steel.configuration import LEAKY_KINDS
+    from tasks import config as runs
+
+    assert get_args(runs.FfnKind) == KINDS_OF_FFN
+    assert runs.LEAKY_KINDS == LEAKY_KINDS

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from model.training.run import run
 from model.training.shards import Row, write_shard
 from model.training.stop import StopFlag
 
+ROOT = Path(__file__).parents[2]
 VOCAB, BLOCK = 272, 24
 MODEL = {
     "vocab_size": VOCAB,
@@ -115,3 +119,16 @@ def byte_tokenizer(folder: Path) -> Path:
     )
     PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|im_end|>").save_pretrained(folder)
     return folder
+
+
+def start(values: dict[str, Any], ranks: int, module: str = "model.training.run") -> subprocess.Popen:
+    """The engine under torchrun, in the background; what it prints goes to <work_dir>/log."""
+    work = Path(values["work_dir"])
+    work.mkdir(parents=True, exist_ok=True)
+    (work / "config.json").write_text(json.dumps(values))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    with (work / "log").open("a") as log:
+        return subprocess.Popen(
+            [*launcher, "-m", module, str(work / "config.json")],
+            cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=log, stderr=log,
+        )  # fmt: skip

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from model.training.shards import file_digest
 from tests.training import engine_helpers as tiny
 from tests.training.recording_engine import consumed, planned, recording
 
-ROOT = Path(__file__).parents[2]
+RECORDING = "tests.training.recording_engine"
 
 
 @pytest.fixture(scope="module")
@@ -110,18 +108,6 @@ def test_a_flipped_byte_is_found_before_the_first_step(files, tmp_path):
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-def start(values: dict, ranks: int) -> subprocess.Popen:
-    work = Path(values["work_dir"])
-    work.mkdir(parents=True, exist_ok=True)
-    (work / "config.json").write_text(json.dumps(values))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    with (work / "log").open("a") as log:
-        return subprocess.Popen(
-            [*launcher, "-m", "tests.training.recording_engine", str(work / "config.json")],
-            cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=log, stderr=log,
-        )  # fmt: skip
-
-
 def wait_for_step(work: Path, step: int) -> None:
     for _ in range(2400):
         path = work / "metrics.jsonl"
@@ -138,7 +124,7 @@ def test_train_kill_append_resume_on_other_ranks(files, tmp_path):
     first = tiny.settings(
         parent, data={"files": files[:2]}, steps=2000, batch_size=6, save_every=4, keep_checkpoints=500
     )
-    process = start(first, 2)
+    process = tiny.start(first, 2, RECORDING)
     wait_for_step(parent, 10)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[0]), signal.SIGKILL)
@@ -147,12 +133,12 @@ def test_train_kill_append_resume_on_other_ranks(files, tmp_path):
     more = tiny.settings(
         child, data={"files": files}, steps=80, batch_size=6, save_every=5, log_every=1, continue_from=str(at)
     )
-    process = start(more, 1)
+    process = tiny.start(more, 1, RECORDING)
     wait_for_step(child, 22)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[-1]), signal.SIGKILL)
     assert process.wait(timeout=120) != 0
-    assert start(more, 3).wait(timeout=240) == 0, (child / "log").read_text()[-3000:]
+    assert tiny.start(more, 3, RECORDING).wait(timeout=240) == 0, (child / "log").read_text()[-3000:]
     assert "resumed from" in (child / "log").read_text().rpartition("on 3 x")[2]
     read = {s: rows for s, rows in consumed(parent).items() if s < 8} | consumed(child)
     assert stream(read) == planned([(0, files[:2]), (48, files)], 1234, range(80 * 6))

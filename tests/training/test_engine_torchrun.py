@@ -13,25 +13,12 @@ import pytest
 
 from tests.training import engine_helpers as tiny
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
-
-
-def start(values: dict, ranks: int) -> subprocess.Popen:
-    work = Path(values["work_dir"])
-    work.mkdir(parents=True, exist_ok=True)
-    (work / "config.json").write_text(json.dumps(values))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    with (work / "log").open("a") as log:
-        return subprocess.Popen(
-            [*launcher, "-m", "model.training.run", str(work / "config.json")],
-            cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=log, stderr=log,
-        )  # fmt: skip
 
 
 def finish(values: dict, ranks: int = 2) -> Path:
     work = Path(values["work_dir"])
-    code = start(values, ranks).wait(timeout=240)
+    code = tiny.start(values, ranks).wait(timeout=240)
     assert code == 0, (work / "log").read_text()[-3000:]
     return work
 
@@ -61,7 +48,7 @@ def wait_for(work: Path, step: int) -> None:
 
 def test_sigterm_saves_and_the_resumed_run_is_the_same_to_the_bit(plain, data, tmp_path):
     values = tiny.settings(tmp_path, data=data, steps=60, save_every=1000)
-    process = start(values, 2)
+    process = tiny.start(values, 2)
     wait_for(tmp_path, 4)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=120) != 0
@@ -77,7 +64,7 @@ def test_sigterm_saves_and_the_resumed_run_is_the_same_to_the_bit(plain, data, t
 
 def test_a_killed_rank_costs_the_steps_since_the_checkpoint(plain, data, tmp_path):
     values = tiny.settings(tmp_path, data=data, steps=60, save_every=5)
-    process = start(values, 2)
+    process = tiny.start(values, 2)
     wait_for(tmp_path, 8)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[-1]), signal.SIGKILL)
@@ -117,7 +104,7 @@ def test_sigterm_to_a_single_process_exits_75(data, tmp_path):
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "model.training.run", str(tmp_path / "config.json")],
-            cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=log, stderr=log,
+            cwd=tiny.ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=log, stderr=log,
         )  # fmt: skip
     wait_for(tmp_path, 4)
     process.terminate()
