@@ -26,7 +26,7 @@ from statistics import median
 import orjson
 
 from bench.common import arguments, child, cpu_seconds, finish, interleaved, spread, table, unified_records
-from tasks import parts
+from tasks.records import parts
 
 SHARES = (1 / 9, 1 / 3, 1)
 COPIES = 4
@@ -128,7 +128,7 @@ def _write(folder: Path, documents: Sequence[tuple[str, str]], share: float) -> 
 def _models(sources: dict[str, Path], out: Path) -> Path:
     from tasks.clean.assets import train_language
     from tasks.clean.seeds import seed_lines
-    from tasks.config import Assets
+    from tasks.settings.config import Assets
 
     out.mkdir()
     settings = Assets()
@@ -145,8 +145,8 @@ def _texts(folder: Path) -> list[str]:
 
 def _convert(work: Path, documents: Sequence[tuple[str, str]]) -> float:
     """MB/s of JSON lines, one process, all of convert's work: read, check, identify, count, write."""
-    from tasks.config import Convert
     from tasks.convert.source import convert_source
+    from tasks.settings.config import Convert
 
     raw, out = work / "raw", work / f"out-{time.monotonic_ns()}"
     out.mkdir(parents=True)

@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def clean(records: Path, out: Path, models: Path, recipe, hasher) -> None:
-    from tasks.clean.partition import clean_source
+    from tasks.clean.source import clean_source
 
     aside = out.with_name(out.name + "-with-duplicates")
     aside.mkdir(parents=True)

@@ -109,9 +109,9 @@ def unified_records(data: Path | None, work: Path, worlds: int = 1) -> dict[str,
 
     With `worlds` the demo's sources are told that many times over, each time with another seed.
     """
+    from tasks import world
     from tasks.convert.source import convert_source
-    from tasks.download import world
-    from tasks.profiles import load
+    from tasks.settings.profiles import load
 
     run = load("samples" if data else "demo")
     settings = run.convert.model_dump()

@@ -1,6 +1,6 @@
 """From unified records on disk to digested shards, per core, beside what is usually done.
 
-    steel          tasks.tokenize.part: parse, encode, pack, write Arrow, digest
+    steel          tasks.tokenize.job: parse, encode, pack, write Arrow, digest
     datasets.map   datasets.map(batched=True, batch_size=1000, num_proc=1) with the fast HF tokenizer, its
                    second pass, writing its own Arrow; neither parsing nor packing nor digesting
     original       10,000 lines joined and encoded in one call, as Steel-LLM's preparation script does
@@ -99,7 +99,7 @@ def measure(work: Path, args: Any) -> dict[str, Any]:
 
 def _train(work: Path, sources: dict[str, Path]) -> Path:
     """A tokenizer as the demo trains it."""
-    from tasks.profiles import load
+    from tasks.settings.profiles import load
     from tasks.tokenize.tokenizer import train
 
     (work / "drops.jsonl").touch()
@@ -112,7 +112,7 @@ def _train(work: Path, sources: dict[str, Path]) -> Path:
 
 def _cut(work: Path, sources: dict[str, Path], thin: int) -> dict[str, float]:
     """warm.jsonl, timed.jsonl and few.jsonl (every thin-th of the timed); megabytes of text in each."""
-    from tasks import parts
+    from tasks.records import parts
 
     sizes = dict.fromkeys(("warm", "timed", "few"), 0.0)
     with (
@@ -150,7 +150,7 @@ def _timed(work: Callable[[], Any]) -> dict[str, Any]:
 
 def _shards(work: Path, tokenizer: Path, name: str, file: str = "timed.jsonl") -> Path:
     """Tokenize a file into an empty folder."""
-    from tasks.tokenize.part import tokenize_part
+    from tasks.tokenize.job import tokenize_part
 
     out = work / f"shards-{name}"
     shutil.rmtree(out, ignore_errors=True)
@@ -169,10 +169,10 @@ def steel(work: Path, tokenizer: Path, name: str = "steel") -> dict[str, Any]:
 
 def tiktoken(work: Path, tokenizer: Path) -> dict[str, Any]:
     """Our tokenization with another encoder in it."""
-    from tasks.tokenize import part
+    from tasks.tokenize import job
 
     encoder = _Tiktoken(tokenizer)
-    part.shared_encoder = lambda folder, backend: encoder
+    job.shared_encoder = lambda folder, backend: encoder
     return steel(work, tokenizer, "tiktoken")
 
 
@@ -215,7 +215,7 @@ def _byte_letters() -> dict[int, str]:
 def encoder_alone(work: Path, tokenizer: Path) -> dict[str, Any]:
     """The limit: texts in memory to ids in memory."""
     from tasks.tokenize.encode import Encoder
-    from tasks.tokenize.part import BATCH_BYTES
+    from tasks.tokenize.job import BATCH_BYTES
 
     encoder = Encoder(tokenizer)
     encoder._batches = 1  # without the comparison with the reference
@@ -300,7 +300,7 @@ def _rendered(path: Path) -> list[str]:
 def steps(work: Path, tokenizer: Path) -> dict[str, Any]:
     """Where the time goes: CPU seconds of each step, without those of steps inside it."""
     from model.training.shards import ShardWriter
-    from tasks.tokenize import documents, encode, packing, part
+    from tasks.tokenize import documents, encode, job, packing
 
     spent: dict[str, float] = {}
     stack: list[list[float]] = []
@@ -332,9 +332,7 @@ def steps(work: Path, tokenizer: Path) -> dict[str, Any]:
     sys.modules["model.training.shards"].file_digest = watch(
         "digest", sys.modules["model.training.shards"].file_digest
     )
-    part.orjson = type(
-        "Timed", (), {**vars(orjson), "loads": staticmethod(watch("parse JSON", orjson.loads))}
-    )
+    job.orjson = type("Timed", (), {**vars(orjson), "loads": staticmethod(watch("parse JSON", orjson.loads))})
     watch("read, count, split", _shards)(work, tokenizer, "steps")
     return {"steps": dict(sorted(spent.items(), key=lambda item: -item[1]))}
 

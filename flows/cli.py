@@ -19,7 +19,7 @@ from flows.ports import PortError
 from flows.preflight import FFN_ABLATION, PIPELINE, Request, Wrong
 from flows.servers import ServerError
 from flows.settings import Addresses, State
-from tasks.config import STAGES
+from tasks.settings.config import STAGES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,10 +68,10 @@ def _plan(options: argparse.Namespace) -> int:
     config = preflight.run(request)
     at = servers.up()
     from tasks import dag
-    from tasks.artifacts import Store
-    from tasks.plan import plan
-    from tasks.stage import Runner
-    from tasks.tracking import Tracker
+    from tasks.stage.plan import plan
+    from tasks.stage.runner import Runner
+    from tasks.stage.store import Store
+    from tasks.stage.tracking import Tracker
 
     store = Store(preflight.resolve(config.runtime.artifacts))
     runner = Runner(config, dag.build(config), store, Tracker(at.mlflow), "", frozenset(request.force))
@@ -90,7 +90,7 @@ def _plan_lines(stage: str, steps: list[Any]) -> list[str]:
 
 
 def _sources(options: argparse.Namespace) -> int:
-    from tasks.download import catalogue
+    from tasks.inspect import catalogue
 
     config = preflight.sources(_request(options), options.registry)
     print("\n".join(catalogue.table(catalogue.rows(config), config.runtime.artifacts)))
@@ -99,10 +99,12 @@ def _sources(options: argparse.Namespace) -> int:
 
 def _trace(options: argparse.Namespace) -> int:
     request = _request(options)
-    from tasks import dag, profiles, trace
-    from tasks.artifacts import Store
-    from tasks.newest import newest
-    from tasks.node import NodeError
+    from tasks import dag
+    from tasks.inspect import trace
+    from tasks.inspect.artifacts import newest
+    from tasks.settings import profiles
+    from tasks.settings.errors import NodeError
+    from tasks.stage.store import Store
 
     try:  # no preflight: the data folders of the run may be gone by now
         config = profiles.load(request.profile, request.overrides)
@@ -120,16 +122,18 @@ def _trace(options: argparse.Namespace) -> int:
 
 def _chat(options: argparse.Namespace) -> int:
     request = _request(options)
-    from tasks import chat, dag, profiles
-    from tasks.artifacts import Store
-    from tasks.newest import newest
-    from tasks.node import NodeError
+    from tasks import dag
+    from tasks.inspect import models
+    from tasks.inspect.artifacts import newest
+    from tasks.settings import profiles
+    from tasks.settings.errors import NodeError
+    from tasks.stage.store import Store
 
     try:  # as for trace: only what there is counts
         config = profiles.load(request.profile, request.overrides)
         store = Store(preflight.resolve(config.runtime.artifacts))
-        nodes = chat.last_run(store, request.profile) or newest(store, dag.build(config))
-        name, folder = chat.find(options.model, request.profile, nodes)
+        nodes = models.last_run(store, request.profile) or newest(store, dag.build(config))
+        name, folder = models.find(options.model, request.profile, nodes)
     except NodeError as error:
         raise Wrong(str(error)) from error
     from model.chat import HELP, converse, open_dialogue
@@ -173,7 +177,7 @@ def _run(options: argparse.Namespace) -> int:
 def _watch(options: argparse.Namespace) -> int:
     at = servers.up()
     from flows import runs
-    from tasks import profiles
+    from tasks.settings import profiles
 
     run = UUID(options.run) if options.run else runs.latest()
     if run is None:
@@ -186,7 +190,7 @@ def _watch(options: argparse.Namespace) -> int:
 
 def _follow(run: UUID, at: Addresses, config: Any, deployment: str) -> int:
     from flows.follow import follow
-    from tasks import ablation
+    from tasks.ablation import node as ablation
 
     folder = preflight.resolve(config.runtime.artifacts) / "latest" / config.profile
     page = folder / "report.html"
@@ -215,7 +219,7 @@ def _addresses(at: Addresses) -> None:
 
 def _request(options: argparse.Namespace) -> Request:
     folders = {name: getattr(options, name) for name in ("sources", "posttrain", "tokenizer", "benchmarks")}
-    from tasks.profiles import merge
+    from tasks.settings.profiles import merge
 
     overrides = merge(preflight.folder_overrides(folders), preflight.assignments(" ".join(options.set)))
     force = [item for text in options.force for item in text.replace(",", " ").split()]
@@ -276,15 +280,15 @@ def _parser() -> argparse.ArgumentParser:
     trace.add_argument("--step", type=int, help="instead: the documents of this step of pre-training")
     what = "record id or its first digits, FILE:POSITION, or some text"
     trace.add_argument("id", nargs="?", default="", metavar="ID", help=what)
-    chat = command("chat", _chat, "talk to a trained model in the terminal", parents=[common])
-    chat.add_argument(
+    models = command("chat", _chat, "talk to a trained model in the terminal", parents=[common])
+    models.add_argument(
         "--model", default="", help="dpo, sft, sft:VARIANT, base or a folder (default: the last)"
     )
-    chat.add_argument("--temperature", type=float, default=0.0, help="0 (default): the likeliest token")
-    chat.add_argument("--top-p", type=float, default=1.0, help="sample from this share of the probability")
-    chat.add_argument("--max-new-tokens", type=int, default=256, help="longest reply (default: 256)")
-    chat.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
-    chat.add_argument("--plain", action="store_true", help="no chat template: continue the text")
+    models.add_argument("--temperature", type=float, default=0.0, help="0 (default): the likeliest token")
+    models.add_argument("--top-p", type=float, default=1.0, help="sample from this share of the probability")
+    models.add_argument("--max-new-tokens", type=int, default=256, help="longest reply (default: 256)")
+    models.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
+    models.add_argument("--plain", action="store_true", help="no chat template: continue the text")
     watch = command("watch", _watch, "follow the newest flow run, or the one given")
     watch.add_argument("run", nargs="?", help="flow run id")
     return parser

@@ -116,8 +116,8 @@ def _digest(root: Path, at: Addresses) -> str:
         root / "prefect.yaml",
         root / "flows" / "steel.py",
         root / "flows" / "sweep.py",
-        root / "tasks" / "config.py",
-        root / "tasks" / "profiles.py",
+        root / "tasks" / "settings" / "config.py",
+        root / "tasks" / "settings" / "profiles.py",
     ]
     parts: list[Any] = [str(root), at.prefect, at.mlflow]
     # the form offers the profiles that there are

@@ -20,7 +20,7 @@ from prefect.exceptions import PrefectException
 from flows import runs, servers
 from flows.runs import Reader, Snapshot, TaskLine
 from flows.settings import ROOT, Addresses
-from tasks.config import ABLATION_STAGES, STAGES
+from tasks.settings.config import ABLATION_STAGES, STAGES
 
 SHOWN = tuple(dict.fromkeys((*STAGES, *ABLATION_STAGES)))
 """Task runs that are stages, in the order they are shown."""

@@ -23,11 +23,11 @@ from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 from prefect.states import State
 
-from tasks import ablation
-from tasks.artifacts import write_json
-from tasks.node import Artifact, Outcome
-from tasks.report.latest import publish_latest
-from tasks.stage import Runner
+from tasks.ablation import node as ablation
+from tasks.figures.latest import publish_latest
+from tasks.stage.node import Artifact, Outcome
+from tasks.stage.runner import Runner
+from tasks.stage.store import write_json
 
 POLL_SECONDS = 10.0
 PROGRESS_SECONDS = 2.0

@@ -19,8 +19,9 @@ import yaml
 
 from flows.settings import ROOT
 from model.guard import refuse_foreign_kernels
-from tasks.config import ABLATION_STAGES, STAGES, SteelRun
-from tasks.node import Node, NodeError
+from tasks.settings.config import ABLATION_STAGES, STAGES, SteelRun
+from tasks.settings.errors import NodeError
+from tasks.stage.node import Node
 
 PYTHON = (3, 11)
 PIPELINE, FFN_ABLATION = "steel/full-pipeline", "steel-ablation/ffn"
@@ -68,7 +69,7 @@ def run(request: Request) -> SteelRun:
     machine = [*check_python(), *check_kernels()]
     if machine:
         raise Wrong("\n".join(machine))
-    from tasks import profiles
+    from tasks.settings import profiles
 
     try:
         # by the same partial tree that the flow's parameters are checked with
@@ -92,8 +93,7 @@ def run(request: Request) -> SteelRun:
 
 def sources(request: Request, registered: bool = False) -> SteelRun:
     """The profile with its sources, whatever folders are missing; or with all of the registry's."""
-    from tasks import profiles
-    from tasks.download import registry
+    from tasks.settings import profiles, registry
 
     try:
         config = profiles.load(request.profile, request.overrides)
@@ -183,7 +183,7 @@ def check_continuation(config: SteelRun) -> Iterable[str]:
     """The run and the step that the training is to go on from are there."""
     if config.pretrain.continue_from is None:
         return
-    from tasks import continuation
+    from tasks.training import continuation
 
     try:
         continuation.find(config.pretrain.continue_from, resolve(config.runtime.artifacts))

@@ -19,12 +19,12 @@ from prefect.runtime import flow_run, task_run
 from prefect.states import Completed, State
 
 from flows import observe
-from tasks import pool
-from tasks.artifacts import Store
-from tasks.config import SteelRun
-from tasks.node import Artifact, Node
-from tasks.stage import Runner
-from tasks.tracking import Tracker
+from tasks.settings.config import SteelRun
+from tasks.stage.node import Artifact, Node
+from tasks.stage.runner import Runner
+from tasks.stage.store import Store
+from tasks.stage.tracking import Tracker
+from tasks.work import pool
 
 MAX_BESIDE = 8
 TRAININGS = ("pretrain", "sft", "dpo", "ablation")

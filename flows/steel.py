@@ -15,9 +15,10 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows.stages import MAX_BESIDE, walk
-from tasks import dag, profiles
-from tasks.config import STAGES, StageName
-from tasks.profiles import Overrides, ProfileName
+from tasks import dag
+from tasks.settings import profiles
+from tasks.settings.config import STAGES, StageName
+from tasks.settings.profiles import Overrides, ProfileName
 
 Forced = Annotated[str, Field(pattern=rf"^({'|'.join(STAGES)})(:[\w.\-]+)?$")]
 

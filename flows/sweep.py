@@ -13,9 +13,11 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows.stages import MAX_BESIDE, walk
-from tasks import ablation, dag, profiles
-from tasks.config import ABLATION_STAGES
-from tasks.profiles import Overrides, ProfileName
+from tasks import dag
+from tasks.ablation import node as ablation
+from tasks.settings import profiles
+from tasks.settings.config import ABLATION_STAGES
+from tasks.settings.profiles import Overrides, ProfileName
 
 Forced = Annotated[str, Field(pattern=rf"^({'|'.join(ABLATION_STAGES)})(:[\w.\-]+)?$")]
 

@@ -1,1 +1,1 @@
-"""What each stage does: one room a stage, behind the contract of `tasks.node`."""
+"""What each stage does: one room a stage, behind the contract of `tasks.stage.node`."""

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tasks import ablation, clean, convert, download, dpo, evaluate, pretrain, report, sft, tokenize
-from tasks.config import ABLATION_STAGES, STAGES, SteelRun
-from tasks.node import Node
+from tasks.ablation import node as ablation
+from tasks.clean import node as clean
+from tasks.convert import node as convert
+from tasks.download import node as download
+from tasks.evaluate import node as evaluate
+from tasks.report import node as report
+from tasks.settings.config import ABLATION_STAGES, STAGES, SteelRun
+from tasks.stage.node import Node
+from tasks.tokenize import node as tokenize
+from tasks.training import dpo, pretrain, sft
 
 DATA = (download, convert, clean, tokenize)
 

@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.config import LEAKY_KINDS
-from tasks.node import Artifact, Context, Outcome
+from tasks.settings.config import LEAKY_KINDS
+from tasks.stage.node import Artifact, Context, Outcome
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from tasks.report.gather import Curve, Points
+    from tasks.figures.history import Curve, Points
 
 AGAINST = "token"
 SMOOTHED_TO = 8
@@ -29,12 +29,12 @@ VISIBLE_LEAK = 1e-4
 
 def body(ctx: Context) -> Outcome:
     """Read every training, compare, write ffn-ablation.{json,html} and the figure."""
-    from tasks.report import gather
+    from tasks.figures import history
 
     kinds, seeds = ctx.config["kinds"], ctx.config["seeds"]
     rows = [row(kind, {seed: ctx.inputs[f"{kind}-s{seed}"] for seed in seeds}) for kind in kinds]
     compare(rows)
-    curves = {kind: [gather.read_curve(ctx.inputs[f"{kind}-s{seed}"]) for seed in seeds] for kind in kinds}
+    curves = {kind: [history.read_curve(ctx.inputs[f"{kind}-s{seed}"]) for seed in seeds] for kind in kinds}
     figure = draw(curves)
     result = {"profile": ctx.config["profile"], "seeds": seeds, "kinds": rows}
     (ctx.out / "ffn-ablation.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
@@ -127,15 +127,15 @@ def versus(r: Mapping[str, Any]) -> str:
 
 def draw(curves: Mapping[str, Sequence[Curve]]) -> str:
     """Training loss by step, smoothed: the mean over the seeds, and their range as a band."""
-    from tasks.report.canvas import drawn
+    from tasks.figures.canvas import drawn
 
     return drawn(_figure)(curves)
 
 
 def _figure(curves: Mapping[str, Sequence[Curve]]) -> Figure:
-    from tasks.report import style
-    from tasks.report.canvas import new, number_ticks
-    from tasks.report.curves import smooth
+    from tasks.figures import style
+    from tasks.figures.canvas import new, number_ticks
+    from tasks.figures.curves import smooth
 
     figure, axes = new(3.6)
     for colour, (kind, seeds) in zip(style.SERIES, curves.items(), strict=False):
@@ -168,11 +168,10 @@ def page(result: Mapping[str, Any], figure: str) -> str:
 
     import jinja2
 
-    from tasks.report import style
+    from tasks.figures import style
 
-    here = Path(__file__).parents[1]
     jinja = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([here / "ablation" / "templates", here / "report" / "templates"]),
+        loader=jinja2.FileSystemLoader([Path(__file__).parent / "templates", style.TEMPLATES]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -7,15 +7,16 @@ from typing import Any
 
 import orjson
 
-from tasks import continuation, engine, pretrain
-from tasks.config import Train
-from tasks.node import Context, NodeError, Outcome
+from tasks.settings.config import Train
+from tasks.settings.errors import NodeError
+from tasks.stage.node import Context, Outcome
+from tasks.training import continuation, engine, pretrain
 
 
 def body(ctx: Context) -> Outcome:
     """Train, then score the same targets with the whole row and with the prefix alone."""
-    from tasks import pool
-    from tasks.launch import launch
+    from tasks.training.launch import launch
+    from tasks.work import pool
 
     wanted = ctx.config
     train = Train.model_validate(wanted["train"])
@@ -61,7 +62,8 @@ def measure(
     export: Path, val_files: list[dict], length: int, seed: int, rows: int, positions: int
 ) -> dict[str, Any]:
     """Both losses of an exported model on the validation rows, its size, and its FLOPs a trained token."""
-    from model import honest, scoring
+    from model import leak as honest
+    from model import scoring
 
     model = scoring.load(export)
     found = honest.losses(model, val_files, rows=rows, positions=positions, seed=seed)

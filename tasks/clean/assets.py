@@ -28,9 +28,10 @@ from typing import Any
 
 import orjson
 
-from tasks.artifacts import file_digest
 from tasks.clean import operators
-from tasks.node import Context, NodeError, Outcome
+from tasks.settings.errors import NodeError
+from tasks.stage.node import Context, Outcome
+from tasks.stage.store import file_digest
 
 MIN_CHARS = 20_000
 """Below this much seed text no model is trained."""
@@ -46,7 +47,7 @@ CODE_VOCABULARY = 8000
 
 def body(ctx: Context) -> Outcome:
     """Train the models in a worker process of the pool."""
-    from tasks import pool
+    from tasks.work import pool
 
     files = {name: artifact.path for name, artifact in ctx.inputs.items()}
     info = pool.submit(train, files, ctx.out, ctx.config).result()

@@ -19,11 +19,11 @@ from typing import Any
 import regex
 
 from tasks.clean import operators
-from tasks.clean.accounting import StepCount, excerpt, first_difference
 from tasks.clean.language import language_of
 from tasks.clean.recipe import Step
-from tasks.clean.records import Record, length, texts_of, with_texts
-from tasks.node import NodeError
+from tasks.records.account import StepCount, excerpt, first_difference
+from tasks.records.record import Record, length, texts_of, with_texts
+from tasks.settings.errors import NodeError
 
 MAX_FAILURES, MAX_FAILED_SHARE = 10, 0.001
 """Records of a part, and again of a source, that operators may fail on before it is the operator's fault."""

@@ -24,10 +24,13 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from tasks import partitions, parts
-from tasks.clean import accounting, records
-from tasks.clean.accounting import Accounting, StepCount
-from tasks.node import Context, NodeError, Outcome
+from tasks.records import account as accounting
+from tasks.records import parts
+from tasks.records import record as records
+from tasks.records.account import Accounting, StepCount
+from tasks.settings.errors import NodeError
+from tasks.stage.node import Context, Outcome
+from tasks.work import partitions
 
 if TYPE_CHECKING:
     from tasks.clean.overlap import Index
@@ -39,7 +42,7 @@ CODE = (
     "tasks.clean.overlap",
     "tasks.clean.normalise",
     "tasks.clean.language",
-    "tasks.clean.records",
+    "tasks.records.record",
 )
 
 

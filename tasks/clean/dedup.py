@@ -29,14 +29,17 @@ from typing import Any
 import numpy as np
 import orjson
 
-from tasks import partitions, parts
-from tasks.clean import accounting, signatures
-from tasks.clean.dedup_accounts import DROP, METHODS, Account, Examples, Largest, Part
+from tasks.clean import signatures
+from tasks.clean.dedup_account import DROP, METHODS, Account, Examples, Largest, Part
 from tasks.clean.near import CHUNK, Groups, close_pairs
 from tasks.clean.recipe import NearDuplicates
 from tasks.clean.signatures import KINDS, Shingles
 from tasks.clean.spill import Spill
-from tasks.node import Context, NodeError, Outcome
+from tasks.records import account as accounting
+from tasks.records import parts
+from tasks.settings.errors import NodeError
+from tasks.stage.node import Context, Outcome
+from tasks.work import partitions
 
 MAX_COMPARED = 64
 """Kept records that one record is compared with, the first ones; more have close hashes only in degenerate
@@ -60,7 +63,7 @@ _PAIR = np.dtype([("group", "<u8"), ("pair", "<u8", 2)])
 
 def body(ctx: Context) -> Outcome:
     """Make the signatures that are missing, then decide in a worker process."""
-    from tasks import pool
+    from tasks.work import pool
 
     order, near, min_chars = ctx.config["order"], ctx.config["near_duplicates"], ctx.config["min_chars"]
     found = [(name, *part) for name in order for part in parts.digested(ctx.inputs[name])]

@@ -13,7 +13,7 @@ from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from tasks.node import NodeError
+from tasks.settings.errors import NodeError
 
 SENTENCEPIECE = "{lang}.sp.model"
 KENLM = "{lang}.arpa.bin"

@@ -14,7 +14,7 @@ import regex
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from tasks.node import NodeError
+from tasks.settings.errors import NodeError
 
 FOLDER = Path(__file__).parent / "recipes"
 KINDS = ("text", "dialogue", "code")

@@ -15,9 +15,9 @@ from pathlib import Path
 import orjson
 import regex
 
-from tasks import parts
 from tasks.clean.language import language_of
-from tasks.clean.records import texts_of
+from tasks.records import parts
+from tasks.records.record import texts_of
 
 MAX_WINDOWS, WINDOW_CHARS = 256, 2000
 MIN_LINE, MAX_LINE = 8, 1000

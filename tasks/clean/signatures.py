@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import orjson
 
-from tasks import parts
-from tasks.clean import normalise, records
+from tasks.clean import normalise
 from tasks.clean.recipe import NearDuplicates
+from tasks.records import parts
+from tasks.records import record as records
 
 FILE = "signatures.npy"
 KINDS = ("text", "dialogue", "code")
@@ -35,7 +36,7 @@ CODE = (
     "tasks.clean.normalise",
     "tasks.clean.operators",
     "tasks.clean.fast",
-    "tasks.clean.records",
+    "tasks.records.record",
     "tasks.clean.recipe",
 )
 

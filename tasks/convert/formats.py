@@ -18,8 +18,8 @@ from typing import Any, BinaryIO, NamedTuple
 import orjson
 
 from tasks.convert.json_array import elements
-from tasks.convert.records import Bad, Malformed
 from tasks.convert.streams import GZIP, ZSTD, Salvaged, decompressed
+from tasks.convert.verdicts import Bad, Malformed
 
 Items = Iterator[tuple[int, Any, Any]]
 CHUNK = 1 << 20

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from tasks.convert.records import Bad
+from tasks.convert.verdicts import Bad
 
 # a whole string, a structural character, or the quote of a string whose end is not in the buffer
 TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{},]', re.DOTALL)

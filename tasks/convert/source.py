@@ -21,11 +21,13 @@ from typing import Any
 
 import orjson
 
-from tasks import partitions
-from tasks.convert import piece, plan, readers
-from tasks.convert.gather import DUPLICATE, Gathered, Submit, gather
-from tasks.convert.records import check_sum
-from tasks.node import Context, NodeError
+from tasks.convert import job, readers
+from tasks.convert import jobs as plan
+from tasks.convert.join import DUPLICATE, Gathered, Submit, gather
+from tasks.convert.verdicts import check_sum
+from tasks.settings.errors import NodeError
+from tasks.stage.node import Context
+from tasks.work import partitions
 
 EXAMPLES = "examples.json"
 JOB_BYTES = 256 << 20
@@ -77,8 +79,8 @@ def convert_source(
             shutil.rmtree(scratch)
     account = _account(name, gathered, len(chosen), len(files) - len(chosen))
     _write(out / "accounting.json", account)
-    _write(out / EXAMPLES, gathered.examples(settings.get("examples", piece.SETTINGS["examples"])))
-    _check_share(name, account, gathered.first, settings["max_quarantined_share"], out / piece.QUARANTINE)
+    _write(out / EXAMPLES, gathered.examples(settings.get("examples", job.SETTINGS["examples"])))
+    _check_share(name, account, gathered.first, settings["max_quarantined_share"], out / job.QUARANTINE)
     return account
 
 
@@ -99,18 +101,18 @@ def _jobs(
     source: dict[str, Any],
     settings: Mapping[str, Any],
 ) -> list[partitions.Job]:
-    wanted = {key: settings.get(key, default) for key, default in piece.SETTINGS.items()}
+    wanted = {key: settings.get(key, default) for key, default in job.SETTINGS.items()}
     return [
         partitions.Job(
             partitions.key(
-                piece.convert_pieces,
+                job.convert_pieces,
                 name,
                 source,
                 wanted,
                 [[p.file.encode("utf-8", "backslashreplace").decode(), p.digest, p.span] for p in group],
                 code=CODE,
             ),
-            piece.convert_pieces,
+            job.convert_pieces,
             (str(raw), group, name, source, wanted),
         )
         for group in pieces

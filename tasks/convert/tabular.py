@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.convert.formats import Items
-from tasks.convert.records import Bad
+from tasks.convert.verdicts import Bad
 
 ROWS = 128
 """Rows turned into Python objects at a time."""

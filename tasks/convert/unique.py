@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.convert.piece import ID, IDS
+from tasks.convert.job import ID, IDS
 
 BUDGET = 4_000_000
 """Ids in memory at a time (some 100 bytes each while they are sorted)."""

@@ -17,7 +17,7 @@ from typing import BinaryIO
 from tasks.download.disk import Reservation
 from tasks.download.fetch import check_names
 from tasks.download.patterns import matching
-from tasks.node import NodeError
+from tasks.settings.errors import NodeError
 
 ZIP = (".zip",)
 TAR = (".tar", ".tar.gz", ".tgz")

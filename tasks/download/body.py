@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tasks.config import World
-from tasks.node import Context, NodeError, Outcome
+from tasks.settings.config import World
+from tasks.settings.errors import NodeError
+from tasks.stage.node import Context, Outcome
 
 RELISTINGS = 3
 """How often a data set that changes under the download is listed anew."""
@@ -53,8 +54,9 @@ def _from_folder(ctx: Context, name: str) -> tuple[list[str], dict]:
 
 
 def _from_world(ctx: Context, name: str) -> tuple[list[str], dict]:
-    from tasks.download import huggingface, world
-    from tasks.download.hub import Hub
+    from tasks import world
+    from tasks.download import huggingface
+    from tasks.world.hub import Hub
 
     dataset = ctx.config["dataset"]
     unit = dataset.rpartition("/")[2]
@@ -110,9 +112,9 @@ def _until_stable(ctx: Context, name: str, listed) -> tuple[list[str], dict]:
 def _fetch(ctx: Context, name: str, listing) -> tuple[list[str], dict]:
     from dataclasses import replace
 
-    from tasks.artifacts import file_digest
     from tasks.download import first_use
     from tasks.download.fetch import Fetcher
+    from tasks.stage.store import file_digest
 
     notes = Path(ctx.runtime.artifacts) / ".cache" / f"first-use-{name}.json"
     listing = replace(listing, files=first_use.pinned(listing.files, notes))

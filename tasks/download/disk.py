@@ -7,7 +7,7 @@ import shutil
 import threading
 from pathlib import Path
 
-from tasks.node import NodeError
+from tasks.settings.errors import NodeError
 
 SPARE = 200 << 20
 """Bytes that must stay free."""

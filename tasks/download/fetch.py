@@ -30,7 +30,7 @@ from tasks.download.listing import (
     one_line,
     pause,
 )
-from tasks.node import NodeError
+from tasks.settings.errors import NodeError
 
 PART = ".part"
 CHUNK = 1 << 20

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.download.listing import RemoteFile
-from tasks.node import NodeError
+from tasks.settings.errors import NodeError
 
 
 def pinned(files: Sequence[RemoteFile], notes: Path) -> list[RemoteFile]:

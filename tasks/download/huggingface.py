@@ -16,7 +16,7 @@ from tasks.download.listing import (
     one_line,
     pause,
 )
-from tasks.node import NodeError
+from tasks.settings.errors import NodeError
 
 VARIABLE = "HF_TOKEN"
 BRANCH = "main"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tasks.download.patterns import matching
-from tasks.node import NodeError
+from tasks.settings.errors import NodeError
 
 LOOPBACK = ("127.0.0.1", "localhost")
 RETRY_STATUS = {408, 425, 429, 500, 502, 503, 504}

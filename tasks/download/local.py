@@ -14,10 +14,10 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from tasks.config import Folders
 from tasks.download.disk import link_or_copy
 from tasks.download.patterns import matching
-from tasks.node import NodeError
+from tasks.settings.config import Folders
+from tasks.settings.errors import NodeError
 
 SETTING = {"sources": "SOURCES", "posttrain": "POSTTRAIN", "benchmarks": "BENCHMARKS"}
 BELOW = {"pretrain": "sources", "sft": "posttrain", "preference": "posttrain", "benchmark": "benchmarks"}

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 
 from tasks.download.listing import Elsewhere, Listing, RemoteFile, chosen, gated, one_line
-from tasks.node import NodeError
+from tasks.settings.errors import NodeError
 
 VARIABLE = "MODELSCOPE_API_TOKEN"
 BRANCH = "master"

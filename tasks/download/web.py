@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 import httpx
 
 from tasks.download.listing import LOOPBACK, RETRY_STATUS, Listing, RemoteFile, chosen, one_line, pause
-from tasks.node import NodeError
+from tasks.settings.errors import NodeError
 
 ATTEMPTS = 5
 TIMEOUT = httpx.Timeout(30.0, connect=15.0)

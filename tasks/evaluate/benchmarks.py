@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.config import Source
-from tasks.node import NodeError
+from tasks.settings.config import Source
+from tasks.settings.errors import NodeError
 
 REPORTED_SPLIT = {"ceval": "val", "cmmlu": "test", "mmlu": "test"}
 """By reader. C-Eval keeps the labels of its test split to itself; CMMLU has no val split."""

@@ -10,7 +10,7 @@ from typing import Any
 from tasks.evaluate import protocols
 from tasks.evaluate.benchmarks import Question
 from tasks.evaluate.protocols import Form
-from tasks.node import NodeError
+from tasks.settings.errors import NodeError
 from tasks.tokenize.chat import TextEncoder
 
 CONTROL = "options-only"

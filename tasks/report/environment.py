@@ -9,8 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tasks.report.gather import Nodes
-from tasks.report.style import big, count
+from tasks.figures.history import Nodes
+from tasks.figures.style import big, count
 
 PACKAGES = ("torch", "transformers", "pyarrow", "py-data-juicer", "prefect", "mlflow", "matplotlib")
 TRAINING_FACTS = (

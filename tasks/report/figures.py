@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tasks.report import style
-from tasks.report.canvas import HALF, drawn, new, number_ticks
+from tasks.figures import style
+from tasks.figures.canvas import HALF, drawn, new, number_ticks
 from tasks.report.funnel import Funnel
 from tasks.report.tables import CHANCE, CONTROL_PROTOCOL, HELD_OUT
 

@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tasks.config import Source
-from tasks.node import Artifact, NodeError
-from tasks.report.gather import Nodes
+from tasks.figures.history import Nodes
+from tasks.settings.config import Source
+from tasks.settings.errors import NodeError
+from tasks.stage.node import Artifact
 
 HOPS = ("convert", "clean", "dedup", "decontaminate")
 

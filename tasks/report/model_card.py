@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tasks.report import environment, style, tables
+from tasks.figures import style
+from tasks.report import environment, tables
 from tasks.report.notes import PROTOCOLS
 from tasks.report.view import View
 

@@ -10,10 +10,11 @@ import base64
 from pathlib import Path
 from typing import Any
 
-from tasks.config import SteelRun
-from tasks.report import curves, dag, environment, figures, gather, notes, reading, style, tables
+from tasks.figures import curves, history, style
+from tasks.report import environment, figures, graph_figure, notes, reading, tables
 from tasks.report.tables import CONTROL_PROTOCOL
 from tasks.report.view import View
+from tasks.settings.config import SteelRun
 
 ALT = {
     "funnel": "Share of each source's records that was kept, dropped or quarantined",
@@ -52,7 +53,7 @@ def render(view: View, drawings: dict[str, str]) -> str:
     import jinja2
 
     jinja = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=jinja2.FileSystemLoader([Path(__file__).parent / "templates", style.TEMPLATES]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -74,12 +75,12 @@ def render(view: View, drawings: dict[str, str]) -> str:
         style=style,
         figures={name: _data_uri(svg) for name, svg in drawings.items()},
         alt=ALT,
-        dag=dag.draw(view.nodes),
+        dag=graph_figure.draw(view.nodes),
         tiles=tiles(view),
         node_rows=node_rows(view),
         changed=sorted(view.total.changed.items(), key=lambda item: -item[1]),
         curve_rows=curve_rows(view),
-        val_by_source=gather.last_val_by_source(view.nodes),
+        val_by_source=history.last_val_by_source(view.nodes),
         ablation=matrix(view.ablation, "variant"),
         scores=matrix([row for row in view.benchmarks if not tables.is_control(row)], "model"),
         removed=matrix(removed, "model"),
@@ -134,7 +135,7 @@ def node_rows(view: View) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "seconds": gather.seconds(artifact),
+            "seconds": history.seconds(artifact),
             "state": "reused" if artifact.cached else "made",
             "headline": artifact.manifest.get("headline", ""),
             "fingerprint": artifact.fingerprint[:12],
@@ -155,7 +156,7 @@ def curve_rows(view: View) -> list[dict[str, Any]]:
                 "first": curve.loss[0][1],
                 "last": drawn[-1][1],
                 "val": curve.last_val,
-                "seconds": gather.seconds(view.nodes[name]),
+                "seconds": history.seconds(view.nodes[name]),
             }
         )
     return rows

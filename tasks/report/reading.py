@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tasks.report.style import big, count, interval, p_value, percent
+from tasks.figures.style import big, count, interval, p_value, percent
 from tasks.report.tables import CHANCE, CONTROL_PROTOCOL, HELD_OUT, is_control
 
 

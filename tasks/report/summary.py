@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tasks.figures.history import Curve
 from tasks.report.funnel import Funnel
-from tasks.report.gather import Curve
 
 
 def build(

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.config import SteelRun
-from tasks.node import Artifact, NodeError
-from tasks.report.gather import Nodes, read_lines, units
+from tasks.figures.history import Nodes, read_lines, units
+from tasks.settings.config import SteelRun
+from tasks.settings.errors import NodeError
+from tasks.stage.node import Artifact
 
 CHANCE = 0.25
 """Four options."""

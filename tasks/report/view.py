@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tasks.config import STAGES, SteelRun
-from tasks.report import environment, funnel, gather, reading, summary, tables
+from tasks.figures import history
+from tasks.figures.history import Curve, Nodes
+from tasks.report import environment, funnel, reading, summary, tables
 from tasks.report.funnel import Funnel
-from tasks.report.gather import Curve, Nodes
+from tasks.settings.config import STAGES, SteelRun
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class View:
 
     @property
     def stages(self) -> list[str]:
-        return [s for s in STAGES if gather.units(self.nodes, s)]
+        return [s for s in STAGES if history.units(self.nodes, s)]
 
     def lead(self) -> str:
         """The run in a paragraph."""
@@ -100,9 +101,9 @@ def assemble(config: SteelRun, nodes: Nodes) -> View:
         posttrain=funnel.collect(nodes, config.sources, "sft", "preference", "benchmark"),
         total=funnel.totals(funnels),
         mix=source_mix(config, nodes),
-        curves=gather.training_curves(nodes),
+        curves=history.training_curves(nodes),
         unigram=_unigram(nodes),
-        variant=gather.chosen_variant(nodes),
+        variant=history.chosen_variant(nodes),
         mixtures=tables.mixtures(config, nodes),
         benchmarks=scores,
         ablation=tables.ablation(nodes, scores),

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.node import NodeError
+from tasks.settings.errors import NodeError
 from tasks.tokenize.chat import END_OF_TEXT, IM_END, IM_START, SPECIALS
 
 log = logging.getLogger(__name__)

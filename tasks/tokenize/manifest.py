@@ -12,7 +12,8 @@ from fractions import Fraction
 from math import floor
 from typing import Any
 
-from tasks.node import Context, NodeError, Outcome
+from tasks.settings.errors import NodeError
+from tasks.stage.node import Context, Outcome
 
 FORMAT = 2
 

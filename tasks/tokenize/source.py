@@ -1,6 +1,6 @@
 """Nodes tokenize:<source>: the cleaned records of a source -> digested shards.
 
-Every part of the records is a job of its own (tasks.partitions), addressed by its content, the
+Every part of the records is a job of its own (tasks.work.partitions), addressed by its content, the
 records dropped from it by deduplication and decontamination, the tokenizer and the settings. So a
 killed node goes on with the parts that are left, and a part that is added makes new shards behind
 the old ones. Shards are numbered on through the parts; accounting.json adds their accounts up.
@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tasks.node import Context, Outcome
+from tasks.stage.node import Context, Outcome
 
 SPLITS = ("train", "val")
 CODE = (
@@ -22,7 +22,7 @@ CODE = (
     "tasks.tokenize.documents",
     "tasks.tokenize.encode",
     "tasks.tokenize.packing",
-    "tasks.tokenize.part",
+    "tasks.tokenize.job",
     "model.training.shards",
 )
 """Modules that decide what is in a shard."""
@@ -55,9 +55,10 @@ def body(ctx: Context) -> Outcome:
 
 def _run(ctx: Context, source: str) -> list[Path]:
     """The folders of the parts, in order."""
-    from tasks import partitions, parts, pool
+    from tasks.records import parts
     from tasks.tokenize.encode import tokenizer_digest
-    from tasks.tokenize.part import tokenize_part
+    from tasks.tokenize.job import tokenize_part
+    from tasks.work import partitions, pool
 
     folder = ctx.inputs["tokenizer"].path
     drops = str(ctx.inputs["drops"].path / "drops.jsonl")
@@ -109,8 +110,8 @@ def collect(source: str, folders: Sequence[Path], out: Path) -> dict[str, Any]:
     """Link the parts' shards into `out`, numbered on, and write the sum of their accounts."""
     import orjson
 
-    from tasks import partitions
-    from tasks.tokenize.part import write_account
+    from tasks.tokenize.job import write_account
+    from tasks.work import partitions
 
     accounts = [orjson.loads((folder / "accounting.json").read_bytes()) for folder in folders]
     total: dict[str, Any] = {

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from model.chat_template import CHAT_TEMPLATE
-from tasks.node import Context, NodeError, Outcome
+from tasks.settings.errors import NodeError
+from tasks.stage.node import Context, Outcome
 from tasks.tokenize.chat import END_OF_TEXT, IM_END, IM_START, SPECIALS
 
 QWEN_SPLIT = (
@@ -39,7 +40,7 @@ PROBE = [
 # ------------------------------------------------------------------------------------ bodies
 def train_body(ctx: Context) -> Outcome:
     """Train on the cleaned records of all sources, without those that were dropped later."""
-    from tasks import pool
+    from tasks.work import pool
 
     drops = ctx.inputs["decontaminate"].path
     sources = {
@@ -53,7 +54,7 @@ def train_body(ctx: Context) -> Outcome:
 
 def folder_body(ctx: Context) -> Outcome:
     """Take the tokenizer in runtime.folders.tokenizer."""
-    from tasks import pool
+    from tasks.work import pool
 
     for note in take_folder(_folder(ctx.runtime.folders.tokenizer), ctx.out):
         ctx.log.warning(note)
@@ -124,7 +125,7 @@ def _corpus(sources: Mapping[str, tuple[str, str]], counts: dict[str, int]) -> I
     """The texts as they will be tokenized: of a dialogue, the text between special tokens."""
     import orjson
 
-    from tasks import parts
+    from tasks.records import parts
     from tasks.tokenize.chat import chat_pieces
     from tasks.tokenize.source import dropped_ids
 

@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from tasks import ablation, dag, profiles
+from tasks import dag
+from tasks.ablation import node as ablation
 from tasks.ablation import table
-from tasks.config import Train
-from tasks.node import Artifact
+from tasks.settings import profiles
+from tasks.settings.config import Train
+from tasks.stage.node import Artifact
 
 SMALL = {"ablation": {"kinds": ["token", "dense", "paper"], "seeds": [1, 2], "steps": 5}}
 
@@ -38,7 +40,7 @@ def test_merge_gets_segments_that_fit_the_documents():
 
 
 def test_the_pipeline_itself_has_no_ablation_and_does_not_notice_its_settings():
-    from tasks.fingerprint import digest
+    from tasks.stage.fingerprint import digest
 
     plain, studied = (dag.build(profiles.load("demo", over)) for over in ({}, SMALL))
     assert not any(node.stage == ablation.STAGE for node in plain.values())
@@ -103,13 +105,13 @@ def test_without_token_there_is_nothing_to_compare_with(tmp_path):
 
 
 def test_the_page_holds_every_number_and_the_figure(tmp_path):
-    from tasks.report import gather
+    from tasks.figures import history
 
     made = rows(tmp_path)
     artifacts = {
         kind: [artifact(tmp_path, f"{kind}{i}", 2.0 + i / 10, 2.0, 2.0) for i in (1, 2)] for kind in "ab"
     }
-    figure = table.draw({kind: [gather.read_curve(a) for a in seeds] for kind, seeds in artifacts.items()})
+    figure = table.draw({kind: [history.read_curve(a) for a in seeds] for kind, seeds in artifacts.items()})
     assert figure.startswith("<svg")
     page = table.page({"profile": "demo", "seeds": [1, 2], "kinds": made}, figure)
     for text in ("123,456", "2.650", "data:image/svg+xml;base64,", "2 seeds"):
@@ -131,7 +133,7 @@ def test_publishing_links_the_newest(tmp_path):
 def test_body_reads_every_training(tmp_path):
     import logging
 
-    from tasks.node import Context
+    from tasks.stage.node import Context
 
     inputs = {
         f"{kind}-s{seed}": artifact(tmp_path, f"{kind}-s{seed}", 2.0 + seed / 10, 2.0, 2.1)

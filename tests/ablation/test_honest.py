@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.honest import losses
+from model.leak import losses
 from model.steel import SteelConfig, SteelForCausalLM
 from tests.training.engine_helpers import BLOCK, MODEL, shard
 

@@ -4,7 +4,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from tasks import pool
+from tasks.work import pool
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from tasks.clean import decontaminate
 from tasks.clean.overlap import Index
-from tasks.node import NodeError
+from tasks.settings.errors import NodeError
 from tests.clean.samples import dialogue, real_text, record, write
 
 

@@ -6,9 +6,10 @@ import shutil
 import numpy as np
 import pytest
 
-from tasks.clean import dedup, records, signatures
+from tasks.clean import dedup, signatures
 from tasks.clean.recipe import load_set
-from tasks.node import NodeError
+from tasks.records import record as records
+from tasks.settings.errors import NodeError
 from tests.clean.samples import dialogue, real_text, record, write
 
 DISTINCT = sorted({real_text(seed) for seed in range(400)}, key=len, reverse=True)

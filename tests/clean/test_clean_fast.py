@@ -320,8 +320,8 @@ def test_a_chain_with_reference_operators_says_the_same(models):
 def test_real_records(pairs, tmp_path):
     """Every operator on every real record, text, dialogue and code."""
     from bench.common import unified_records
-    from tasks import parts
-    from tasks.clean import records
+    from tasks.records import parts
+    from tasks.records import record as records
 
     folders = unified_records(Path(os.environ["STEEL_SAMPLES"]) / "sources", tmp_path)
     texts = [

@@ -6,10 +6,12 @@ from collections import Counter
 
 import pytest
 
-from tasks import profiles
-from tasks.clean import assets, nodes
-from tasks.config import Folders, Runtime, Source, SteelRun
-from tasks.node import Artifact, Context, NodeError
+from tasks.clean import assets
+from tasks.clean.node import nodes
+from tasks.settings import profiles
+from tasks.settings.config import Folders, Runtime, Source, SteelRun
+from tasks.settings.errors import NodeError
+from tasks.stage.node import Artifact, Context
 from tests.clean.inline import inline_pool  # noqa: F401
 from tests.clean.samples import dialogue, real_text, record, write
 

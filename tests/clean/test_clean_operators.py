@@ -3,7 +3,7 @@
 import pytest
 
 from tasks.clean import operators
-from tasks.node import NodeError
+from tasks.settings.errors import NodeError
 from tests.clean.samples import real_text, shuffled
 
 

@@ -5,13 +5,13 @@ from collections import Counter
 
 import pytest
 
-from tasks.clean import partition
-from tasks.clean.accounting import Accounting, StepCount, steps_table, total
+from tasks.clean import source as partition
 from tasks.clean.chain import Chain
 from tasks.clean.recipe import load_set
-from tasks.config import Source
-from tasks.node import NodeError
+from tasks.records.account import Accounting, StepCount, steps_table, total
 from tasks.report.funnel import chain as chain_of
+from tasks.settings.config import Source
+from tasks.settings.errors import NodeError
 from tests.clean.samples import dialogue, real_text, record, write
 
 GOOD = [record(real_text(seed)) for seed in range(30)]

@@ -8,12 +8,14 @@ import time
 
 import pytest
 
-from tasks import parts, pool
-from tasks.clean import partition
-from tasks.clean.accounting import Accounting, StepCount, total
+from tasks.clean import source
 from tasks.clean.recipe import load_set
-from tasks.config import Runtime
-from tasks.node import Artifact, Context, NodeError
+from tasks.records import parts
+from tasks.records.account import Accounting, StepCount, total
+from tasks.settings.config import Runtime
+from tasks.settings.errors import NodeError
+from tasks.stage.node import Artifact, Context
+from tasks.work import pool
 from tests.clean.inline import inline_pool  # noqa: F401
 from tests.clean.samples import dialogue, real_text, record, write
 
@@ -40,7 +42,7 @@ def clean(folder, pieces, models, out="out.partial", **runtime):
     config = {"recipes": RECIPES, "trace_examples": 2}
     log = logging.getLogger("test")
     ctx = Context("clean:web", folder / out, config, inputs, Runtime(**runtime), 1, log, None)
-    return partition.body(ctx)
+    return source.body(ctx)
 
 
 def joined(folder):
@@ -64,13 +66,13 @@ def test_parts_give_what_one_file_gives(models, tmp_path):
 @pytest.mark.usefixtures("inline_pool")
 def test_a_new_part_is_all_that_is_cleaned(models, tmp_path, monkeypatch):
     cleaned = []
-    real = partition.clean_source
+    real = source.clean_source
 
     def counted(path, *args, **more):
         cleaned.append(path.name)
         return real(path, *args, **more)
 
-    monkeypatch.setattr(partition, "clean_source", counted)
+    monkeypatch.setattr(source, "clean_source", counted)
     clean(tmp_path, [RECORDS[:30], RECORDS[30:42]], models)
     clean(tmp_path, [RECORDS[:30], RECORDS[30:42], RECORDS[42:]], models, "again.partial")
     assert cleaned == [parts.name(0), parts.name(1), parts.name(2)]

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from tasks import world
 from tasks.clean.chain import Chain
 from tasks.clean.recipe import load_set
-from tasks.config import Assets, World
-from tasks.download import world
+from tasks.settings.config import Assets, World
 from tests.clean.samples import record, shuffled
 
 

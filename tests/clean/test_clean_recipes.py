@@ -4,7 +4,7 @@ import pytest
 
 from tasks.clean import operators, recipe
 from tasks.clean.recipe import ALLOWED, KINDS, Step, load, load_set
-from tasks.node import NodeError
+from tasks.settings.errors import NodeError
 
 PAPER_TEXT = [
     "chinese_convert",
@@ -124,9 +124,9 @@ def test_a_broken_recipe_is_one_clear_line(tmp_path):
 
 
 def test_a_changed_parameter_changes_the_fingerprint_and_a_comment_does_not(tmp_path, monkeypatch):
-    from tasks.clean import nodes
-    from tasks.config import Source, SteelRun
-    from tasks.fingerprint import digest
+    from tasks.clean.node import nodes
+    from tasks.settings.config import Source, SteelRun
+    from tasks.stage.fingerprint import digest
 
     config = SteelRun(profile="test", sources={"a": Source(dataset="a", reader="skypile")})
 

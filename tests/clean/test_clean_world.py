@@ -5,12 +5,14 @@ from collections import Counter
 
 import pytest
 
-from tasks.clean import assets, decontaminate, dedup, partition, records, signatures
+from tasks import world
+from tasks.clean import assets, decontaminate, dedup, signatures
+from tasks.clean import source as partition
 from tasks.clean.overlap import Index
 from tasks.clean.recipe import load_set
-from tasks.config import World
 from tasks.convert.source import convert_source
-from tasks.download import world
+from tasks.records import record
+from tasks.settings.config import World
 
 WORLD = World(size="small")
 SOURCES = ("skypile", "wikipedia_cn", "baidu_qa", "starcoder")
@@ -59,7 +61,7 @@ def run(tmp_path_factory):
         signatures.hash_part(signed, path, near, 100)
         hashed.append((name, path, signed / signatures.FILE))
     _, report = dedup.decide(SOURCES, hashed, near, folder / "dedup")
-    drops = {n: list(records.read(folder / "dedup" / n / "drops.jsonl")) for n in SOURCES}
+    drops = {n: list(record.read(folder / "dedup" / n / "drops.jsonl")) for n in SOURCES}
     searched = {**cleaned, "demo_qa_zh": converted["demo_qa_zh"]}
     index = Index(13)
     for line in questions.read_text("utf-8").splitlines():

@@ -9,8 +9,8 @@ from typing import Any
 
 import orjson
 
-from tasks import parts
 from tasks.convert.source import convert_source
+from tasks.records import parts
 
 SETTINGS = {"max_chars": 2000, "max_quarantined_share": 1.0}
 

@@ -6,8 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-from tasks import partitions, pool
 from tasks.convert.source import at_once
+from tasks.work import partitions, pool
 from tests.convert.test_jobs import in_node
 
 

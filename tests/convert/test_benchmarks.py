@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.node import NodeError
+from tasks.settings.errors import NodeError
 from tests.convert.helpers import convert
 
 HEAD = "id,question,A,B,C,D,answer\n"

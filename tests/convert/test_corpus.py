@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from tasks.convert.piece import convert_pieces
-from tasks.convert.plan import Piece
+from tasks.convert.job import convert_pieces
+from tasks.convert.jobs import Piece
 from tests.convert.corpus import MAX_CHARS, cases
 from tests.convert.helpers import convert, lines
 

@@ -7,11 +7,12 @@ from functools import cache
 
 import pytest
 
-from tasks import download, profiles
-from tasks.config import SteelRun, World
+from tasks import world
 from tasks.convert.source import convert_source
-from tasks.download import world
-from tasks.node import Context
+from tasks.download import node as download
+from tasks.settings import profiles
+from tasks.settings.config import SteelRun, World
+from tasks.stage.node import Context
 from tests.convert.helpers import Converted
 
 SMALL = World(size="small")

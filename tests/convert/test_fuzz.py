@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.convert import readers
-from tasks.convert.piece import convert_file
-from tasks.convert.records import Malformed, Unwanted
+from tasks.convert.job import convert_file
+from tasks.convert.verdicts import Malformed, Unwanted
 from tests.convert.corpus import tar_gz, zstd
 from tests.convert.helpers import convert
 

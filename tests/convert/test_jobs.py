@@ -17,14 +17,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import partitions, parts
-from tasks.config import Runtime
-from tasks.convert import gather, piece, plan, readers, unique
+from tasks.convert import job, join, readers, unique
+from tasks.convert import jobs as plan
 from tasks.convert.formats import is_lines, json_items, spans
-from tasks.convert.records import check_sum
 from tasks.convert.source import at_once, convert_source
-from tasks.fingerprint import ROOT
-from tasks.node import Context, NodeError
+from tasks.convert.verdicts import check_sum
+from tasks.records import parts
+from tasks.settings.config import Runtime
+from tasks.settings.errors import NodeError
+from tasks.settings.paths import ROOT
+from tasks.stage.node import Context
+from tasks.work import partitions
 from tests.convert.helpers import SETTINGS, convert, jsonl, lines
 
 TEXTS = {"a.jsonl": 40, "b.jsonl": 3, "c.jsonl": 25}
@@ -136,7 +139,7 @@ def test_an_added_small_file_moves_few_borders(tmp_path, monkeypatch):
 def ids_in(folder: Path, rows: list[int]) -> Path:
     folder.mkdir(parents=True)
     raw = bytearray(b"".join((n * 2654435761 % 2**32).to_bytes(4, "big") * 4 for n in rows))
-    np.save(folder / piece.IDS, piece._sorted_ids(raw))
+    np.save(folder / job.IDS, job._sorted_ids(raw))
     return folder
 
 
@@ -167,8 +170,8 @@ def test_a_part_of_nothing_but_repeats_leaves_no_file(tmp_path):
 def test_repeats_are_counted_as_they_are_written(tmp_path, monkeypatch):
     """Rows beyond the part's end are nobody's: the sum of what lies on the disk is no longer that of the jobs."""
     files = {"a.jsonl": jsonl({"text": "x"}, {"text": "y"}, {"text": "x"})}
-    real = gather.without
-    monkeypatch.setattr(gather, "without", lambda path, rows, *places: real(path, rows + 1, *places))
+    real = join.without
+    monkeypatch.setattr(join, "without", lambda path, rows, *places: real(path, rows + 1, *places))
     with pytest.raises(NodeError, match=r"3 \+ 0 records were written, not 2 \+ 1"):
         convert(tmp_path, "skypile", files)
 
@@ -201,14 +204,14 @@ def made(tmp_path, monkeypatch):
     log = []
 
     def make(root, key, function, args):
-        log.append((function.__name__, [p.file for p in args[1]] if function is piece.convert_pieces else []))
+        log.append((function.__name__, [p.file for p in args[1]] if function is job.convert_pieces else []))
         if "fail" in log:
             raise KeyboardInterrupt
         return partitions_make(root, key, function, args)
 
     partitions_make = partitions.make
     monkeypatch.setattr(partitions, "make", make)
-    monkeypatch.setattr("tasks.pool.submit", at_once)
+    monkeypatch.setattr("tasks.work.pool.submit", at_once)
     return log
 
 
@@ -227,7 +230,7 @@ def test_an_added_file_converts_itself_alone(tmp_path, made):
 
 
 def _ids_of_source(done, name):
-    from tasks.convert.records import content, stable_id
+    from tasks.convert.verdicts import content, stable_id
 
     return [stable_id(name, content(record)).hex() for record in done.records]
 

@@ -15,9 +15,9 @@ import pytest
 
 from tasks.convert.formats import parse
 from tasks.convert.json_array import elements
-from tasks.convert.records import Bad
 from tasks.convert.tabular import parquet_rows
-from tasks.node import NodeError
+from tasks.convert.verdicts import Bad
+from tasks.settings.errors import NodeError
 from tests.convert.helpers import convert, jsonl
 
 GOOD = {"text": "好"}

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.fingerprint import ROOT
+from tasks.settings.paths import ROOT
 
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from tasks.convert.piece import convert_file
+from tasks.convert.job import convert_file
 import pyarrow.parquet
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 tally = convert_file(sys.argv[1], sys.argv[2], sys.argv[3])

@@ -6,10 +6,12 @@ import logging
 
 import pytest
 
-from tasks import convert, pool
-from tasks.config import Runtime, SteelRun
+from tasks.convert import node as convert
 from tasks.convert.source import at_once
-from tasks.node import Artifact, Context, NodeError
+from tasks.settings.config import Runtime, SteelRun
+from tasks.settings.errors import NodeError
+from tasks.stage.node import Artifact, Context
+from tasks.work import pool
 from tests.convert.helpers import jsonl
 
 

@@ -12,10 +12,10 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
-from tasks import profiles
 from tasks.convert.source import convert_source
 from tasks.download.local import BELOW
 from tasks.download.patterns import matching
+from tasks.settings import profiles
 from tests.convert.helpers import Converted
 
 SAMPLES = Path(os.environ.get("STEEL_SAMPLES", "/nowhere"))

@@ -6,7 +6,7 @@ import hashlib
 import re
 import urllib.parse
 
-from tasks.download.hub import Hub, _Handler
+from tasks.world.hub import Hub, _Handler
 
 
 class _ModelScope(_Handler):

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tasks.download.fetch import Fetcher
-from tasks.download.hub import Faults, Hub
 from tasks.download.huggingface import listing
-from tasks.node import NodeError
+from tasks.settings.errors import NodeError
+from tasks.world.hub import Faults, Hub
 from tests.download.test_fetch import content, no_sleep, part
 
 BODY = random.Random(2).randbytes(150_000)

@@ -9,7 +9,7 @@ import zipfile
 import pytest
 
 from tasks.download.archives import unpack
-from tasks.node import NodeError
+from tasks.settings.errors import NodeError
 
 FILES = {"set/dev/a.csv": b"a,b\n", "set/val/a.csv": b"c,d\n", "set/README.md": b"no"}
 WANTED = ["**/dev/*.csv", "**/val/*.csv"]

@@ -14,10 +14,10 @@ import pytest
 
 from tasks.download.disk import Reservation
 from tasks.download.fetch import Fetcher, remove_strangers
-from tasks.download.hub import Faults, Hub, git_blob_sha1
 from tasks.download.huggingface import listing
 from tasks.download.listing import Changed, Elsewhere, RemoteFile
-from tasks.node import NodeError
+from tasks.settings.errors import NodeError
+from tasks.world.hub import Faults, Hub, git_blob_sha1
 
 BIG = random.Random(0).randbytes(3_000_000)
 FILES = {

@@ -12,12 +12,13 @@ import time
 
 import pytest
 
-from tasks import download
-from tasks.config import SteelRun
 from tasks.download import modelscope
+from tasks.download import node as download
 from tasks.download.disk import Reservation
-from tasks.download.hub import Faults, Hub
-from tasks.node import Context, NodeError
+from tasks.settings.config import SteelRun
+from tasks.settings.errors import NodeError
+from tasks.stage.node import Context
+from tasks.world.hub import Faults, Hub
 from tests.download.imitations import ModelScope, Web
 from tests.download.test_archives import zipped
 

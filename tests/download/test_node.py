@@ -7,10 +7,11 @@ import os
 
 import pytest
 
-from tasks import download
-from tasks.config import Runtime, SteelRun
 from tasks.download import local
-from tasks.node import Context, NodeError
+from tasks.download import node as download
+from tasks.settings.config import Runtime, SteelRun
+from tasks.settings.errors import NodeError
+from tasks.stage.node import Context
 
 
 def run(config, tmp_path, name):
@@ -109,7 +110,7 @@ def test_the_slice_holds_no_paths(tmp_path, raw):
 
 
 def test_the_hub_of_the_config_is_used(tmp_path, monkeypatch):
-    from tasks.download.hub import Hub
+    from tasks.world.hub import Hub
 
     with Hub("org/set", {"a.jsonl": b"{}\n"}, token="hf_x") as hub:
         config = SteelRun(

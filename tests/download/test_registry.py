@@ -7,11 +7,12 @@ import json
 import pytest
 
 from flows import cli
-from tasks import profiles
-from tasks.config import SteelRun
 from tasks.convert import readers
-from tasks.download import catalogue, nodes, registry
-from tasks.node import NodeError
+from tasks.download.node import nodes
+from tasks.inspect import catalogue
+from tasks.settings import profiles, registry
+from tasks.settings.config import SteelRun
+from tasks.settings.errors import NodeError
 
 PAPER = """skypile wanjuan wikipedia_cn baidu_baike baidu_qa zhihu belle_2m belle_3_5m moss firefly starcoder
 infinity_zh wanjuan_exam wanjuan_exam_cot ruozhiba self_cognition code_feedback web_instruct openhermes
@@ -76,7 +77,7 @@ def test_a_wrong_source_is_one_line(tmp_path, monkeypatch, source, message):
 
 def test_the_registry_is_no_part_of_a_nodes_code():
     """An entry more must not fetch a terabyte again."""
-    from tasks.fingerprint import _files
+    from tasks.stage.fingerprint import _files
 
     for node in nodes(profiles.load("demo")):
         for module in (node.body.__module__, *node.code):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
-from tasks.config import World
-from tasks.download import world
-from tasks.download.world import exam
-from tasks.download.world.relations import partner_answer, relations
+from tasks import world
+from tasks.settings.config import World
+from tasks.world import exam
+from tasks.world.relations import partner_answer, relations
 
 QUESTIONS = exam.questions(World())
 VAL = [q for q in QUESTIONS if q.split == "val"]

@@ -12,9 +12,9 @@ from itertools import combinations
 
 import pytest
 
-from tasks.config import World
-from tasks.download import world
-from tasks.download.world import dirt, exam, spoil, voice
+from tasks import world
+from tasks.settings.config import World
+from tasks.world import dirt, exam, spoil, voice
 
 FULL = World()
 ESSENTIAL = {
@@ -169,7 +169,7 @@ def test_same_world_same_bytes_in_another_process():
     """Python's own hashes differ between processes; nothing may depend on them."""
     program = (
         "import hashlib\n"
-        "from tasks.config import World\n"
+        "from tasks.settings.config import World\n"
         "from tasks.download import world\n"
         "h = hashlib.sha256()\n"
         "for size in ('small', 'full'):\n"

@@ -7,10 +7,10 @@ from functools import cache
 
 import pytest
 
-from tasks.config import World
-from tasks.download import world
-from tasks.download.world import exam, posttrain, voice
-from tasks.download.world.relations import relations
+from tasks import world
+from tasks.settings.config import World
+from tasks.world import exam, posttrain, voice
+from tasks.world.relations import relations
 
 SIZES = ("full", "small")
 UNREADABLE = {"broken_json", "null_fields", "gibberish", "contaminated", "traditional"}

@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from flows.settings import ROOT
-from tasks.config import STAGES
+from tasks.settings.config import STAGES
 
 pytestmark = pytest.mark.e2e
 

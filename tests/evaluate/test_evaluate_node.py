@@ -5,9 +5,10 @@ from concurrent.futures import Future
 import orjson
 import pytest
 
-from tasks.config import SteelRun
-from tasks.evaluate import benchmarks, evaluate, nodes, results
-from tasks.node import NodeError
+from tasks.evaluate import benchmarks, results
+from tasks.evaluate.node import evaluate, nodes
+from tasks.settings.config import SteelRun
+from tasks.settings.errors import NodeError
 from tests.posttrain.tiny import artifact, byte_tokenizer, context, steel
 
 
@@ -127,7 +128,7 @@ def pool_here(monkeypatch):
         done.set_result(function(*args))
         return done
 
-    monkeypatch.setattr("tasks.pool.submit", submit)
+    monkeypatch.setattr("tasks.work.pool.submit", submit)
 
 
 def asked(tmp_path, inputs, model="base", seed=7):

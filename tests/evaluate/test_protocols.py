@@ -190,7 +190,7 @@ def test_controls_carry_the_protocol_they_control():
 
 
 def test_a_model_that_gives_no_number_is_an_error():
-    from tasks.node import NodeError
+    from tasks.settings.errors import NodeError
 
     with pytest.raises(NodeError, match="NaN"):
         scorer.answer(question(1), [float("nan"), 0, 0, 0], "cloze", "plain", False)

@@ -12,7 +12,7 @@ from prefect.cli.deploy._models import ConcurrencyLimitSpec, PrefectYamlModel
 from pydantic import BaseModel
 
 from flows.settings import POOL, ROOT, Addresses, State, variables
-from tasks.config import STAGES
+from tasks.settings.config import STAGES
 
 TEXT = (ROOT / "prefect.yaml").read_text("utf-8")
 TREE = yaml.safe_load(TEXT)

@@ -19,7 +19,7 @@ LENGTHS = [5, 90, 1, 54]
 
 def test_the_setting_has_the_same_values_everywhere():
     from model.training.config import ATTENTIONS as ENGINE
-    from tasks.config import Runtime
+    from tasks.settings.config import Runtime
 
     assert get_args(Runtime.model_fields["attention"].annotation) == ENGINE == ATTENTIONS
 

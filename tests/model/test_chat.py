@@ -12,9 +12,10 @@ import torch
 from flows import cli
 from model.chat import Dialogue, converse, open_dialogue
 from model.training.export import write_export
-from tasks import chat
-from tasks.artifacts import Store, write_json
-from tasks.node import Artifact, NodeError
+from tasks.inspect import models
+from tasks.settings.errors import NodeError
+from tasks.stage.node import Artifact
+from tasks.stage.store import Store, write_json
 from tests.posttrain.tiny import byte_tokenizer, steel
 from tests.training import engine_helpers as tiny
 
@@ -129,7 +130,7 @@ def test_a_model_that_is_not_there_is_one_clear_line(tmp_path, capsys):
 
 def test_the_last_run_is_read_without_a_server(tmp_path):
     store = Store(tmp_path)
-    assert chat.last_run(store, "demo") == {}
+    assert models.last_run(store, "demo") == {}
     for n, name in enumerate(["pretrain/pretrain-1", "pretrain/pretrain-2", "sft/a-1"]):
         manifest = {"run_id": f"run{n}", "digest": "d", "fingerprint": "f", "files": []}
         write_json(tmp_path / name / "manifest.json", manifest)
@@ -139,7 +140,7 @@ def test_the_last_run_is_read_without_a_server(tmp_path):
         {"name": "sft", "nodes": [{"name": "sft:a", "run_id": ""}]},
     ]
     write_json(tmp_path / "latest" / "demo" / "run.json", {"stages": [{"name": "download"}, *stages]})
-    found = chat.last_run(store, "demo")
+    found = models.last_run(store, "demo")
     assert {name: artifact.path.name for name, artifact in found.items()} == {"pretrain": "pretrain-2"}
 
 
@@ -149,12 +150,12 @@ def test_the_furthest_model_is_taken_unless_another_is_named(tmp_path):
         nodes[name] = Artifact(name, tmp_path / name, "", "", {})
     (tmp_path / "sft:select").mkdir()
     (tmp_path / "sft:select" / "choice.json").write_text(json.dumps({"variant": "b"}), "utf-8")
-    assert chat.find("", "demo", nodes) == ("dpo", tmp_path / "dpo:train" / "export")
+    assert models.find("", "demo", nodes) == ("dpo", tmp_path / "dpo:train" / "export")
     del nodes["dpo:train"]
-    assert chat.find("", "demo", nodes) == ("sft", tmp_path / "sft:b" / "export")
-    assert chat.find("sft:a", "demo", nodes)[1] == tmp_path / "sft:a" / "export"
-    assert chat.find("base", "demo", nodes)[1] == tmp_path / "pretrain" / "export"
+    assert models.find("", "demo", nodes) == ("sft", tmp_path / "sft:b" / "export")
+    assert models.find("sft:a", "demo", nodes)[1] == tmp_path / "sft:a" / "export"
+    assert models.find("base", "demo", nodes)[1] == tmp_path / "pretrain" / "export"
     with pytest.raises(NodeError, match="it has sft, sft:a, sft:b, base"):
-        chat.find("dpo", "demo", nodes)
+        models.find("dpo", "demo", nodes)
     with pytest.raises(NodeError, match="no trained model here"):
-        chat.find("", "demo", {})
+        models.find("", "demo", {})

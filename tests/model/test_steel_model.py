@@ -276,7 +276,7 @@ def test_the_configuration_of_runs_knows_the_same_kinds():
     from typing import get_args
 
     from model.steel.configuration import LEAKY_KINDS
-    from tasks import config as runs
+    from tasks.settings import config as runs
 
     assert get_args(runs.FfnKind) == KINDS_OF_FFN
     assert runs.LEAKY_KINDS == LEAKY_KINDS

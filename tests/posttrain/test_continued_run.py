@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from model.training.shards import Row, write_shard
-from tasks import pretrain
-from tasks.artifacts import Store
-from tasks.config import SteelRun
-from tasks.node import Context, Node, NodeError, Outcome
-from tasks.stage import Runner
+from tasks.settings.config import SteelRun
+from tasks.settings.errors import NodeError
+from tasks.stage.node import Context, Node, Outcome
+from tasks.stage.runner import Runner
+from tasks.stage.store import Store
+from tasks.stage.tracking import Tracker
 from tasks.tokenize.encode import tokenizer_digest
-from tasks.tracking import Tracker
+from tasks.training import pretrain
 from tests.posttrain.test_trained_stages import pool_here  # noqa: F401
 from tests.posttrain.tiny import byte_tokenizer
 

@@ -6,11 +6,11 @@ import orjson
 import pytest
 
 from model.training.shards import ShardFile
-from tasks.node import NodeError
-from tasks.posttrain import examples
-from tasks.posttrain.records import take
+from tasks.settings.errors import NodeError
 from tasks.tokenize.chat import IM_END
 from tasks.tokenize.encode import Encoder
+from tasks.training import examples
+from tasks.training.mixtures import take
 
 
 def record_id(name, k):

@@ -5,10 +5,10 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
-from tasks.posttrain import pairs
-from tasks.posttrain.trials import compare
 from tasks.tokenize.chat import render_chat
 from tasks.tokenize.encode import Encoder
+from tasks.training import pairs
+from tasks.training.trials import compare
 from tests.posttrain.test_mixture import record_id, write_set
 
 

@@ -10,8 +10,8 @@ import torch
 
 from model import scoring
 from model.training.pairs import read_logprobs
-from tasks import dpo, pretrain, sft
 from tasks.tokenize.encode import tokenizer_digest
+from tasks.training import dpo, pretrain, sft
 from tests.posttrain.test_mixture import write_set
 from tests.posttrain.test_pairs import preference
 from tests.posttrain.test_trained_stages import node_of, pool_here, run_of, shard  # noqa: F401

@@ -12,11 +12,11 @@ import pytest
 
 from model.training.config import from_dict
 from model.training.shards import Row, write_shard
-from tasks import dpo, engine, pretrain, sft
-from tasks.config import SteelRun, Train
-from tasks.node import NodeError
-from tasks.posttrain.select import choose
+from tasks.settings.config import SteelRun, Train
+from tasks.settings.errors import NodeError
 from tasks.tokenize.encode import tokenizer_digest
+from tasks.training import dpo, engine, pretrain, sft
+from tasks.training.select import choose
 from tests.posttrain.test_mixture import write_set
 from tests.posttrain.test_pairs import preference
 from tests.posttrain.tiny import artifact, context, steel
@@ -59,7 +59,7 @@ def pool_here(monkeypatch):
         done.set_result(function(*args))
         return done
 
-    monkeypatch.setattr("tasks.pool.submit", submit)
+    monkeypatch.setattr("tasks.work.pool.submit", submit)
 
 
 class Engine:
@@ -94,7 +94,7 @@ def trained(tmp_path):
 @pytest.fixture
 def fake(monkeypatch, trained):
     stand_in = Engine(trained / "export")
-    monkeypatch.setattr("tasks.launch.launch", stand_in)
+    monkeypatch.setattr("tasks.training.launch.launch", stand_in)
     return stand_in
 
 
@@ -403,7 +403,7 @@ def test_dpo_starts_from_the_chosen_variant_and_reports_the_effect(
     assert first.counts["held_out"] == 10
     assert first.extra["variant"] == "exp2"
 
-    monkeypatch.setattr("tasks.posttrain.trials.prefer", lambda export, *_: [(-2.0, -1.0)] * 10)
+    monkeypatch.setattr("tasks.training.trials.prefer", lambda export, *_: [(-2.0, -1.0)] * 10)
     inputs = {"reference": artifact("dpo:reference", pairs), **inputs}
     inputs["reference"].manifest["counts"] = first.counts
     node = node_of(dpo, "dpo:train")

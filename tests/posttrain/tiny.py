@@ -50,8 +50,8 @@ def context(out: Path, config, inputs=None, **more):
     """A node's context without a runner."""
     import logging
 
-    from tasks.config import Runtime
-    from tasks.node import Context
+    from tasks.settings.config import Runtime
+    from tasks.stage.node import Context
 
     return Context(
         name=more.pop("name", "test"),
@@ -84,6 +84,6 @@ class Silent:
 
 def artifact(node: str, path: Path, **extra):
     """A finished artifact at a path."""
-    from tasks.node import Artifact
+    from tasks.stage.node import Artifact
 
     return Artifact(node=node, path=path, digest="d" * 64, fingerprint="f" * 64, manifest={"extra": extra})

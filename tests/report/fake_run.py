@@ -9,10 +9,10 @@ import random
 from pathlib import Path
 from typing import Any
 
-from tasks.artifacts import MANIFEST, content_digest, list_files
-from tasks.config import Evaluate, Report, Sft, Source, SteelRun, Tokenize, Variant, World
 from tasks.evaluate.statistics import wilson
-from tasks.node import Artifact
+from tasks.settings.config import Evaluate, Report, Sft, Source, SteelRun, Tokenize, Variant, World
+from tasks.stage.node import Artifact
+from tasks.stage.store import MANIFEST, content_digest, list_files
 
 PRETRAIN = {
     "skypile": "zh",

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tasks.config import Source
-from tasks.node import NodeError
 from tasks.report import funnel
+from tasks.settings.config import Source
+from tasks.settings.errors import NodeError
 from tests.report.fake_run import FakeRun
 
 SOURCE = Source(dataset="d", reader="skypile")

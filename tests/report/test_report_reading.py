@@ -4,11 +4,11 @@ import logging
 from concurrent.futures import Future
 from types import SimpleNamespace
 
-from tasks import report
-from tasks.config import Runtime
-from tasks.node import Context
+from tasks.figures.history import thin
 from tasks.report import model_card, reading
-from tasks.report.gather import thin
+from tasks.report import node as report
+from tasks.settings.config import Runtime
+from tasks.stage.node import Context
 from tests.report.fake_run import config
 
 
@@ -96,7 +96,7 @@ def test_node_and_body(run, tmp_path, monkeypatch):
         future.set_result([f"answer to {p}" for p in prompts])
         return future
 
-    monkeypatch.setattr("tasks.pool.submit", submit)
+    monkeypatch.setattr("tasks.work.pool.submit", submit)
     ctx = Context(
         "report", tmp_path, node.config, run.nodes, Runtime(), 1, logging.getLogger(), SimpleNamespace()
     )

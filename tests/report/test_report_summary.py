@@ -6,8 +6,9 @@ import re
 import pytest
 from selectolax.lexbor import LexborHTMLParser
 
-from tasks.report import page, style, tables, view
-from tasks.report.latest import publish_latest
+from tasks.figures import style
+from tasks.figures.latest import publish_latest
+from tasks.report import page, tables, view
 from tests.report.fake_run import FakeRun
 
 

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from tasks import partitions, pool
+from tasks.work import partitions, pool
 
 
 def upper(out: Path, text: str, log: str) -> None:

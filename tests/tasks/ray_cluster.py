@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tasks import engines
+from tasks.work import places
 
 
 @pytest.fixture(scope="module")
@@ -22,5 +22,5 @@ def cluster():
         made.wait_for_nodes()
         yield made.address
     finally:
-        engines.shutdown()
+        places.shutdown()
         made.shutdown()

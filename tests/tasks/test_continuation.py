@@ -7,10 +7,11 @@ import uuid
 import pytest
 
 from flows import preflight
-from tasks import continuation, pretrain
-from tasks.config import ContinueFrom, SteelRun
-from tasks.node import Node, NodeError
-from tasks.tracking import FINGERPRINT, KIND, Tracker
+from tasks.settings.config import ContinueFrom, SteelRun
+from tasks.settings.errors import NodeError
+from tasks.stage.node import Node
+from tasks.stage.tracking import FINGERPRINT, KIND, Tracker
+from tasks.training import continuation, pretrain
 
 PRINT = "3f2a91c0ffee0000"
 
@@ -133,7 +134,7 @@ def test_the_child_is_a_run_of_its_own(parent, tmp_path):
     # however the parent was named, and whether or not it has finished since
     assert node(continue_from={"run": str(parent), "step": 40}).external() == child.external()
     assert plain.config == child.config
-    assert child.body.__module__ == "tasks.pretrain"  # what the code digest goes by
+    assert child.body.__module__ == "tasks.training.pretrain"  # what the code digest goes by
 
 
 def test_a_missing_parent_is_known_before_anything_runs(tmp_path):

@@ -4,16 +4,16 @@ import logging
 
 import pytest
 
-from tasks import engines, partitions, pool
-from tasks.config import Runtime
-from tasks.node import Context
+from tasks.settings.config import Runtime
+from tasks.stage.node import Context
+from tasks.work import partitions, places, pool
 from tests.tasks import partition_jobs
 from tests.tasks.ray_cluster import cluster  # noqa: F401
 
 
 def test_the_engine_is_runtime_and_the_default_is_the_pool():
-    assert engines.submit_of(None) is pool.submit
-    assert engines.submit_of(Runtime()) is pool.submit
+    assert places.submit_of(None) is pool.submit
+    assert places.submit_of(Runtime()) is pool.submit
 
 
 def context(folder, **runtime):

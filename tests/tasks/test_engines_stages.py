@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from tasks import clean, convert, parts, pool, tokenize
-from tasks.artifacts import list_files
-from tasks.config import Runtime, SteelRun
-from tasks.node import Artifact, Context
+from tasks.clean import node as clean
+from tasks.convert import node as convert
+from tasks.records import parts
+from tasks.settings.config import Runtime, SteelRun
+from tasks.stage.node import Artifact, Context
+from tasks.stage.store import list_files
+from tasks.tokenize import node as tokenize
 from tasks.tokenize.tokenizer import train
+from tasks.work import pool
 from tests.clean.samples import real_text
 from tests.tasks.ray_cluster import cluster  # noqa: F401
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks import fingerprint
-from tasks.config import Clean, Optim
+from tasks.settings.config import Clean, Optim
+from tasks.stage import fingerprint
 
 
 def test_encoding_is_independent_of_order_and_container():

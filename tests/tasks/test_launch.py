@@ -1,4 +1,4 @@
-"""tasks.launch: a child process is followed, stopped and cleaned up as promised.
+"""tasks.training.launch: a child process is followed, stopped and cleaned up as promised.
 
 The children here are little scripts that behave like torchrun and its ranks; the real engine is
 trained through `launch` in tests/training and by the end-to-end test.
@@ -18,11 +18,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks import launch
-from tasks.config import Runtime
-from tasks.fingerprint import ROOT
-from tasks.launch import Stopped, Tail, supervise
-from tasks.node import Context, NodeError
+from tasks.settings.config import Runtime
+from tasks.settings.errors import NodeError
+from tasks.settings.paths import ROOT
+from tasks.stage.node import Context
+from tasks.training import launch
+from tasks.training.launch import Stopped, Tail, supervise
 
 
 class Track:
@@ -181,7 +182,7 @@ def test_kill_9_of_the_flow_process_still_saves_and_keeps_the_folder_locked(tmp_
 import sys; sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
 from tests.tasks.test_launch import make_context
-from tasks import launch
+from tasks.training import launch
 out = Path({str(tmp_path)!r})
 ctx = make_context(out)
 launch.supervise(ctx, [sys.executable, str(out / "trainer.py"), str(out)], launch.environment(1),

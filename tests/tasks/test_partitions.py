@@ -12,10 +12,11 @@ from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
-from tasks import partitions, pool
-from tasks.config import Runtime
-from tasks.fingerprint import ROOT
-from tasks.node import Context, NodeError
+from tasks.settings.config import Runtime
+from tasks.settings.errors import NodeError
+from tasks.settings.paths import ROOT
+from tasks.stage.node import Context
+from tasks.work import partitions, pool
 from tests.tasks import partition_jobs
 
 
@@ -60,7 +61,7 @@ def test_a_key_knows_the_function_its_code_and_what_it_is_made_from():
     keys = [
         partitions.key(function, {"a": 1}, "x"),
         partitions.key(function, {"a": 2}, "x"),
-        partitions.key(function, {"a": 1}, "x", code=("tasks.parts",)),
+        partitions.key(function, {"a": 1}, "x", code=("tasks.records.parts",)),
         partitions.key(partition_jobs.fail, {"a": 1}, "x"),
     ]
     assert len(set(keys)) == 4

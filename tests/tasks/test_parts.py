@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from tasks import parts
-from tasks.artifacts import file_digest
-from tasks.node import Artifact
+from tasks.records import parts
+from tasks.stage.node import Artifact
+from tasks.stage.store import file_digest
 
 PIECES = [b"a\nbb\n", b"", b"ccc\n", b"d\n" * 5]
 

@@ -4,8 +4,8 @@ import jsonschema
 import pytest
 from pydantic import ValidationError
 
-from tasks import profiles
-from tasks.node import NodeError
+from tasks.settings import profiles
+from tasks.settings.errors import NodeError
 
 
 @pytest.mark.parametrize("name", profiles.names())

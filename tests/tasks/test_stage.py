@@ -7,11 +7,12 @@ import uuid
 
 import pytest
 
-from tasks.artifacts import MANIFEST, Store
-from tasks.config import Runtime, SteelRun
-from tasks.node import Context, Node, NodeError, Outcome
-from tasks.stage import Runner
-from tasks.tracking import Tracker
+from tasks.settings.config import Runtime, SteelRun
+from tasks.settings.errors import NodeError
+from tasks.stage.node import Context, Node, Outcome
+from tasks.stage.runner import Runner
+from tasks.stage.store import MANIFEST, Store
+from tasks.stage.tracking import Tracker
 
 LOG = logging.getLogger("test")
 CALLS: list[str] = []

@@ -13,13 +13,17 @@ import pytest
 
 from flows import cli
 from model.training.shards import Row, write_shard
-from tasks import dag, profiles, trace
-from tasks.artifacts import Store, content_digest, file_digest
-from tasks.config import Sft, Source, SteelRun, Variant
+from tasks import dag
 from tasks.convert.source import convert_source
-from tasks.fingerprint import ROOT, canonical
-from tasks.newest import newest
-from tasks.node import Artifact, NodeError
+from tasks.inspect import trace
+from tasks.inspect.artifacts import newest
+from tasks.settings import profiles
+from tasks.settings.config import Sft, Source, SteelRun, Variant
+from tasks.settings.errors import NodeError
+from tasks.settings.paths import ROOT
+from tasks.stage.fingerprint import canonical
+from tasks.stage.node import Artifact
+from tasks.stage.store import Store, content_digest, file_digest
 
 SPACED = "很多　空格   的一页，它的内容足够长，可以留下来。"
 RAW = {

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from tasks.node import NodeError
+from tasks.settings.errors import NodeError
 from tasks.tokenize import encode
 from tasks.tokenize.chat import SPECIALS, SYSTEM, render_chat
 from tasks.tokenize.documents import Tokenizer

@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 
 from model.training.loader import BlockLoader
 from model.training.shards import ShardFile, repeats_of
-from tasks import pool
-from tasks.config import Runtime, Source, SteelRun, Tokenize
-from tasks.node import Artifact, Context, NodeError
-from tasks.tokenize import manifest, nodes, part, source, tokenizer
+from tasks.settings.config import Runtime, Source, SteelRun, Tokenize
+from tasks.settings.errors import NodeError
+from tasks.stage.node import Artifact, Context
+from tasks.tokenize import job, manifest, source, tokenizer
 from tasks.tokenize.encode import Encoder
+from tasks.tokenize.node import nodes
+from tasks.work import pool
 from tests.tokenize.conftest import SETTINGS, corpus, dialogue, record, write_lines
 
 BLOCK = 32
@@ -57,8 +59,8 @@ def inline(monkeypatch):
 def run_source(folder: Path, tokenizer_folder: Path, rows: list, dropped=(), name="wiki", again="", **recipe):
     """tokenize:<name> on these records, or on these parts of records; `again` makes another artifact of it."""
     if rows and isinstance(rows[0], list):
-        for i, part in enumerate(rows):
-            write_lines(folder / f"clean-{name}" / f"records-{i:05d}.jsonl", part)
+        for i, job in enumerate(rows):
+            write_lines(folder / f"clean-{name}" / f"records-{i:05d}.jsonl", job)
     else:
         write_lines(folder / f"clean-{name}" / "records.jsonl", rows)
     write_lines(folder / f"drops-{name}" / "drops.jsonl", [{"id": r["id"], "step": "dedup"} for r in dropped])
@@ -117,10 +119,10 @@ def test_the_split_of_a_record_does_not_depend_on_the_others(tmp_path, tokenizer
 
 
 def test_same_records_same_bytes_and_several_shards(tmp_path, tokenizer_folder, monkeypatch):
-    monkeypatch.setattr(part, "ROWS_PER_SHARD", 40)
-    monkeypatch.setattr(part, "BATCH_BYTES", 300)
+    monkeypatch.setattr(job, "ROWS_PER_SHARD", 40)
+    monkeypatch.setattr(job, "BATCH_BYTES", 300)
     one, _ = run_source(tmp_path / "a", tokenizer_folder, corpus())
-    monkeypatch.setattr(part, "BATCH_BYTES", 10**6)  # how texts are handed over changes nothing
+    monkeypatch.setattr(job, "BATCH_BYTES", 10**6)  # how texts are handed over changes nothing
     two, _ = run_source(tmp_path / "b", tokenizer_folder, corpus())
     names = sorted(path.name for path in one.iterdir())
     assert names == sorted(path.name for path in two.iterdir())
@@ -160,14 +162,14 @@ def test_an_empty_source_has_no_shards(tmp_path, tokenizer_folder, caplog):
 def made(monkeypatch) -> list[str]:
     """The names of the parts that are tokenized."""
     seen: list[str] = []
-    real = part.shared_encoder
+    real = job.shared_encoder
 
     def watched(*args):
         frame = inspect.currentframe().f_back
         seen.append(Path(frame.f_locals["part"]).name)
         return real(*args)
 
-    monkeypatch.setattr(part, "shared_encoder", watched)
+    monkeypatch.setattr(job, "shared_encoder", watched)
     return seen
 
 
@@ -208,17 +210,17 @@ def test_a_killed_node_goes_on_with_the_parts_that_are_left(tmp_path, tokenizer_
     parts = in_parts(corpus())
     whole, _ = run_source(tmp_path / "whole", tokenizer_folder, parts)
     made.clear()
-    real = part.write_account
+    real = job.write_account
 
     def killed(out, account):
         if len(made) == 2:
             raise KeyboardInterrupt
         real(out, account)
 
-    monkeypatch.setattr(part, "write_account", killed)
+    monkeypatch.setattr(job, "write_account", killed)
     with pytest.raises(KeyboardInterrupt):
         run_source(tmp_path, tokenizer_folder, parts)
-    monkeypatch.setattr(part, "write_account", real)
+    monkeypatch.setattr(job, "write_account", real)
     out, _ = run_source(tmp_path, tokenizer_folder, parts, again="-2")
     assert made == [
         "records-00000.jsonl",
@@ -231,8 +233,8 @@ def test_a_killed_node_goes_on_with_the_parts_that_are_left(tmp_path, tokenizer_
 
 def test_one_part_or_one_file_is_the_same(tmp_path, tokenizer_folder):
     one, _ = run_source(tmp_path / "a", tokenizer_folder, corpus())
-    part, _ = run_source(tmp_path / "b", tokenizer_folder, [corpus()])
-    assert shard_bytes(one) == shard_bytes(part)
+    job, _ = run_source(tmp_path / "b", tokenizer_folder, [corpus()])
+    assert shard_bytes(one) == shard_bytes(job)
 
 
 # ---------------------------------------------------------------------------------- manifest

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from model.chat_template import CHAT_TEMPLATE
-from tasks.node import NodeError
+from tasks.settings.errors import NodeError
 from tasks.tokenize.chat import SPECIALS, render_chat
 from tasks.tokenize.encode import Encoder
 from tasks.tokenize.tokenizer import check_folder, folder_digests, take_folder, train

@@ -1,6 +1,6 @@
 """Shared by the readers of multiple-choice sets for tuning: lettered lines, and a reply that names its letter."""
 
-from tasks.convert.records import Malformed, dialogue
+from tasks.convert.verdicts import Malformed, dialogue
 
 LETTERS = "ABCDEFGH"
 

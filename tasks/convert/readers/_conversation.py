@@ -1,6 +1,6 @@
 """Shared by the readers of dialogues given as lists of turns."""
 
-from tasks.convert.records import Malformed, text
+from tasks.convert.verdicts import Malformed, text
 
 ROLES = {
     "system": "system",

@@ -1,6 +1,6 @@
 """Shared by the readers of instruction/input/output records."""
 
-from tasks.convert.records import Malformed, a_list, dialogue, optional, text
+from tasks.convert.verdicts import Malformed, a_list, dialogue, optional, text
 
 
 def exchange(item):

@@ -1,6 +1,6 @@
 """Shared by the readers of preference pairs."""
 
-from tasks.convert.records import Malformed
+from tasks.convert.verdicts import Malformed
 
 
 def pair(prompt, chosen, rejected, **meta):

@@ -3,7 +3,7 @@
 from pathlib import PurePosixPath
 
 from tasks.convert.readers import Options
-from tasks.convert.records import Malformed, text
+from tasks.convert.verdicts import Malformed, text
 
 SPLITS = ("dev", "val", "test", "select")
 LETTERS = "ABCD"

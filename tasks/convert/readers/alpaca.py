@@ -6,7 +6,7 @@
 from tasks.convert.formats import ANY_SUFFIXES, any_items
 from tasks.convert.readers import Reader
 from tasks.convert.readers._instruction import exchange
-from tasks.convert.records import small
+from tasks.convert.verdicts import small
 
 
 def convert(item, options, file):

@@ -8,7 +8,7 @@ the older `{"question": {"stem", "choices": [{"text", "label"}]}, "answerKey"}`.
 from tasks.convert.formats import ANY_SUFFIXES, any_items
 from tasks.convert.readers import Reader
 from tasks.convert.readers._choices import exchange
-from tasks.convert.records import Malformed, a_list, small, text
+from tasks.convert.verdicts import Malformed, a_list, small, text
 
 
 def convert(item, options, file):

@@ -5,7 +5,7 @@ with neither summary nor section content is empty. Parts are separated by lines,
 """
 
 from tasks.convert.readers import Reader
-from tasks.convert.records import Malformed, optional, small, text
+from tasks.convert.verdicts import Malformed, optional, small, text
 
 
 def convert(item, options, file):

@@ -5,7 +5,7 @@ the title.
 """
 
 from tasks.convert.readers import Reader
-from tasks.convert.records import dialogue, optional, small, text
+from tasks.convert.verdicts import dialogue, optional, small, text
 
 
 def convert(item, options, file):

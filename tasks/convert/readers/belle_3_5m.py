@@ -2,7 +2,7 @@
 
 from tasks.convert.readers import Reader
 from tasks.convert.readers._conversation import turns, whole
-from tasks.convert.records import a_list, dialogue, small
+from tasks.convert.verdicts import a_list, dialogue, small
 
 
 def convert(item, options, file):

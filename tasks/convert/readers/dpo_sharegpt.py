@@ -7,7 +7,7 @@ are equal says nothing and is set aside.
 from tasks.convert.readers import Reader
 from tasks.convert.readers._conversation import turns
 from tasks.convert.readers._preference import pair
-from tasks.convert.records import Malformed, a_list, optional, text
+from tasks.convert.verdicts import Malformed, a_list, optional, text
 
 
 def convert(item, options, file):

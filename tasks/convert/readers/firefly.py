@@ -1,7 +1,7 @@
 """Firefly: JSON lines `{"kind", "input", "target"}`; `kind` is one of 23 tasks."""
 
 from tasks.convert.readers import Reader
-from tasks.convert.records import dialogue, small, text
+from tasks.convert.verdicts import dialogue, small, text
 
 
 def convert(item, options, file):

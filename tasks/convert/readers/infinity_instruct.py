@@ -6,7 +6,7 @@ Option `languages`: only records whose `langdetect` is one of these (the paper: 
 from tasks.convert.formats import ANY_SUFFIXES, any_items
 from tasks.convert.readers import Options, Reader
 from tasks.convert.readers._conversation import turns, whole
-from tasks.convert.records import Unwanted, a_list, dialogue, small
+from tasks.convert.verdicts import Unwanted, a_list, dialogue, small
 
 CODES = {"zh-cn": "zh", "zh-tw": "zh", "en": "en"}
 

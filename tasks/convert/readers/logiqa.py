@@ -3,7 +3,7 @@
 from tasks.convert.formats import ANY_SUFFIXES, any_items
 from tasks.convert.readers import Reader
 from tasks.convert.readers._choices import exchange
-from tasks.convert.records import Malformed, a_list, small, text
+from tasks.convert.verdicts import Malformed, a_list, small, text
 
 
 def convert(item, options, file):

@@ -8,7 +8,7 @@ import re
 
 from tasks.convert.readers import Reader
 from tasks.convert.readers._choices import exchange
-from tasks.convert.records import Malformed, text
+from tasks.convert.verdicts import Malformed, text
 
 QUESTION = re.compile(
     r"\A(?:Please choose the correct answer to the question:)?\s*(.*?)\s*(?=Answer1:)"

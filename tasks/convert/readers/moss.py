@@ -10,7 +10,7 @@ import re
 
 from tasks.convert.readers import Reader
 from tasks.convert.readers._conversation import whole
-from tasks.convert.records import Malformed, a_list, dialogue, small, text
+from tasks.convert.verdicts import Malformed, a_list, dialogue, small, text
 
 MARKERS = re.compile(r"\A\s*<\|(?:Human|MOSS)\|>:[ \t]?|\s*<eo[hm]>\s*\Z")
 

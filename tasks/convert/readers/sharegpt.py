@@ -3,7 +3,7 @@
 from tasks.convert.formats import ANY_SUFFIXES, any_items
 from tasks.convert.readers import Reader
 from tasks.convert.readers._conversation import turns, whole
-from tasks.convert.records import a_list, dialogue, optional
+from tasks.convert.verdicts import a_list, dialogue, optional
 
 
 def convert(item, options, file):

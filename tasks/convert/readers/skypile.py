@@ -1,7 +1,7 @@
 """SkyPile-150B: JSON lines `{"text"}`, web pages in Chinese."""
 
 from tasks.convert.readers import Reader
-from tasks.convert.records import text
+from tasks.convert.verdicts import text
 
 
 def convert(item, options, file):

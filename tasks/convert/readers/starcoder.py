@@ -9,8 +9,8 @@ import re
 from pathlib import PurePosixPath
 
 from tasks.convert.readers import Reader
-from tasks.convert.records import Malformed, small, text
 from tasks.convert.tabular import parquet_rows
+from tasks.convert.verdicts import Malformed, small, text
 
 HEAD = re.compile(r"(?:<(?:reponame|filename|gh_stars)>[^\n<]*)+(?:\n|\Z)")
 

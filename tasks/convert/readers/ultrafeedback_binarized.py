@@ -7,7 +7,7 @@ from tasks.convert.formats import ANY_SUFFIXES, any_items
 from tasks.convert.readers import Reader
 from tasks.convert.readers._conversation import turns
 from tasks.convert.readers._preference import pair
-from tasks.convert.records import Malformed, a_list, small
+from tasks.convert.verdicts import Malformed, a_list, small
 
 RATINGS = ("score_chosen", "score_rejected", "chosen-rating", "rejected-rating", "source")
 

@@ -3,7 +3,7 @@
 from tasks.convert.formats import ANY_SUFFIXES, any_items
 from tasks.convert.readers import Reader
 from tasks.convert.readers._preference import pair
-from tasks.convert.records import small, text
+from tasks.convert.verdicts import small, text
 
 
 def convert(item, options, file):

@@ -5,7 +5,7 @@ their own, and a null part is left out: with the original one null lost the whol
 """
 
 from tasks.convert.readers import Reader
-from tasks.convert.records import optional, small, text
+from tasks.convert.verdicts import optional, small, text
 
 
 def convert(item, options, file):

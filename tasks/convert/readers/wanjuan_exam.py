@@ -10,7 +10,7 @@ asked some of these for reasons and answered with a full stop.
 import re
 
 from tasks.convert.readers import Options, Reader
-from tasks.convert.records import Malformed, Unwanted, dialogue, optional, small, text
+from tasks.convert.verdicts import Malformed, Unwanted, dialogue, optional, small, text
 
 LEFT_OUT = re.compile(r"\W*(?:答案|解析|解答|详解|过程)?\W*略\W*")
 CONCLUSION = "故选"

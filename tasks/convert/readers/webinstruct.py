@@ -2,7 +2,7 @@
 
 from tasks.convert.formats import ANY_SUFFIXES, any_items
 from tasks.convert.readers import Reader
-from tasks.convert.records import dialogue, small, text
+from tasks.convert.verdicts import dialogue, small, text
 
 
 def convert(item, options, file):

@@ -1,7 +1,7 @@
 """Chinese Wikipedia (pleisto, 2023-07): one JSON array of `{"completion", "source"}`."""
 
 from tasks.convert.readers import Reader
-from tasks.convert.records import text
+from tasks.convert.verdicts import text
 
 
 def convert(item, options, file):

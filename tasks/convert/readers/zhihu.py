@@ -9,8 +9,8 @@ import re
 import orjson
 
 from tasks.convert.readers import Options, Reader
-from tasks.convert.records import LARGEST, Unwanted, dialogue, text
 from tasks.convert.tabular import parquet_rows
+from tasks.convert.verdicts import LARGEST, Unwanted, dialogue, text
 
 VOTES = re.compile(r"([\d.,]+)\s*([万千kK]?)")
 UNIT = {"": 1, "千": 1_000, "k": 1_000, "万": 10_000}

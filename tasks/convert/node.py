@@ -1,0 +1,112 @@
+"""Convert: each source's own schema → unified records, one node a source.
+
+A reader (readers/<schema>.py) maps one raw value to one record; formats.py and tabular.py stream the
+values out of JSON, parquet and CSV; piece.py does so for one job, source.py for a source. Malformed
+input goes to quarantine.jsonl with reason, file and position, and the run goes on, up to
+convert.max_quarantined_share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from tasks.settings.config import Source, SteelRun
+from tasks.settings.errors import NodeError
+from tasks.stage.node import Context, Node, Outcome
+
+CODE = tuple(
+    f"tasks.convert.{module}"
+    for module in (
+        "source",
+        "plan",
+        "piece",
+        "gather",
+        "unique",
+        "records",
+        "formats",
+        "streams",
+        "tabular",
+        "json_array",
+        "readers",
+    )
+)
+
+
+def nodes(config: SteelRun) -> list[Node]:
+    """`convert:<name>` for every source; an unknown reader or option is refused here."""
+    return [_node(config, name, source) for name, source in config.sources.items()]
+
+
+def body(ctx: Context) -> Outcome:
+    """Convert one source: its files are jobs of the pool, put together here."""
+    from tasks.convert.source import EXAMPLES, convert_source
+    from tasks.work import pool
+
+    raw = ctx.inputs["raw"]
+    files = {entry["path"]: entry["sha256"] for entry in raw.manifest["files"]}
+    name = ctx.name.partition(":")[2]
+    settings = {key: value for key, value in ctx.config.items() if key != "source"}
+    account = convert_source(
+        raw.path, ctx.out, name, ctx.config["source"], settings, files, place=ctx, submit=pool.submit
+    )
+    quarantined, dropped = sum(account["quarantined"].values()), sum(account["dropped"].values())
+    ctx.log.info("%s: %d of %d records kept", name, account["kept"], account["records_in"])
+    return Outcome(
+        headline=f"{account['kept']:,} of {account['records_in']:,} kept",
+        counts={
+            "files": account["files"],
+            "records_in": account["records_in"],
+            "kept": account["kept"],
+            "quarantined": quarantined,
+            "dropped": dropped,
+            "chars_out": account["chars_out"],
+        },
+        summary=_summary(name, account),
+        files=["accounting.json", EXAMPLES],
+    )
+
+
+def _node(config: SteelRun, name: str, source: Source) -> Node:
+    _check(name, source)
+    return Node(
+        name=f"convert:{name}",
+        body=body,
+        config={
+            "source": source.model_dump(include={"reader", "language", "options"}),
+            **config.convert.model_dump(),
+            "examples": config.clean.trace_examples,
+        },
+        inputs={"raw": f"download:{name}"},
+        code=CODE,
+    )
+
+
+def _check(name: str, source: Source) -> None:
+    from tasks.convert import readers
+
+    try:
+        reader = readers.load(source.reader)
+    except KeyError:
+        choice = ", ".join(readers.names())
+        raise NodeError(
+            f"sources.{name}: there is no reader {source.reader!r}; choose one of: {choice}"
+        ) from None
+    if not reader.suits(source.use):
+        raise NodeError(f"sources.{name}: the reader {source.reader!r} is not for use: {source.use}")
+    try:
+        reader.options.model_validate(source.options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise NodeError(f"sources.{name}.options.{where}: {first['msg']}") from error
+
+
+def _summary(name: str, account: Mapping[str, Any]) -> str:
+    rows = [f"| kept | {account['kept']:,} |"]
+    rows += [f"| dropped: {step} | {n:,} |" for step, n in account["dropped"].items()]
+    rows += [f"| quarantined: {reason} | {n:,} |" for reason, n in account["quarantined"].items()]
+    head = [f"**{name}**: {account['records_in']:,} records in {account['files']:,} files", ""]
+    return "\n".join([*head, "| | records |", "|---|---:|", *rows])

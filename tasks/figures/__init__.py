@@ -1,0 +1,1 @@
+"""What the report and the studies draw with: style, canvas, curves, and the histories behind them."""

@@ -1,0 +1,119 @@
+"""Reading what the other rooms left behind: artifacts by stage, line files, loss curves.
+
+Every function takes the report's inputs (node name -> Artifact) and gives back less when less is
+there: a run that stopped at `until: sft` has a report too, only a shorter one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from tasks.stage.node import Artifact
+
+MAX_POINTS = 2000
+"""A curve is thinned to so many points: a month of training has millions."""
+
+Nodes = Mapping[str, Artifact]
+Points = list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What one training logged: the loss, and every other number by its key."""
+
+    loss: Points = field(default_factory=list)
+    other: dict[str, Points] = field(default_factory=dict)
+
+    @property
+    def val(self) -> Points:
+        return self.other.get("val_loss", [])
+
+    @property
+    def last_val(self) -> float | None:
+        return self.val[-1][1] if self.val else None
+
+
+def units(nodes: Nodes, stage: str) -> dict[str, Artifact]:
+    """The nodes of a stage by unit name (`pretrain` itself has the unit "")."""
+    found = {}
+    for name, artifact in nodes.items():
+        head, _, unit = name.partition(":")
+        if head == stage:
+            found[unit] = artifact
+    return found
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON-lines file; nothing if the file does not exist."""
+    if not path.exists():
+        return
+    with open(path, "rb") as lines:
+        for line in lines:
+            if line.strip():
+                yield orjson.loads(line)
+
+
+def read_curve(artifact: Artifact) -> Curve:
+    """The curves in an artifact's metrics.jsonl, ordered by step and thinned."""
+    columns: dict[str, dict[int, float]] = {}
+    for line in read_lines(artifact.path / "metrics.jsonl"):
+        step = line.get("step")
+        if step is None:
+            continue
+        for key, value in line.items():
+            if key != "step" and isinstance(value, int | float) and not isinstance(value, bool):
+                columns.setdefault(key, {})[int(step)] = float(
+                    value
+                )  # a repeated step: the later line counts
+    points = {key: thin(sorted(column.items())) for key, column in columns.items()}
+    return Curve(loss=points.pop("loss", []), other=points)
+
+
+def thin(points: Points, limit: int = MAX_POINTS) -> Points:
+    """Evenly chosen points, the first and the last among them."""
+    if len(points) <= limit:
+        return points
+    return [points[i * (len(points) - 1) // (limit - 1)] for i in range(limit)]
+
+
+def training_curves(nodes: Nodes) -> dict[str, Curve]:
+    """Node name -> curve, for every trained node: `pretrain`, `sft:<variant>`, `dpo:train`."""
+    trained = [n for n in nodes if n == "pretrain" or n.startswith("sft:") or n == "dpo:train"]
+    return {n: curve for n in trained if (curve := read_curve(nodes[n])).loss}
+
+
+def last_val_by_source(nodes: Nodes) -> dict[str, float]:
+    """The base model's last validation loss on each source."""
+    last: dict[str, float] = {}
+    if "pretrain" in nodes:
+        for line in read_lines(nodes["pretrain"].path / "metrics.jsonl"):
+            last = line.get("val_loss_by_source", last)
+    return last
+
+
+def chosen_variant(nodes: Nodes) -> str | None:
+    """The SFT variant that went on to DPO."""
+    if "sft:select" not in nodes:
+        return None
+    return str(nodes["sft:select"].read_json("choice.json")["variant"])
+
+
+def final_export(nodes: Nodes) -> tuple[str, Path] | None:
+    """(name of the model, its export folder) of the furthest model that was trained."""
+    variant = chosen_variant(nodes)
+    order = [("dpo", "dpo:train")]
+    order += [(f"sft:{variant}", f"sft:{variant}")] if variant else []
+    order += [("base", "pretrain")]
+    for model, node in order:
+        if node in nodes and (nodes[node].path / "export").is_dir():
+            return model, nodes[node].path / "export"
+    return None
+
+
+def seconds(artifact: Artifact) -> float:
+    return float(artifact.manifest.get("seconds") or 0.0)

@@ -1,0 +1,1 @@
+"""Looking at what is there: artifacts, models, records, data sets. Only flows/ depends on it."""

@@ -1,0 +1,1 @@
+"""The unified record, the files that hold records, and the accounts of what became of each."""

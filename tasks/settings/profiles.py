@@ -1,0 +1,125 @@
+"""Profiles: YAML files that fill the typed tree, and overrides merged into them.
+
+A profile may name another under `extends`, and a source an entry of the registry; overrides are merged the same way, mapping by mapping
+(lists and scalars are replaced). `Overrides` is the tree with every field optional: the type that
+the Prefect UI renders as a form, and that refuses a typo before anything runs.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    model_serializer,
+)
+
+from tasks.settings import registry
+from tasks.settings.config import SteelRun
+from tasks.settings.errors import NodeError
+from tasks.settings.paths import ROOT
+
+FOLDER = ROOT / "deployments" / "profiles"
+
+
+def names() -> list[str]:
+    """The profiles that exist."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load(profile: str, overrides: Mapping[str, Any] | None = None) -> SteelRun:
+    """A profile with overrides merged in, validated. Raises NodeError with one clear line."""
+    tree = merge(_read(profile), overrides or {})
+    sources = tree.get("sources") or {}
+    tree["sources"] = {name: registry.filled(name, source) for name, source in sources.items()}
+    try:
+        return SteelRun.model_validate({**tree, "profile": profile})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise NodeError(f"profile {profile!r}, {where}: {first['msg']}{more}") from error
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `over` on top, mapping by mapping; null takes a mapping away."""
+    out = dict(base)
+    for key, value in over.items():
+        if value is None and isinstance(out.get(key), Mapping):
+            del out[key]
+        elif isinstance(value, Mapping) and isinstance(out.get(key), Mapping):
+            out[key] = merge(out[key], value)
+        else:
+            out[key] = value
+    return out
+
+
+def _read(profile: str) -> dict[str, Any]:
+    path = FOLDER / f"{profile}.yaml"
+    if not path.is_file():
+        raise NodeError(f"there is no profile {profile!r}; choose one of: {', '.join(names())}")
+    tree = yaml.safe_load(path.read_text("utf-8")) or {}
+    parent = tree.pop("extends", None)
+    tree.pop("description", None)
+    drop = tree.pop("only_sources", None)
+    tree = merge(_read(parent), tree) if parent else tree
+    if drop is not None:
+        tree["sources"] = {name: tree["sources"][name] for name in drop}
+    return tree
+
+
+class _Partial(BaseModel):
+    """Base of the optional tree: what was not given does not exist, in JSON either."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_serializer
+    def _only_given(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.model_fields_set}
+
+
+@cache
+def _partial(model: type[BaseModel]) -> type[BaseModel]:
+    fields: dict[str, Any] = {}
+    for name, info in model.model_fields.items():
+        if model is SteelRun and name == "profile":
+            continue  # a parameter of its own
+        note = Field(None, description=info.description, json_schema_extra=_drop_default)
+        bounded = _partial_type(info.annotation)
+        for bound in info.metadata:
+            bounded = Annotated[bounded, bound]
+        fields[name] = (bounded, note)
+    return create_model(f"{model.__name__}Override", __base__=_Partial, __doc__=model.__doc__, **fields)
+
+
+def _partial_type(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return _partial(annotation)
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is dict:
+        return dict[args[0], _partial_type(args[1])]
+    if origin in (Union, types.UnionType):
+        return Union[tuple(_partial_type(a) for a in args)]  # noqa: UP007  (built from a tuple)
+    if annotation is Path:
+        return str  # a JSON schema knows no paths
+    return annotation
+
+
+def _drop_default(schema: dict[str, Any]) -> None:
+    schema.pop("default", None)  # "null" is no value of most fields: the form must not send it
+
+
+Overrides: type[BaseModel] = _partial(SteelRun)
+"""The whole tree with every field optional."""
+
+ProfileName = Literal[tuple(names())]
+"""The choice that the form offers: whatever lies in the folder when the flow is deployed."""

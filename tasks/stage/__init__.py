@@ -1,0 +1,1 @@
+"""The stage contract: nodes declared, fingerprinted, skipped or run, sealed, recorded."""

@@ -1,0 +1,365 @@
+"""The stage contract, kept: fingerprint → skip or run → publish.
+
+`Runner` walks declared nodes. For each it computes the fingerprint (name, version, code, config,
+digests of inputs), looks for a FINISHED MLflow run of it whose artifact is whole, and otherwise
+runs the body in a work folder, seals and renames it, and closes the MLflow run. A killed run leaves
+either a work folder to resume from or a finished artifact, never half of one. It knows nothing of
+Prefect: `flows.steel` wraps its calls into tasks.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tasks.settings.config import SteelRun
+from tasks.stage.fingerprint import SCHEMA, canonical, code_digest, digest
+from tasks.stage.node import Artifact, Context, Node, Outcome
+from tasks.stage.store import MANIFEST, Store, content_digest
+from tasks.stage.tracking import DIGEST, FINGERPRINT, FLOW_RUN, NODE, PROFILE, Record, RunTrack, Tracker
+
+# Data stages are functions of their inputs alone; only these draw random numbers.
+SEEDED = {"pretrain", "sft", "dpo", "evaluate", "report"}  # an ablation has the seeds in its config
+
+
+@dataclass
+class Resolution:
+    """What is known of a node before it runs."""
+
+    node: Node
+    identity: dict[str, Any]
+    fingerprint: str
+    artifact: Artifact | None
+    """The finished artifact, if it can be reused."""
+    reason: str
+    """Why it is reused, or why it has to run."""
+
+
+@dataclass
+class Result:
+    """How a node ended; what the final table and run.json show."""
+
+    name: str
+    state: str
+    seconds: float = 0.0
+    headline: str = ""
+    run_id: str = ""
+    reason: str = ""
+
+
+@dataclass
+class Runner:
+    """One flow run's walk over the nodes."""
+
+    config: SteelRun
+    nodes: Mapping[str, Node]
+    store: Store
+    tracker: Tracker
+    flow_run_id: str
+    force: frozenset[str] = frozenset()
+    done: dict[str, Artifact] = field(default_factory=dict)
+    results: dict[str, Result] = field(default_factory=dict)
+    pipeline_run: str = ""
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        for item in self.force:
+            if item not in self.nodes and item not in {n.stage for n in self.nodes.values()}:
+                raise ValueError(f"force: there is no stage or node {item!r}")
+        for node in self.nodes.values():
+            _code(node)  # parsed now, while there is one thread
+        self._stage_runs: dict[str, str] = {}
+        self._lock = threading.Lock()
+        self._by_fingerprint: dict[str, list[Record]] = {}
+        self._by_node: dict[str, list[Record]] = {}
+        for record in self.tracker.history():
+            self._by_fingerprint.setdefault(record.fingerprint, []).append(record)
+            self._by_node.setdefault(record.node, []).append(record)
+
+    # -------------------------------------------------------------------------- planning
+    def ready(self, node: Node) -> bool:
+        """All inputs are there, so that the fingerprint can be computed."""
+        return all(source.partition("#")[0] in self.done for source in node.inputs.values())
+
+    def resolve(self, node: Node) -> Resolution:
+        """Fingerprint a node and decide whether its artifact can be reused."""
+        identity = self._identity(node)
+        hashed = {k: v for k, v in identity.items() if k != "code" or node.on_code_change == "rerun"}
+        fingerprint = digest(hashed)
+        forced = self._forced(node)
+        records = [r for r in self._by_fingerprint.get(fingerprint, []) if r.status == "FINISHED"]
+        reason = ""
+        for record in records:
+            if forced and record.flow_run_id != self.flow_run_id:
+                reason = "forced"
+                continue  # forced once per flow run: a Retry is satisfied by what the first try made
+            manifest, wrong = self.store.check(
+                node.name, fingerprint, record.digest, self.config.runtime.verify
+            )
+            if wrong:
+                reason = f"its artifact cannot be used: {wrong}"
+                break  # older records name the same folder
+            final = self.store.final(node.name, fingerprint)
+            artifact = Artifact(node.name, final, record.digest, fingerprint, manifest, record.run_id, True)
+            return Resolution(node, identity, fingerprint, artifact, "same fingerprint, artifact verified")
+        return Resolution(node, identity, fingerprint, None, reason or self._explain(node, identity))
+
+    def adopt(self, resolution: Resolution) -> Artifact:
+        """Take a reusable artifact as this run's own."""
+        artifact = resolution.artifact
+        self.done[artifact.node] = artifact
+        self.results[artifact.node] = Result(
+            artifact.node,
+            "Cached",
+            0.0,
+            artifact.manifest.get("headline", ""),
+            artifact.run_id,
+            resolution.reason,
+        )
+        return artifact
+
+    def _forced(self, node: Node) -> bool:
+        return not self.force.isdisjoint((node.name, node.stage))
+
+    def _tried_before(self, fingerprint: str) -> bool:
+        """Whether an earlier try of this very flow run has begun it: a Retry does not force again."""
+        return any(r.flow_run_id == self.flow_run_id for r in self._by_fingerprint.get(fingerprint, []))
+
+    def _identity(self, node: Node) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "node": node.name,
+            "version": node.version,
+            "code": _code(node),
+            "config": canonical(node.config),
+            "seed": self.config.seed if node.stage in SEEDED else None,
+            "inputs": {role: self._input(source).digest for role, source in node.inputs.items()},
+            "external": dict(node.external()) if node.external else {},
+        }
+
+    def _input(self, source: str) -> Artifact:
+        name, _, below = source.partition("#")
+        whole = self.done[name]
+        if not below:
+            return whole
+        part = content_digest(whole.manifest["files"], below)
+        return Artifact(source, whole.path / below, part, whole.fingerprint, whole.manifest, whole.run_id)
+
+    def _explain(self, node: Node, identity: Mapping[str, Any]) -> str:
+        """Which part of the identity differs from the last finished run of this node."""
+        mine = [r for r in self._by_node.get(node.name, []) if r.status == "FINISHED"]
+        same_profile = [r for r in mine if r.profile == self.config.profile]
+        if not mine:
+            return "never finished before"
+        last = (same_profile or mine)[0]
+        changed = [k for k, v in _parts(identity).items() if last.parts.get(k) != v]
+        text = ", ".join(changed) or "nothing that counts"
+        if "config" in changed:
+            text += self._config_difference(node, last, identity)
+        return f"changed since {'the last run' if same_profile else 'another profile'}: {text}"
+
+    def _config_difference(self, node: Node, last: Record, identity: Mapping[str, Any]) -> str:
+        try:
+            old = json.loads((self.store.final(node.name, last.fingerprint) / MANIFEST).read_text("utf-8"))
+        except (OSError, ValueError):
+            return ""  # the old artifact is gone: the digests alone tell that the config differs
+        names = list(_differences(old.get("identity", {}).get("config", {}), identity["config"]))
+        return f" ({'; '.join(names[:4])}{' …' if len(names) > 4 else ''})" if names else ""
+
+    # --------------------------------------------------------------------------- running
+    def begin(self) -> str:
+        """Open the pipeline's MLflow run, with the resolved config as its artifact."""
+        tags = {PROFILE: self.config.profile, FLOW_RUN: self.flow_run_id, "host": socket.gethostname()}
+        self.pipeline_run = self.tracker.start("pipeline", f"pipeline-{self.config.profile}", None, tags)
+        self.tracker.document(self.pipeline_run, self.config.model_dump(mode="json"), "config.yaml")
+        return self.pipeline_run
+
+    def end(self, status: str) -> None:
+        """Close the pipeline's run; it lists the node runs it reused."""
+        if not self.pipeline_run:
+            return
+        reused = {r.name: r.run_id for r in self.results.values() if r.state == "Cached"}
+        self.tracker.document(self.pipeline_run, reused, "reused.json")
+        counts = {"nodes_reused": len(reused), "nodes_run": len(self.results) - len(reused)}
+        self.tracker.metrics(self.pipeline_run, [(k, v, 0) for k, v in counts.items()])
+        tags = {"steel.reused_runs": ",".join(reused.values())[:7900]}
+        self.tracker.finish(self.pipeline_run, status, tags)
+
+    def end_stage(self, stage: str, status: str) -> None:
+        """Close the MLflow run of a stage, if any of its nodes ran."""
+        run = self._stage_runs.pop(stage, None)
+        if run:
+            self.tracker.finish(run, status)
+
+    def run(
+        self,
+        resolution: Resolution,
+        logger: logging.Logger,
+        progress: Callable[[float, str], None] = lambda share, text: None,
+        tags: Mapping[str, str] = {},
+    ) -> tuple[Artifact, Outcome | None]:
+        """Run a node to a published artifact. Outcome is None if another writer made it meanwhile."""
+        node, fingerprint = resolution.node, resolution.fingerprint
+        logger.info("%s runs: %s", node.name, resolution.reason)
+        started = time.monotonic()
+        with self.store.lock(node.name, fingerprint) as waited:
+            if waited:  # someone else held this fingerprint: it may be done by now
+                self._by_fingerprint[fingerprint] = self.tracker.find(fingerprint)
+                again = self.resolve(node)
+                if again.artifact:
+                    return self.adopt(again), None
+            work, resumed, run_id = self._open(resolution, tags)
+            track = RunTrack(self.tracker, run_id)
+            inputs = {role: self._input(source) for role, source in node.inputs.items()}
+            context = Context(
+                name=node.name,
+                out=work,
+                config=node.config,
+                inputs=inputs,
+                runtime=self.config.runtime,
+                seed=self.config.seed if node.stage in SEEDED else 0,
+                log=logger,
+                track=track,
+                progress=progress,
+                resumed=resumed,
+                forced=self._forced(node) and not self._tried_before(fingerprint),
+                should_stop=self.stop.is_set,
+            )
+            status = "KILLED"
+            try:
+                track.params(canonical(node.config))
+                if not resumed:
+                    self.tracker.lineage(run_id, inputs)
+                outcome = node.body(context)
+                seconds = time.monotonic() - started
+                manifest = self._publish(resolution, inputs, outcome, seconds, run_id)
+                self._report(run_id, outcome, seconds, manifest, track)
+                status = "FINISHED"
+            except Exception:
+                status = "FAILED"
+                raise
+            finally:
+                # the digest tag goes with FINISHED: a reader never sees one without the other
+                done = {DIGEST: manifest["digest"]} if status == "FINISHED" else {}
+                self.tracker.finish(run_id, status, done)
+                if status != "FINISHED":
+                    self.results[node.name] = Result(
+                        node.name, "Failed", time.monotonic() - started, "", run_id, resolution.reason
+                    )
+        final = self.store.final(node.name, fingerprint)
+        artifact = Artifact(node.name, final, manifest["digest"], fingerprint, manifest, run_id)
+        self.done[node.name] = artifact
+        self.results[node.name] = Result(
+            node.name, "Completed", seconds, outcome.headline, run_id, resolution.reason
+        )
+        return artifact, outcome
+
+    def _open(self, resolution: Resolution, tags: Mapping[str, str]) -> tuple[Any, bool, str]:
+        """Work folder, whether it holds earlier work, and the MLflow run to write to."""
+        node, fingerprint = resolution.node, resolution.fingerprint
+        work = self.store.work(node.name, fingerprint)
+        forced = self._forced(node)
+        unfinished = [r for r in self._by_fingerprint.get(fingerprint, []) if r.status != "FINISHED"]
+        if forced:  # start over, except where this very flow run began before
+            unfinished = [r for r in unfinished if r.flow_run_id == self.flow_run_id]
+        resumed = node.resumable and work.exists() and (bool(unfinished) or not forced)
+        if not resumed:
+            shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True, exist_ok=True)
+        every = {
+            NODE: node.name,
+            FINGERPRINT: fingerprint,
+            PROFILE: self.config.profile,
+            FLOW_RUN: self.flow_run_id,
+            "host": socket.gethostname(),
+            "steel.reason": resolution.reason[:4000],
+            **{f"steel.part.{k}": v for k, v in _parts(resolution.identity).items()},
+            **tags,
+        }
+        if resumed and unfinished:
+            self.tracker.reopen(unfinished[0].run_id, every)
+            return work, True, unfinished[0].run_id
+        return work, resumed, self.tracker.start("node", node.name, self._stage_run(node.stage), every)
+
+    def _stage_run(self, stage: str) -> str:
+        with self._lock:
+            if stage not in self._stage_runs:
+                tags = {PROFILE: self.config.profile, FLOW_RUN: self.flow_run_id}
+                self._stage_runs[stage] = self.tracker.start("stage", stage, self.pipeline_run or None, tags)
+            return self._stage_runs[stage]
+
+    def _publish(
+        self,
+        resolution: Resolution,
+        inputs: Mapping[str, Artifact],
+        outcome: Outcome,
+        seconds: float,
+        run_id: str,
+    ) -> dict[str, Any]:
+        return self.store.publish(
+            resolution.node.name,
+            resolution.fingerprint,
+            {
+                "node": resolution.node.name,
+                "headline": outcome.headline,
+                "counts": outcome.counts,
+                "metrics": outcome.metrics,
+                "extra": outcome.extra,
+                "seconds": round(seconds, 3),
+                "identity": resolution.identity,
+                "inputs": {
+                    role: {"node": item.node, "digest": item.digest, "fingerprint": item.fingerprint}
+                    for role, item in inputs.items()
+                },
+                "run_id": run_id,
+                "flow_run_id": self.flow_run_id,
+                "code_commit": os.environ.get("STEEL_COMMIT", ""),
+                "host": socket.gethostname(),
+            },
+        )
+
+    def _report(
+        self, run_id: str, outcome: Outcome, seconds: float, manifest: Mapping[str, Any], track: RunTrack
+    ) -> None:
+        numbers = {**outcome.metrics, **outcome.counts, "seconds": seconds}
+        track.flush()
+        self.tracker.metrics(run_id, [(k, v, 0) for k, v in numbers.items()])
+        final = self.store.final(manifest["node"], manifest["fingerprint"])
+        self.tracker.file(run_id, final / MANIFEST)
+        for name in outcome.files:
+            self.tracker.file(run_id, final / name, name.rpartition("/")[0])
+
+
+def stages_of(nodes: Iterable[Node]) -> list[str]:
+    """Stage names in the order of their first node."""
+    return list(dict.fromkeys(node.stage for node in nodes))
+
+
+def _code(node: Node) -> str:
+    return code_digest([node.body.__module__, *node.code])
+
+
+def _parts(identity: Mapping[str, Any]) -> dict[str, str]:
+    names = ("version", "code", "config", "seed", "inputs", "external")
+    return {name: digest({"": identity[name]})[:12] for name in names}
+
+
+def _differences(old: Any, new: Any, path: str = "") -> Iterable[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+    elif old != new:
+        yield f"{path}: {_short(old)} → {_short(new)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else text[:37] + "…"

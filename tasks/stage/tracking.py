@@ -1,0 +1,268 @@
+"""The only file that speaks to MLflow: the record of what is done, and of how it went.
+
+Runs form a tree: pipeline run → stage run → node run. A node's run carries its fingerprint and the
+digest of its artifact; `Tracker.history()` reads them all in one look-up, and that is what decides
+whether a node is skipped. Parameters are immutable in MLflow and tags are cut at 8,000 characters,
+so anything long (configs, identities) is a small artifact instead.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from tasks.settings.errors import NodeError
+from tasks.stage.node import Artifact
+
+EXPERIMENT = "steel"
+KIND, NODE, FINGERPRINT, DIGEST = "steel.kind", "steel.node", "steel.fingerprint", "steel.digest"
+FLOW_RUN, PROFILE, PARENT = "prefect.flow_run_id", "steel.profile", "mlflow.parentRunId"
+_BATCH = 500
+_FLUSH_SECONDS = 2.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One node run, as MLflow remembers it."""
+
+    run_id: str
+    node: str
+    status: str
+    fingerprint: str
+    digest: str
+    flow_run_id: str
+    profile: str
+    parts: Mapping[str, str]
+    """Digest of each part of the identity: code, config, inputs, …"""
+
+
+class Tracker:
+    """MLflow, as the pipeline uses it."""
+
+    def __init__(self, uri: str | None = None):
+        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+        if not self.uri:
+            raise NodeError("MLFLOW_TRACKING_URI is not set: start the servers with `make up`")
+        # a server that is down must be noticed in seconds, not after MLflow's default minutes of retries
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
+        self.client = MlflowClient(self.uri)
+        self._lineage = threading.Lock()
+        try:
+            found = self.client.get_experiment_by_name(EXPERIMENT)
+            self.experiment = found.experiment_id if found else self.client.create_experiment(EXPERIMENT)
+        except MlflowException as error:
+            raise NodeError(
+                f"MLflow does not answer at {self.uri}: start the servers with `make up` ({error})"
+            ) from error
+
+    def history(self) -> list[Record]:
+        """Every node run, newest first, in one batched look-up."""
+        records, token = [], None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment],
+                f"tags.`{KIND}` = 'node'",
+                max_results=5000,
+                order_by=["attributes.start_time DESC"],
+                page_token=token,
+            )
+            records += [_record(run) for run in page]
+            token = page.token
+            if not token:
+                return records
+
+    def find(self, fingerprint: str) -> list[Record]:
+        """The node runs of one fingerprint, newest first."""
+        runs = self.client.search_runs(
+            [self.experiment],
+            f"tags.`{KIND}` = 'node' and tags.`{FINGERPRINT}` = '{fingerprint}'",
+            order_by=["attributes.start_time DESC"],
+        )
+        return [_record(run) for run in runs]
+
+    def start(self, kind: str, name: str, parent: str | None, tags: Mapping[str, str]) -> str:
+        """Open a run of a kind (`pipeline`, `stage`, `node`) and return its id."""
+        every = {KIND: kind, "mlflow.runName": name, **tags}
+        if parent:
+            every[PARENT] = parent
+        return self.client.create_run(self.experiment, tags=every, run_name=name).info.run_id
+
+    def reopen(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Continue a run that did not finish: one loss curve, one run."""
+        self.client.update_run(run_id, status="RUNNING")
+        for key, value in tags.items():
+            self.client.set_tag(run_id, key, value)
+
+    def finish(self, run_id: str, status: str, tags: Mapping[str, str] = {}) -> None:
+        """Close a run as FINISHED, FAILED or KILLED; tags first, so that FINISHED implies them."""
+        if tags:
+            self.client.log_batch(run_id, tags=[RunTag(k, str(v)) for k, v in tags.items()])
+        self.client.set_terminated(run_id, status)
+
+    def params(self, run_id: str, values: Mapping[str, Any]) -> None:
+        """Log flattened parameters; a reopened run keeps those it has."""
+        known = self.client.get_run(run_id).data.params
+        flat = {k: v for k, v in _flatten(values) if k not in known}
+        items = [Param(key, text[:6000]) for key, text in flat.items()]
+        for start in range(0, len(items), 100):
+            self.client.log_batch(run_id, params=items[start : start + 100])
+
+    def metrics(self, run_id: str, rows: Iterable[tuple[str, float, int]]) -> None:
+        """Log (name, value, step) rows in batches."""
+        now = int(time.time() * 1000)
+        batch = [Metric(_metric_name(name), float(value), now, step) for name, value, step in rows]
+        for start in range(0, len(batch), _BATCH):
+            self.client.log_batch(run_id, metrics=batch[start : start + _BATCH])
+
+    def logged_step(self, run_id: str, name: str) -> int:
+        """The last step of a metric's history, -1 if it has none."""
+        try:
+            return max(
+                (m.step for m in self.client.get_metric_history(run_id, _metric_name(name))), default=-1
+            )
+        except MlflowException as error:
+            log.warning("MLflow does not tell the history of %s (%s): steps may appear twice", name, error)
+            return -1
+
+    def file(self, run_id: str, path: Path, folder: str = "") -> None:
+        self.client.log_artifact(run_id, str(path), folder or None)
+
+    def document(self, run_id: str, value: Any, name: str) -> None:
+        """Log a small JSON or YAML document as an artifact (by the name's suffix)."""
+        self.client.log_dict(run_id, value, name)
+
+    def continues(self, run_id: str, fingerprint: str, step: int) -> None:
+        """Link a training to the one it goes on from, in both directions; `fingerprint` may be a prefix."""
+        tags = {"steel.continues": fingerprint, "steel.continues_from_step": str(step)}
+        parents = self.client.search_runs(
+            [self.experiment],
+            f"tags.`{KIND}` = 'node' and tags.`{FINGERPRINT}` LIKE '{fingerprint}%'",
+            order_by=["attributes.start_time DESC"],
+        )
+        if parents:  # a parent from elsewhere has no run here
+            tags["steel.continues_run"] = parents[0].info.run_id
+            before = parents[0].data.tags.get("steel.continued_by", "").split(",")
+            ids = ",".join(dict.fromkeys([*filter(None, before), run_id]))
+            self.client.set_tag(parents[0].info.run_id, "steel.continued_by", ids[-7900:])
+        self.client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+
+    def lineage(self, run_id: str, inputs: Mapping[str, Artifact]) -> None:
+        """Record which artifacts, by digest, a run was made from."""
+        entries = [
+            DatasetInput(
+                Dataset(
+                    name=item.node,
+                    digest=item.digest[:32],
+                    source_type="local",
+                    source=json.dumps({"uri": item.path.as_uri()}),
+                ),
+                [InputTag("mlflow.data.context", role)],
+            )
+            for role, item in inputs.items()
+        ]
+        if not entries:
+            return
+        # MLflow looks a data set up and then inserts it: two runs that name the same one for the first time
+        # collide, and the loser only has to ask again
+        with self._lineage:
+            try:
+                self.client.log_inputs(run_id, entries)
+            except MlflowException as error:
+                if "UNIQUE" not in str(error):
+                    raise
+                self.client.log_inputs(run_id, entries)
+
+    def url(self, run_id: str) -> str:
+        """The page of a run in the MLflow UI."""
+        return (
+            f"{self.uri}/#/experiments/{self.experiment}/runs/{run_id}"
+            if self.uri.startswith("http")
+            else self.uri
+        )
+
+
+class RunTrack:
+    """`tasks.stage.node.Track` for one node run.
+
+    A tracking server that is down must not stop training: what could not be sent is kept, and sent
+    with the next call; `flush` (called when the node ends) raises if it still cannot.
+    """
+
+    def __init__(self, tracker: Tracker, run_id: str):
+        self.tracker, self.run_id = tracker, run_id
+        self._backlog: list[tuple[str, float, int]] = []
+        self._last_step: dict[str, int] = {}
+        self._flushed = 0.0
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        for name, value in values.items():
+            if step is not None:
+                if name not in self._last_step:  # a resumed run has a history: no step twice
+                    self._last_step[name] = self.tracker.logged_step(self.run_id, name)
+                if step <= self._last_step[name]:
+                    continue
+                self._last_step[name] = step
+            self._backlog.append((name, value, step or 0))
+        if time.monotonic() - self._flushed < _FLUSH_SECONDS and len(self._backlog) < _BATCH:
+            return
+        try:
+            self.flush()
+        except MlflowException as error:
+            log.warning("MLflow does not take metrics (%s); %d kept for later", error, len(self._backlog))
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        self.tracker.params(self.run_id, values)
+
+    def file(self, path: Path, folder: str = "") -> None:
+        self.tracker.file(self.run_id, path, folder)
+
+    def continues(self, fingerprint: str, step: int) -> None:
+        self.tracker.continues(self.run_id, fingerprint, step)
+
+    def flush(self) -> None:
+        if self._backlog:
+            self.tracker.metrics(self.run_id, self._backlog)
+            self._backlog.clear()
+        self._flushed = time.monotonic()
+
+
+def _record(run: Any) -> Record:
+    tags = run.data.tags
+    return Record(
+        run_id=run.info.run_id,
+        node=tags.get(NODE, ""),
+        status=run.info.status,
+        fingerprint=tags.get(FINGERPRINT, ""),
+        digest=tags.get(DIGEST, ""),
+        flow_run_id=tags.get(FLOW_RUN, ""),
+        profile=tags.get(PROFILE, ""),
+        parts={k.removeprefix("steel.part."): v for k, v in tags.items() if k.startswith("steel.part.")},
+    )
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield _metric_name(f"{prefix}{key}"), str(value)
+
+
+def _metric_name(name: str) -> str:
+    """MLflow takes letters, digits and _ - . space : / in names."""
+    name = name.replace("@", "_at_").replace("%", "pct")
+    return "".join(c if c.isascii() and (c.isalnum() or c in "_-. :/") else "_" for c in name)

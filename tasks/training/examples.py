@@ -1,0 +1,180 @@
+"""An SFT mixture, resolved: which records exactly, and the packed rows of tokens and targets they give.
+
+Only replies are targets, their end included. The mask comes from the renderer's spans; an example
+without a single target is an error (a model trained on nothing still lowers its loss), one whose
+reply lies wholly behind the cut is left out and counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from tasks.settings.errors import NodeError
+from tasks.tokenize.chat import TextEncoder, render_chat
+from tasks.tokenize.packing import Document, PackCounts, pack_whole
+from tasks.training.mixtures import Taken, take
+
+HELD_OUT_SHARE = 0.02
+HELD_OUT_LEAST = 16
+SAMPLE = 3
+"""Examples shown, with their targets marked, for the eye."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What to prepare; picklable."""
+
+    tokenizer: Path
+    sets: tuple[tuple[str, Path, Path | None, float], ...]
+    """(name, folder of records, folder of drops, share)"""
+    seed: int
+    max_tokens: int
+    packed_tokens: int
+    out: Path
+
+
+def prepare(work: Work) -> dict[str, Any]:
+    """Fill work.out with mixture.jsonl, accounting.json, sample.txt and data/{train,val}-00000.arrow."""
+    from tasks.tokenize.encode import shared_encoder
+
+    encoder = shared_encoder(str(work.tokenizer))
+    sets = [take(name, folder, drops, share, work.seed) for name, folder, drops, share in sorted(work.sets)]
+    hold_out(sets)
+    mixture = write_mixture(work.out / "mixture.jsonl", sets)
+    data = work.out / "data"
+    data.mkdir(exist_ok=True)
+    counts = {s.name: Counts() for s in sets}
+    parts: dict[str, dict[str, int]] = {}
+    for part in ("train", "val"):
+        found = rendered(sets, encoder, work.max_tokens, part == "val", counts)
+        parts[part] = _write(data, part, found, work, encoder)
+    accounting = {
+        "mixture_digest": mixture,
+        "sets": {s.name: {**s.counts, **vars(counts[s.name])} for s in sets},
+        "train": parts["train"],
+        "val": parts["val"],
+    }
+    for each in accounting["sets"].values():
+        assert each["records"] == each["dropped"] + each["duplicates"] + each["available"]
+        assert each["taken"] == each["examples"] + each["reply_cut_off"]
+    (work.out / "accounting.json").write_bytes(orjson.dumps(accounting, option=orjson.OPT_INDENT_2) + b"\n")
+    (work.out / "sample.txt").write_text(sample(sets, encoder, work), "utf-8")
+    return accounting
+
+
+def hold_out(sets: Sequence[Taken]) -> None:
+    """Keep 2 % of the mixture (at least 16 examples, if it has four times that) for the validation loss."""
+    total = sum(s.counts["taken"] for s in sets)
+    wanted = max(HELD_OUT_LEAST, round(HELD_OUT_SHARE * total)) if total >= 4 * HELD_OUT_LEAST else 0
+    # rounded against the running total, so that the parts add up exactly
+    before = given = 0
+    for taken in sets:
+        before += taken.counts["taken"]
+        due = wanted * before // total if total else 0
+        taken.hold_out(due - given)
+        given = due
+
+
+def write_mixture(path: Path, sets: Sequence[Taken]) -> str:
+    """The manifest of the mixture, one record id a line; returns its digest."""
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for taken in sets:
+            for record, held_out in taken:
+                split = "val" if held_out else "train"
+                line = orjson.dumps({"set": taken.name, "id": record["id"], "split": split}) + b"\n"
+                digest.update(line)
+                file.write(line)
+    return digest.hexdigest()
+
+
+@dataclass
+class Counts:
+    """What became of the records taken from one set."""
+
+    available: int = 0
+    examples: int = 0
+    truncated: int = 0
+    reply_cut_off: int = 0
+    """Not one token of the reply lies before the cut: left out."""
+    tokens: int = 0
+    targets: int = 0
+
+
+def rendered(
+    sets: Sequence[Taken], encoder: TextEncoder, max_tokens: int, held_out: bool, counts: dict[str, Counts]
+) -> Iterator[Document]:
+    """The examples of one part of the mixture as tokens and targets."""
+    for taken in sets:
+        mine = counts[taken.name]
+        mine.available = len(taken.keys)
+        for record, is_held_out in taken:
+            if is_held_out != held_out:
+                continue
+            ids, mask = render(record, encoder)
+            mine.truncated += len(ids) > max_tokens
+            ids, mask = ids[:max_tokens], mask[:max_tokens]
+            if not any(mask):
+                mine.reply_cut_off += 1
+                continue
+            mine.examples += 1
+            mine.tokens += len(ids)
+            mine.targets += sum(mask)
+            yield Document(bytes.fromhex(record["id"]), np.array(ids, np.uint32), np.array(mask, np.uint8))
+
+
+def render(record: dict[str, Any], encoder: TextEncoder) -> tuple[list[int], list[int]]:
+    """A dialogue in the chat format with its mask; refuses one that would train nothing, or everything."""
+    if record.get("kind") != "dialogue":
+        raise NodeError(
+            f"{record['source']}: record {record['id']} is a {record.get('kind')}, SFT needs dialogues"
+        )
+    ids, mask = render_chat(encoder, record["messages"])
+    if not 0 < sum(mask) < len(mask):
+        raise NodeError(
+            f"{record['source']}: record {record['id']} has {sum(mask)} targets in {len(mask)} tokens"
+        )
+    return ids, mask
+
+
+def _write(data: Path, part: str, documents: Iterator[Document], work: Work, encoder: Any) -> dict[str, int]:
+    from model.training.shards import write_shard
+
+    counts = PackCounts()
+    rows = pack_whole(documents, work.packed_tokens, encoder.end_of_text, counts=counts)
+    metadata = {"source": "sft", "tokenizer_digest": encoder.digest}
+    info = write_shard(data / f"{part}-00000.arrow", rows, work.packed_tokens, metadata, loss_mask=True)
+    return {"rows": info.rows, "documents": info.documents, "tokens": info.tokens}
+
+
+def sample(sets: Sequence[Taken], encoder: TextEncoder, work: Work) -> str:
+    """The first examples of each set as the trainer sees them, targets between ⟦ and ⟧."""
+    from tokenizers import Tokenizer
+
+    raw = Tokenizer.from_file(str(work.tokenizer / "tokenizer.json"))
+    lines = []
+    for taken in sets:
+        for record, _ in islice(taken, SAMPLE):
+            ids, mask = (x[: work.max_tokens] for x in render(record, encoder))
+            lines.append(f"── {taken.name} {record['id']}: {sum(mask)} targets of {len(ids)} tokens\n")
+            lines.append(marked(ids, mask, lambda part: raw.decode(part, skip_special_tokens=False)) + "\n\n")
+    return "".join(lines)
+
+
+def marked(ids: Sequence[int], mask: Sequence[int], decode: Callable[[Sequence[int]], str]) -> str:
+    """Decoded text with each run of targets in brackets."""
+    out, start = [], 0
+    for end in range(1, len(ids) + 1):
+        if end == len(ids) or mask[end] != mask[start]:
+            text = decode(ids[start:end])
+            out.append(f"⟦{text}⟧" if mask[start] else text)
+            start = end
+    return "".join(out)

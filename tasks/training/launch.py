@@ -1,0 +1,305 @@
+"""torchrun as a child process: logs, metrics, progress, cancellation, no orphans.
+
+    flow process ── torchrun (same process group) ── ranks (torch gives each its own session)
+
+Invariants, each learnt from a way to lose work:
+- the trainer writes to a *file*: with a pipe, a dead reader would break the ranks before they save;
+- torchrun gets SIGTERM when this process dies, however it dies (PR_SET_PDEATHSIG; Linux), passes it
+  on to the ranks, and they save a checkpoint at the next step boundary;
+- the work folder stays locked until torchrun has ended, also when this process is long gone: a new
+  try cannot start while the old one still saves;
+- ranks that outlive torchrun are killed here, before anyone else may write to the folder.
+
+A stop asked for while the training goes on (Prefect's cancellation in the main thread, or
+`ctx.should_stop()` elsewhere) gives it 25 s to save; Prefect itself kills after 30.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import numbers
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tasks.settings.errors import NodeError
+from tasks.settings.paths import ROOT
+from tasks.stage.node import Context
+from tasks.stage.store import write_json
+
+CONFIG, LOG, METRICS = "CONFIG.json", "train.log", "metrics.jsonl"
+STOPPED = 75
+"""Exit code of the engine after a checkpoint that it was asked for."""
+GRACE_SECONDS = 25.0
+POLL_SECONDS = 0.25
+CARE_SECONDS = 5.0
+"""Between looks at the metrics, and at whether to stop."""
+LOOK_SECONDS = 1.0
+"""Between looks at which processes there are."""
+LOCK_SECONDS = 60.0
+
+# what a rank may see of our environment: enough to find programs, libraries and devices
+_PASSED = (
+    "PATH",
+    "HOME",
+    "USER",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "VIRTUAL_ENV",
+    "XDG_CACHE_HOME",
+)
+_PASSED_FAMILIES = ("CUDA_", "NVIDIA_", "NCCL_", "GLOO_", "TORCH", "PYTORCH_", "TRITON_")
+
+_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
+
+
+class Stopped(NodeError):
+    """The training stopped at a checkpoint because it was asked to; the next run goes on from there."""
+
+
+def launch(ctx: Context, engine_config: Mapping[str, Any], *, nproc: int) -> None:
+    """Train with `nproc` ranks to the end; returns when the engine has finished well.
+
+    Raises `Stopped` after a checkpoint that was asked for, NodeError with the end of the log after a
+    failure, and re-raises whatever interrupts the wait once the training has stopped.
+    """
+    config = ctx.out / CONFIG
+    write_json(config, {"work_dir": str(ctx.out), **engine_config})
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(nproc)]
+    restarts = ["--max-restarts", str(ctx.runtime.max_restarts)]
+    command = [*torchrun, *restarts, "-m", "model.training.run", str(config)]
+    tail = Tail(ctx, Path(engine_config.get("work_dir", ctx.out)) / METRICS, engine_config.get("steps"))
+    supervise(ctx, command, environment(ctx.runtime.threads_per_rank), tail)
+
+
+def environment(threads: int) -> dict[str, str]:
+    """The environment of torchrun and its ranks."""
+    passed = {k: v for k, v in os.environ.items() if k in _PASSED or k.startswith(_PASSED_FAMILIES)}
+    return {
+        # gloo looks its own host name up otherwise, and not every machine can
+        **({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}),
+        **passed,
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(int(GRACE_SECONDS) - 1),
+    }
+
+
+def supervise(ctx: Context, command: list[str], env: Mapping[str, str], tail: Tail) -> None:
+    """Run a command that trains in `ctx.out`, and look after it until it has ended."""
+    log = ctx.out / LOG
+    with _locked(ctx.out, ctx) as lock, open(log, "ab") as sink:
+        start = sink.tell()
+        parent = os.getpid()
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            env=dict(env),
+            cwd=ROOT,
+            pass_fds=[lock],
+            preexec_fn=lambda: _die_with(parent),
+        )
+        ctx.log.info("training starts: process %s, log %s", child.pid, log)
+        family = Family(child.pid)
+        try:
+            _wait(ctx, child, family, tail)
+        except BaseException as reason:  # cancelled, timed out, Ctrl-C: save, then go
+            ctx.log.warning("stopping the training (%r): it has %.0f s to save", reason, GRACE_SECONDS)
+            _stop(child, family)
+            tail.read()
+            ctx.log.warning("the training has stopped: %s", tail.position())
+            raise
+        finally:
+            family.kill()
+        tail.read()
+    if child.returncode:
+        raise _failure(child.returncode, log, start, tail)
+
+
+# ----------------------------------------------------------------------------------- metrics
+class Tail:
+    """Reads metrics.jsonl as it grows, into `ctx.track` and `ctx.progress`.
+
+    After a resume the engine cuts the file back to its checkpoint and trains the same steps again,
+    with the same numbers: a step that was told once is not told twice.
+    """
+
+    def __init__(self, ctx: Context, path: Path, steps: int | None):
+        self._ctx, self._path, self._steps = ctx, path, steps
+        self._offset = 0
+        self._told: dict[str, int] = {}
+        self._last: dict[str, Any] = {}
+
+    def read(self) -> None:
+        """Take up what was written since the last call; a line without its end waits."""
+        try:
+            with open(self._path, "rb") as handle:
+                if os.fstat(handle.fileno()).st_size < self._offset:
+                    self._offset = 0  # cut back
+                handle.seek(self._offset)
+                new = handle.read()
+        except FileNotFoundError:
+            return
+        whole = new[: new.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        for line in whole.splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:  # half a line of a try that was killed
+                self._ctx.log.warning("metrics.jsonl holds a line that is no JSON: %.80r", line)
+                continue
+            self._take(entry)
+        if whole and self._steps and "step" in self._last:
+            self._ctx.progress(min(self._last["step"] / self._steps, 1.0), self.position())
+
+    def _take(self, entry: Mapping[str, Any]) -> None:
+        step = entry.get("step")
+        if not isinstance(step, int):
+            return
+        new = {k: v for k, v in _numbers(entry) if k != "step" and self._told.get(k, -1) < step}
+        if new:
+            self._ctx.track.metrics(new, step)
+            self._told.update(dict.fromkeys(new, step))
+        self._last = {**self._last, **entry}
+
+    def position(self) -> str:
+        """Where the training is, in words."""
+        if "step" not in self._last:
+            return "no step yet"
+        parts = [f"step {self._last['step']}" + (f" of {self._steps}" if self._steps else "")]
+        if "loss" in self._last:
+            parts.append(f"loss {self._last['loss']:.3f}")
+        if "tokens_per_s" in self._last:
+            parts.append(f"{self._last['tokens_per_s']:,.0f} tokens/s")
+        return ", ".join(parts)
+
+
+def _numbers(entry: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Flat (name, number): `{"val_loss_by_source": {"zhihu": 2}}` is `val_loss_by_source/zhihu`."""
+    for key, value in entry.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{prefix}{key}/")
+        elif isinstance(value, numbers.Real) and not isinstance(value, bool):
+            yield f"{prefix}{key}", value
+
+
+# --------------------------------------------------------------------------------- processes
+class Family:
+    """torchrun and all that it started, remembered while it can still be seen."""
+
+    def __init__(self, pid: int):
+        self._root = psutil.Process(pid)
+        self._seen: dict[int, psutil.Process] = {}
+
+    def look(self) -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self._seen.update({p.pid: p for p in self._root.children(recursive=True)})
+
+    def kill(self) -> None:
+        """End what is left; a no-op after a regular end. (psutil never hits a pid's new owner.)"""
+        left = [p for p in self._seen.values() if p.is_running()]
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(left, timeout=10)
+
+
+def _wait(ctx: Context, child: subprocess.Popen, family: Family, tail: Tail) -> None:
+    cared = looked = time.monotonic()
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(POLL_SECONDS)
+            return
+        now = time.monotonic()
+        if now - looked >= LOOK_SECONDS:
+            looked = now
+            family.look()
+        if now - cared >= CARE_SECONDS:
+            cared = now
+            tail.read()
+            if ctx.should_stop():
+                raise Stopped("the flow run was cancelled; the training stopped at a checkpoint")
+
+
+def _stop(child: subprocess.Popen, family: Family) -> None:
+    """Ask for a checkpoint; kill what does not come to an end in time."""
+    family.look()
+    if child.poll() is None:
+        child.send_signal(signal.SIGTERM)
+    try:
+        child.wait(GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def _die_with(parent: int) -> None:
+    """In the child, before exec: SIGTERM when the thread that started it ends."""
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it died before we could ask
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, ctx: Context) -> Iterator[int]:
+    """A lock on the folder that the child inherits: held until both of us are gone."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        end, said = time.monotonic() + LOCK_SECONDS, False
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise NodeError(
+                        f"an earlier training still writes to {folder}; end its torchrun first"
+                    ) from None
+                if not said:
+                    ctx.log.info("an earlier training still saves in %s: waiting for it", folder)
+                said = True
+                time.sleep(POLL_SECONDS)
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _failure(code: int, log: Path, start: int, tail: Tail) -> NodeError:
+    with open(log, "rb") as handle:
+        handle.seek(start)
+        text = handle.read().decode("utf-8", "replace")
+    # torchrun has an exit code of its own; it names the ranks' in its last words
+    if code == STOPPED or re.search(rf"exitcode\s*:\s*{STOPPED}\b", text):
+        return Stopped(f"the training stopped at a checkpoint ({tail.position()}); run again to go on")
+    how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    lines = "\n".join(_telling(text.splitlines())[-25:])
+    return NodeError(f"the training failed ({how}; {tail.position()}); the end of {log}:\n{lines}")
+
+
+def _telling(lines: list[str]) -> list[str]:
+    """Log lines without torchrun's own traceback, which comes last and says nothing of the cause."""
+    own = next((i for i, line in enumerate(lines) if "torch/distributed/run.py" in line), None)
+    if own is None:
+        return lines
+    first = next((i for i in range(own, -1, -1) if lines[i].startswith("Traceback")), own)
+    return lines[:first] or lines

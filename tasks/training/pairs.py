@@ -1,0 +1,113 @@
+"""Preference pairs: chosen by hash, thinned to a ratio of languages, split, and turned into tokens.
+
+The held-out pairs are split off by the hash of their prompt, so that no prompt is on both sides.
+A reply that is too long loses its tail (its head is what the prompt asked for); a pair whose prompt
+leaves no room, or whose replies are the same, teaches nothing and is dropped. Everything is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from tasks.tokenize.chat import IM_END, TextEncoder, render_chat
+from tasks.training.mixtures import Taken, key, take
+
+
+@dataclass(frozen=True)
+class Work:
+    """What to build pairs from; picklable."""
+
+    tokenizer: Path
+    sets: tuple[tuple[str, Path, Path | None, float], ...]
+    """(name, folder of records, folder of drops, share)"""
+    seed: int
+    max_tokens: int
+    zh_per_en: float | None
+    held_out: int
+    out: Path
+
+
+def prepare(work: Work) -> dict[str, Any]:
+    """Write train.arrow, held_out.arrow and the manifest pairs.jsonl into work.out; hand back the counts."""
+    from model.training.pairs import Pair, write_pairs
+    from tasks.tokenize.encode import shared_encoder
+
+    encoder = shared_encoder(str(work.tokenizer))
+    sets = [take(name, folder, drops, share, work.seed) for name, folder, drops, share in sorted(work.sets)]
+    lines, counts = tokenized(sets, encoder, work.max_tokens)
+    lines, counts["thinned"] = thinned(lines, work.zh_per_en, work.seed)
+    train, held_out = split(lines, work.held_out, work.seed)
+    with (work.out / "pairs.jsonl").open("wb") as manifest:
+        for name, part in (("train", train), ("held_out", held_out)):
+            counts[name] = write_pairs(
+                work.out / f"{name}.arrow",
+                (Pair(line["id"], line["prompt"], line["chosen"], line["rejected"]) for line in part),
+                {"tokenizer_digest": encoder.digest},
+            )
+            for line in part:
+                shown = {"set": line["set"], "id": line["id"], "language": line["language"], "split": name}
+                manifest.write(orjson.dumps(shown) + b"\n")
+            for language in ("zh", "en"):
+                counts[f"{name}_{language}"] = sum(line["language"] == language for line in part)
+    counts["sets"] = {s.name: dict(s.counts) for s in sets}
+    return counts
+
+
+def tokenized(
+    sets: Sequence[Taken], encoder: TextEncoder, max_tokens: int
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """One line a pair: ids of the prompt (open for the reply) and of both replies with their end."""
+    counts: dict[str, Any] = {"pairs": 0, "cut": 0, "prompt_too_long": 0, "same_reply": 0}
+    end = encoder.special_id(IM_END)
+    lines = []
+    for taken in sets:
+        for record, _ in taken:
+            counts["pairs"] += 1
+            prompt, _ = render_chat(encoder, record["messages"], generation_prompt=True)
+            replies = [[*map(int, encoder.encode(record[which])), end] for which in ("chosen", "rejected")]
+            room = max_tokens - len(prompt)
+            if room < 1:
+                counts["prompt_too_long"] += 1
+                continue
+            cut = [reply[:room] for reply in replies]
+            if cut[0] == cut[1]:
+                counts["same_reply"] += 1
+                continue
+            counts["cut"] += cut != replies
+            line = {"id": record["id"], "set": taken.name, "language": record["language"]}
+            lines.append(line | {"prompt": prompt, "chosen": cut[0], "rejected": cut[1]})
+    return lines, counts
+
+
+def thinned(
+    lines: list[dict[str, Any]], zh_per_en: float | None, seed: int
+) -> tuple[list[dict[str, Any]], int]:
+    """At most one English pair for so many Chinese ones; which stay is decided by their hash."""
+    if zh_per_en is None:
+        return lines, 0
+    chinese = sum(line["language"] == "zh" for line in lines)
+    english = [line["id"] for line in lines if line["language"] == "en"]
+    room = int(chinese / zh_per_en)
+    if len(english) <= room:
+        return lines, 0
+    kept = set(sorted(english, key=lambda i: key(seed, "thin", i))[:room])
+    return [x for x in lines if x["language"] != "en" or x["id"] in kept], len(english) - room
+
+
+def split(lines: list[dict[str, Any]], held_out: int, seed: int) -> tuple[list, list]:
+    """(train, held out): whole prompts in the order of their hash, until enough pairs are held out."""
+    by_prompt: dict[int, list[dict[str, Any]]] = {}
+    for line in lines:
+        by_prompt.setdefault(key(seed, "held-out", *map(str, line["prompt"])), []).append(line)
+    train, held = [], []
+    for group in sorted(by_prompt):
+        (held if len(held) < held_out else train).extend(by_prompt[group])
+    order = {id(line): position for position, line in enumerate(lines)}
+    train.sort(key=lambda line: order[id(line)])
+    held.sort(key=lambda line: order[id(line)])
+    return train, held

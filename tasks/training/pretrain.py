@@ -1,0 +1,240 @@
+"""The pretrain stage: hand the packed shards to the engine, and set its result beside a unigram model.
+
+A validation loss means something only next to what needs no model at all: the loss of the token
+frequencies of the training text (each count plus one), measured on the same validation blocks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tasks.settings.config import ContinueFrom, SteelRun, Train
+from tasks.settings.errors import NodeError
+from tasks.stage.node import Context, Node, Outcome
+from tasks.training import continuation, engine
+
+
+def nodes(config: SteelRun) -> list[Node]:
+    """One node, which wants the machine for itself and goes on where it was stopped."""
+    body = Pretraining(config.pretrain.continue_from, config.runtime.artifacts)
+    return [
+        Node(
+            name="pretrain",
+            body=body,
+            config={
+                "model": config.model.model_dump(mode="json"),
+                "train": config.pretrain.model_dump(mode="json", exclude={"continue_from"}),
+            },
+            inputs={
+                "shards": "tokenize:manifest",
+                "tokenizer": "tokenize:tokenizer",
+                **{name: f"tokenize:{name}" for name in config.using("pretrain")},
+            },
+            external=body.identity if config.pretrain.continue_from else None,
+            code=(*engine.CODE, "tasks.training.continuation"),
+            resumable=True,
+            exclusive=True,
+            on_code_change="keep" if config.keep_trained_on_code_change else "rerun",
+        )
+    ]
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """The node's body, with the run it continues, if any."""
+
+    continue_from: ContinueFrom | None = None
+    artifacts: Path = Path("artifacts")
+
+    def identity(self) -> dict[str, str]:
+        """What the parent adds to the fingerprint."""
+        parent = continuation.find(self.continue_from, self.artifacts)
+        return {**parent.identity, "on_changed": self.continue_from.on_changed}
+
+    def __call__(self, ctx: Context) -> Outcome:
+        """Train, then compare with the unigram model."""
+        from tasks.training.launch import launch
+        from tasks.work import pool
+
+        train = Train.model_validate(ctx.config["train"])
+        shards = read_shards(ctx)
+        files, val_files = data_files(ctx, shards)
+        more: dict[str, Any] = {}
+        if self.continue_from is not None:
+            files, more = self._continued(ctx, train, files, shards["tokenizer_digest"])
+        blocks = sum(map(continuation.blocks_of, files))
+        steps = more.get("steps") or engine.steps(train, blocks)
+        begun = more.pop("begun", 0)
+        table = planned(files, (steps - begun) * train.batch_size)
+        ctx.log.info("blocks this training takes, from step %d to %d:\n%s", begun + 1, steps, table)
+        ctx.track.metrics({"epoch_blocks": blocks, **shares(files)}, 0)
+        vocab_size = rounded_vocab(ctx.config["model"]["vocab_size"], shards["vocab_size"])
+        # counted beside the training
+        unigram = pool.submit(
+            unigram_loss, files, val_files, vocab_size, ctx.runtime.verify_shards == "start"
+        )
+        found = pool.submit(engine.machine, ctx.runtime.device, train.precision).result()
+        nproc = engine.ranks(found, ctx.runtime.nproc)
+        settings = engine.settings(
+            ctx,
+            "pretrain",
+            train,
+            files,
+            val_files=val_files,
+            model={**ctx.config["model"], "vocab_size": vocab_size},
+            keep_final=True,
+            **{"steps": steps, **more},
+        )
+        launch(ctx, settings, nproc=nproc)
+        engine.finish(ctx.out, keep_checkpoints=True)
+        outcome = _outcome(ctx, unigram.result(), blocks, engine.execution(ctx, train, found, nproc))
+        return replace(outcome, summary=f"{outcome.summary}\n\n{table}")
+
+    def _continued(
+        self, ctx: Context, train: Train, files: list[dict], tokenizer: str
+    ) -> tuple[list[dict], dict[str, Any]]:
+        """(the parent's shards and the new ones, what the engine is told of the parent)."""
+        from tasks.work import pool
+
+        present = {file["digest"] for file in files}
+        parent = continuation.find(self.continue_from, self.artifacts)
+        files, notes = continuation.join(parent.files, files, self.continue_from.on_changed)
+        # those that the manifest has were made with its tokenizer
+        kept = [file for file in files if file["digest"] not in present]
+        check = ctx.runtime.verify_shards == "start"
+        if kept and pool.submit(continuation.tokenizers, kept, check).result() != {tokenizer}:
+            raise NodeError(
+                "the run to continue was trained with another tokenizer: its shards cannot be kept beside new ones. Bring "
+                "its tokenizer (tokenize.tokenizer=folder, TOKENIZER=its artifact)"
+            )
+        for note in notes:
+            ctx.log.info("continues %s from step %d: %s", parent.folder.name, parent.step, note)
+        steps = train.steps or continuation.steps(parent.loader_state, files, train.batch_size, train.epochs)
+        if steps <= parent.step:
+            raise NodeError(
+                f"the run to continue was at step {parent.step}, and steps count from its start: "
+                f"{steps} would train nothing; raise pretrain.{'steps' if train.steps else 'epochs'}"
+            )
+        ctx.track.continues(parent.fingerprint, parent.step)
+        return files, {"steps": steps, "begun": parent.step, "continue_from": str(parent.checkpoint)}
+
+
+def read_shards(ctx: Context) -> dict[str, Any]:
+    """shards.json. Raises NodeError if its tokenizer is not this run's."""
+    from tasks.tokenize.encode import tokenizer_digest
+
+    shards = ctx.inputs["shards"].read_json("shards.json")
+    if shards["tokenizer_digest"] != tokenizer_digest(ctx.inputs["tokenizer"].path):
+        raise NodeError("the shards were made with another tokenizer than this run's: run tokenize again")
+    return shards
+
+
+def data_files(ctx: Context, shards: dict[str, Any]) -> tuple[list[dict], list[dict]]:
+    """(train, val) shards of all sources, in the manifest's order, with absolute paths.
+
+    `repeats` is how often an epoch takes each row of a shard, `extra_rows` how many it takes once more.
+    """
+    train, val = [], []
+    for source, entry in shards["sources"].items():
+        if source not in ctx.inputs:
+            raise NodeError(f"shards.json names the source {source!r}, which this run does not have")
+        for part, files in (("train", train), ("val", val)):
+            for shard in entry[part]:
+                if shard["rows"] * shard["repeats"] + shard["extra_rows"]:
+                    known = {key: shard[key] for key in ("rows", "digest", "repeats", "extra_rows")}
+                    path = str(ctx.inputs[source].path / shard["file"])
+                    files.append({"path": path, "source": source, **known})
+    return train, val
+
+
+def planned(files: Sequence[dict], blocks: int) -> str:
+    """How many blocks of each source a training of so many blocks takes, as a Markdown table.
+
+    Exact for whole epochs; of a last, partial one the sources' shares are what a random order gives.
+    """
+    per_epoch: dict[str, int] = {}
+    for file in files:
+        per_epoch[file["source"]] = per_epoch.get(file["source"], 0) + continuation.blocks_of(file)
+    epoch = sum(per_epoch.values())
+    whole, rest = divmod(blocks, epoch)
+    lines = [
+        f"| source | an epoch | in {whole} whole epochs | in {rest:,} blocks more, about |",
+        "|---|---:|---:|---:|",
+    ]
+    for source, count in [*per_epoch.items(), ("**all**", epoch)]:
+        lines.append(f"| {source} | {count:,} | {whole * count:,} | {rest * count / epoch:,.0f} |")
+    return "\n".join(lines)
+
+
+def shares(files: Sequence[dict]) -> dict[str, float]:
+    """`mixture/<source>`: the source's share of an epoch's blocks."""
+    found: dict[str, float] = {}
+    epoch = sum(map(continuation.blocks_of, files))
+    for file in files:
+        name = f"mixture/{file['source']}"
+        found[name] = found.get(name, 0.0) + continuation.blocks_of(file) / epoch
+    return found
+
+
+def rounded_vocab(wanted: int | None, tokenizer_size: int) -> int:
+    """The model's vocabulary: as wished, or the tokenizer's rounded up to a multiple of 64."""
+    if wanted is None:
+        return -(-tokenizer_size // 64) * 64
+    if wanted < tokenizer_size:
+        raise NodeError(f"model.vocab_size is {wanted}, but the tokenizer has {tokenizer_size} tokens")
+    return wanted
+
+
+def unigram_loss(
+    train: Sequence[dict], val: Sequence[dict], vocab_size: int, check: bool = True
+) -> float | None:
+    """Mean loss on the validation targets of the training text's token frequencies, add-one smoothed.
+
+    Targets are what the engine's are: not padding, not the first token of a document.
+    `check`: hash every shard before it is opened; this runs beside the engine and does not wait for its check.
+    """
+    import numpy as np
+
+    from model.training.shards import ShardFile, repeats_of
+
+    continuation.verify([*train, *val], check)
+    counts = np.ones(vocab_size, np.int64)
+    for file in train:
+        times, row = repeats_of(file["rows"], file["repeats"], file["extra_rows"]), 0
+        for batch in ShardFile(Path(file["path"])).batches():
+            often = times[row : row + len(batch.valid), None]
+            real = batch.positions < batch.valid[:, None]
+            for seen in np.unique(often):
+                counts += seen * np.bincount(batch.input_ids[real & (often == seen)], minlength=vocab_size)
+            row += len(batch.valid)
+    logp = np.log(counts) - math.log(counts.sum())
+    total, targets = 0.0, 0
+    for file in val:
+        for batch in ShardFile(Path(file["path"])).batches():
+            is_target = batch.positions < batch.valid[:, None]
+            is_target[np.repeat(np.arange(len(batch.valid)), np.diff(batch.offsets)), batch.starts] = False
+            total -= float(logp[batch.input_ids[is_target]].sum())
+            targets += int(is_target.sum())
+    return total / targets if targets else None
+
+
+def _outcome(ctx: Context, unigram: float | None, rows: int, execution: dict[str, Any]) -> Outcome:
+    metrics = engine.read_metrics(ctx.out)
+    found = engine.headline_metrics(metrics)
+    if unigram is not None:
+        found["unigram_loss"] = unigram
+    if "val_loss" in found and unigram is not None:
+        headline = f"val loss {found['val_loss']:.3f} (unigram {unigram:.3f})"
+    else:
+        headline = f"loss {found['final_loss']:.3f}, no validation data"
+    return Outcome(
+        headline=headline,
+        counts={"steps": int(engine.last(metrics, "step") or 0), "rows_per_epoch": rows},
+        metrics=found,
+        extra=execution,
+        summary=f"{headline}; {found.get('tokens', 0):,.0f} tokens at {found.get('tokens_per_s', 0):,.0f} a second",
+    )

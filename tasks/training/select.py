@@ -1,0 +1,93 @@
+"""sft:select: which fine-tuned variant goes on to DPO.
+
+Every variant is asked the questions of a split that is never reported; the best by one protocol is
+taken, and a tie goes to the earlier variant. The artifact is a pointer (choice.json), not a copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tasks.settings.errors import NodeError
+from tasks.stage.node import Artifact, Context, Outcome
+
+
+def select(ctx: Context) -> Outcome:
+    """Score the variants on questions that are not reported; choose the best."""
+    import orjson
+
+    from tasks.evaluate import benchmarks, scorer
+    from tasks.evaluate.statistics import wilson
+    from tasks.work import pool
+
+    wanted = ctx.config
+    if not wanted["benchmarks"]:
+        return _only(ctx, wanted["variants"])
+    questions = tuple(
+        question
+        for name, split in wanted["benchmarks"].items()
+        for question in benchmarks.selection(ctx.inputs[name].path, name, split, wanted["max_questions"])
+    )
+    futures = {
+        variant: pool.submit(
+            scorer.run,
+            scorer.Task(
+                export=ctx.inputs[variant].path / "export",
+                tokenizer=ctx.inputs["tokenizer"].path,
+                questions=questions,
+                protocols=(wanted["protocol"],),
+                form=wanted["form"],
+                controls=False,
+                batch_tokens=wanted["batch_tokens"],
+                device=ctx.runtime.device,
+            ),
+        )
+        for variant in wanted["variants"]
+    }
+    right = {variant: sum(a["correct"] for a in future.result()) for variant, future in futures.items()}
+    best = choose(right)
+    scores = {
+        variant: {
+            "correct": count,
+            "n": len(questions),
+            "accuracy": count / len(questions),
+            "ci95": list(wilson(count, len(questions))),
+        }
+        for variant, count in right.items()
+    }
+    choice = {"variant": best, "protocol": wanted["protocol"], "scores": scores}
+    (ctx.out / "choice.json").write_bytes(orjson.dumps(choice, option=orjson.OPT_INDENT_2) + b"\n")
+    lines = ["| variant | accuracy | 95 % interval | n |", "|---|---|---|---|"]
+    for variant, row in scores.items():
+        name = f"**{variant}**" if variant == best else variant
+        low, high = (100 * x for x in row["ci95"])
+        lines.append(f"| {name} | {100 * row['accuracy']:.1f} % | {low:.1f} to {high:.1f} % | {row['n']} |")
+    return Outcome(
+        headline=f"{best} ({100 * scores[best]['accuracy']:.1f} % on {len(questions)} selection questions)",
+        counts={"questions": len(questions)},
+        metrics={f"accuracy/{variant}": row["accuracy"] for variant, row in scores.items()},
+        extra={"variant": best},
+        summary="\n".join(lines),
+        files=["choice.json"],
+    )
+
+
+def choose(scores: Mapping[str, float]) -> str:
+    """The variant with the highest score; the first of those that share it."""
+    return max(scores, key=lambda variant: scores[variant])
+
+
+def _only(ctx: Context, variants: list[str]) -> Outcome:
+    """Without a benchmark there is nothing to choose by, which is fine for a single variant."""
+    import orjson
+
+    if len(variants) > 1:
+        raise NodeError("sft:select cannot choose between variants: evaluate.benchmarks is empty")
+    choice = {"variant": variants[0], "protocol": None, "scores": {}}
+    (ctx.out / "choice.json").write_bytes(orjson.dumps(choice) + b"\n")
+    return Outcome(headline=f"{variants[0]} (the only one)", extra={"variant": variants[0]})
+
+
+def chosen(inputs: Mapping[str, Artifact]) -> Artifact:
+    """The artifact of the variant that `sft:select` picked, among a node's inputs."""
+    return inputs[inputs["select"].read_json("choice.json")["variant"]]

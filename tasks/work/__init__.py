@@ -1,0 +1,1 @@
+"""Where pieces of work run, and what outlives a kill."""
