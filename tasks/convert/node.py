@@ -1,7 +1,7 @@
 """Convert: each source's own schema → unified records, one node a source.
 
 A reader (readers/<schema>.py) maps one raw value to one record; formats.py and tabular.py stream the
-values out of JSON, parquet and CSV; piece.py does so for one job, source.py for a source. Malformed
+values out of JSON, parquet and CSV; job.py does so for one job, source.py for a source. Malformed
 input goes to quarantine.jsonl with reason, file and position, and the run goes on, up to
 convert.max_quarantined_share.
 """
@@ -21,11 +21,11 @@ CODE = tuple(
     f"tasks.convert.{module}"
     for module in (
         "source",
-        "plan",
-        "piece",
-        "gather",
+        "jobs",
+        "job",
+        "join",
         "unique",
-        "records",
+        "verdicts",
         "formats",
         "streams",
         "tabular",

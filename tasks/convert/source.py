@@ -1,8 +1,8 @@
 """Convert one source: raw files in, records (or questions), quarantine and accounts out.
 
-    plan.py     which files, cut and grouped into jobs
-    piece.py    one job, in a worker
-    gather.py   the jobs' parts put together; unique.py says which records repeat an earlier one
+    jobs.py     which files, cut and grouped into jobs
+    job.py      one job, in a worker
+    join.py     the jobs' parts put together; unique.py says which records repeat an earlier one
     here        the way through, and the account of the whole
 
 Invariants, asserted at the end: every raw record is kept, quarantined (with reason, file and
@@ -33,7 +33,7 @@ EXAMPLES = "examples.json"
 JOB_BYTES = 256 << 20
 CODE = tuple(
     f"tasks.convert.{module}"
-    for module in ("records", "formats", "streams", "tabular", "json_array", "readers")
+    for module in ("verdicts", "formats", "streams", "tabular", "json_array", "readers")
 )
 
 

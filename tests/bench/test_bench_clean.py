@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import common
-from tests.clean.samples import real_text
+from tests.support.samples import real_text
 
 
 @pytest.mark.slow

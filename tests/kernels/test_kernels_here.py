@@ -13,7 +13,7 @@ import torch
 from bench.device import peak_bytes
 from kernels import cross_entropy, experts, launch, prefix, rms_norm, rope
 from model.steel import ops
-from tests.kernels.cases import SHAPES, case, check
+from tests.support.cases import SHAPES, case, check
 
 ROOT = Path(__file__).parents[2]
 STEEL_1B = {"tokens": 16_384, "classes": 151_936, "hidden": 1792}

@@ -8,7 +8,7 @@ import torch
 from kernels import cross_entropy
 from model.steel.attention import Documents, packed_attention
 from model.steel.attention_choice import choose
-from tests.kernels.cases import SHAPES, case, check
+from tests.support.cases import SHAPES, case, check
 
 pytestmark = [
     pytest.mark.gpu,

@@ -16,8 +16,8 @@ from tasks.inspect import models
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Artifact
 from tasks.stage.store import Store, write_json
-from tests.posttrain.tiny import byte_tokenizer, steel
-from tests.training import engine_helpers as tiny
+from tests.support import engine_helpers as tiny
+from tests.support.tiny import byte_tokenizer, steel
 
 ROOT = Path(__file__).parents[2]
 

@@ -20,8 +20,8 @@ from model.steel import SteelConfig, SteelForCausalLM
 from model.steel.configuration import FFN_KINDS
 from model.training.card import card
 from model.training.export import write_export
-from tests.posttrain.tiny import steel
-from tests.training import engine_helpers as tiny
+from tests.support import engine_helpers as tiny
+from tests.support.tiny import steel
 
 PROMPT = [{"role": "user", "content": "hello"}]
 ALONE = """

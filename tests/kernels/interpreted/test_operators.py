@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kernels import cross_entropy, experts, launch, prefix, rms_norm, rope
-from tests.kernels.cases import SHAPES, case, check
+from tests.support.cases import SHAPES, case, check
 
 
 @pytest.mark.parametrize("shape", ["normal", "awkward"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.training import engine_helpers as tiny
+from tests.support import engine_helpers as tiny
 
 
 @pytest.mark.slow

@@ -1,0 +1,120 @@
+"""Schedules, decay groups, and configurations that are refused in one line."""
+
+import json
+import os
+
+import pytest
+import torch
+
+from model.steel import SteelConfig, SteelForCausalLM
+from model.training import run as entry
+from model.training.config import ConfigError, OptimConfig, from_dict, from_json, to_dict
+from model.training.optim import learning_rate, make_optimizer
+from model.training.stop import StopFlag
+from tests.support import engine_helpers as tiny
+
+
+@pytest.mark.parametrize(
+    ("device", "before", "due"), [("auto", None, ":4096:8"), ("cuda", ":16:8", ":16:8"), ("cpu", None, None)]
+)
+def test_cublas_has_its_workspace_before_a_gpu_is_touched(tmp_path, monkeypatch, device, before, due):
+    name, seen = "CUBLAS_WORKSPACE_CONFIG", []
+    monkeypatch.setenv(name, before or "")
+    if before is None:
+        monkeypatch.delenv(name)
+
+    def start(config):
+        seen.append(os.environ.get(name))
+        raise ConfigError("far enough")
+
+    monkeypatch.setattr(entry, "start", start)
+    values = tiny.settings(tmp_path, data={"files": [{"path": "a"}]}, device=device)
+    with pytest.raises(ConfigError, match="far enough"):
+        entry.run(from_dict(values), StopFlag())
+    assert seen == [due]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"stepz": 3}, "unknown key stepz"),
+        ({"optim": {"lrr": 1.0}}, "unknown key optim.lrr"),
+        ({"data": {"files": [{"path": "a", "weight": 2}]}}, r"unknown key data.files\[0\].weight"),
+        ({"steps": "6"}, "steps must be int"),
+        ({"steps": True}, "steps must be int"),
+        ({"epochs": 1.0}, "steps or epochs. Choose one."),
+        ({"init_from": "x"}, "model or init_from. Choose one."),
+        ({"objective": "rl"}, "objective: rl is unknown"),
+        ({"batch_size": 0}, "at least 1"),
+        ({"data": {}}, "nothing to read"),
+        ({"objective": "dpo"}, "dpo.reference is missing"),
+    ],
+)
+def test_refused(tmp_path, change, words):
+    values = tiny.settings(tmp_path, data={"files": [{"path": "a.arrow"}]})
+    with pytest.raises(ConfigError, match=words) as error:
+        from_dict({**values, **change})
+    assert "\n" not in str(error.value)
+
+
+def test_a_configuration_is_the_same_after_a_round_trip(tmp_path):
+    config = from_dict(tiny.settings(tmp_path, data={"files": [{"path": "a.arrow", "repeats": 2}]}))
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(to_dict(config)))
+    assert from_json(path) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": {**tiny.MODEL, "ffn": "paper"}}, "allow_future_leakage"),
+        ({"attention": "flash_attention_4"}, "attention flash_attention_4"),
+        ({"model": {**tiny.MODEL, "hiden_size": 3}}, "unknown key model.hiden_size"),
+        ({"data": {"files": [{"path": "/nowhere.arrow"}]}}, "nowhere"),
+        ({"tokenizer_dir": "/nowhere"}, "tokenizer.json"),
+        ({"batch_size": 3, "micro_batch_size": 2}, "no multiple"),
+    ],
+)
+def test_what_only_shows_at_the_start_is_one_line_too(tmp_path, capsys, change, words):
+    values = tiny.settings(tmp_path, data={"files": [tiny.shard(tmp_path / "a.arrow", 4)]})
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**values, **change}))
+    before = torch.distributed.is_initialized()
+    assert entry.main([str(path)]) == 2
+    assert torch.distributed.is_initialized() == before
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert words in line
+
+
+def rates(steps=100, **fields):
+    return [learning_rate(OptimConfig(lr=1.0, **fields), step, steps) for step in range(steps)]
+
+
+def test_wsd_warms_up_stays_and_falls():
+    found = rates(schedule="wsd", warmup_steps=10, decay_share=0.4, min_lr_ratio=0.1)
+    assert found[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    assert set(found[10:61]) == {1.0}
+    assert found[80] == pytest.approx(0.55)
+    assert found[99] == pytest.approx(0.1225)
+    assert all(a > b for a, b in zip(found[60:], found[61:], strict=False))
+
+
+def test_cosine_and_linear_end_where_they_should():
+    cosine, linear = rates(schedule="cosine", min_lr_ratio=0.1), rates(schedule="linear", warmup_steps=20)
+    assert cosine[50] == pytest.approx(0.55)
+    assert cosine[-1] == pytest.approx(0.1, abs=1e-3)
+    assert linear[60] == pytest.approx(0.5)
+    assert set(rates(schedule="constant")) == {1.0}
+
+
+@pytest.mark.parametrize("embeddings", [True, False])
+def test_norms_biases_and_the_router_do_not_decay(embeddings):
+    lm = SteelForCausalLM(SteelConfig(**tiny.MODEL))
+    optimizer = make_optimizer(lm, OptimConfig(decay_embeddings=embeddings))
+    decayed = {id(p) for p in optimizer.param_groups[0]["params"]}
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [0.05, 0.0]
+    for name, parameter in lm.named_parameters():
+        matrix = parameter.ndim == 2 and not name.endswith("phi")
+        if "embed_tokens" in name:
+            matrix = embeddings
+        assert (id(parameter) in decayed) == matrix, name

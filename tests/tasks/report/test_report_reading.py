@@ -1,0 +1,109 @@
+"""The sentences follow the numbers."""
+
+import logging
+from concurrent.futures import Future
+from types import SimpleNamespace
+
+from tasks.figures.history import thin
+from tasks.report import model_card, reading
+from tasks.report import node as report
+from tasks.settings.config import Runtime
+from tasks.stage.node import Context
+from tests.support.fake_run import config
+
+
+def row(accuracy, model="dpo", benchmark="ceval", protocol="cloze", n=1000, **extra):
+    ci = [accuracy - 0.03, accuracy + 0.03]
+    return {
+        "model": model,
+        "benchmark": benchmark,
+        "protocol": protocol,
+        "accuracy": accuracy,
+        "n": n,
+        "ci95": ci,
+    } | extra
+
+
+def test_chance_is_called_chance_only_when_the_interval_holds_it():
+    text = " ".join(reading.about_benchmarks([row(0.26), row(0.24, protocol="paper-first-token")], "dpo"))
+    assert text.count("stays at chance") == 2
+    assert "above chance" not in text
+    assert "knows the answers" not in text
+    text = " ".join(reading.about_benchmarks([row(0.95), row(0.24, protocol="paper-first-token")], "dpo"))
+    assert "By cloze, dpo is above chance" in text
+    assert "By paper-first-token, dpo stays at chance" in text
+    assert "knows the answers (see cloze) but not the letters" in text
+
+
+def test_a_control_that_betrays_the_answer_is_named():
+    fine = [row(0.27, protocol="options-only", scoring="cloze")]
+    bad = [row(0.55, protocol="options-only", scoring="cloze")]
+    assert "do not betray" in " ".join(reading.about_benchmarks(fine, "dpo"))
+    assert "give something away" in " ".join(reading.about_benchmarks(bad, "dpo"))
+
+
+def test_dpo_without_effect_is_not_praised():
+    text = reading.about_dpo({"accuracy_before": 0.6, "accuracy_after": 0.58, "n": 300, "p_value": 0.4})
+    assert "fell from 60.0 % to 58.0 %" in text
+    assert "may be chance" in text
+    text = reading.about_dpo({"accuracy_before": 0.6, "accuracy_after": 0.8, "n": 300, "p_value": 1e-6})
+    assert "rose" in text
+    assert "McNemar p < 0.001)" in text
+
+
+def test_variants_with_overlapping_intervals_are_not_ranked():
+    table = [
+        {
+            "variant": v,
+            "benchmark": "ceval",
+            "protocol": "cloze",
+            "accuracy": a,
+            "n": 9,
+            "ci95": [a - 0.05, a + 0.05],
+            "p_vs_base": p,
+        }
+        for v, a, p in (("a", 0.50, 0.2), ("b", 0.53, 0.001))
+    ]
+    first, second = reading.about_ablation(table)
+    assert first.startswith("1 of 2 comparisons")
+    assert "do not rank variants there" in second
+
+
+def test_thinning_keeps_both_ends():
+    points = [(i, float(i)) for i in range(9999)]
+    few = thin(points, 100)
+    assert len(few) == 100
+    assert (few[0], few[-1]) == (points[0], points[-1])
+
+
+def test_model_card_has_scores_intervals_and_licences(seen):
+    card = model_card.write(seen)
+    assert card.startswith("---\nlibrary_name: transformers")
+    assert "| demo-known-words | cloze |" in card
+    assert "demo_qa_zh (sft): CC0-1.0" in card
+    assert "skypile (pretrain): not stated" in card
+
+
+def test_node_and_body(run, tmp_path, monkeypatch):
+    (node,) = report.nodes(config(), list(run.nodes))
+    assert dict(node.inputs) == {name: name for name in run.nodes}
+    assert "runtime" not in node.config
+    asked = []
+
+    def submit(function, export, prompts, tokens, chat, device):
+        asked.append((function.__name__, export, tokens, chat))
+        future = Future()
+        future.set_result([f"answer to {p}" for p in prompts])
+        return future
+
+    monkeypatch.setattr("tasks.work.pool.submit", submit)
+    ctx = Context(
+        "report", tmp_path, node.config, run.nodes, Runtime(), 1, logging.getLogger(), SimpleNamespace()
+    )
+    outcome = node.body(ctx)
+    assert asked == [("generate", str(run.nodes["dpo:train"].path / "export"), 48, True)]
+    assert outcome.headline.startswith("dpo: demo-known-words")
+    for name in outcome.files:
+        assert (tmp_path / name).stat().st_size > 100
+    assert "answer to 你是谁？" in (tmp_path / "report.html").read_text("utf-8")
+    assert len(list((tmp_path / "figures").glob("*.svg"))) == 7
