@@ -170,7 +170,7 @@ def test_same_world_same_bytes_in_another_process():
     program = (
         "import hashlib\n"
         "from tasks.settings.config import World\n"
-        "from tasks.download import world\n"
+        "from tasks import world\n"
         "h = hashlib.sha256()\n"
         "for size in ('small', 'full'):\n"
         "    for name in world.names():\n"
