@@ -33,6 +33,7 @@ from typing import Any
 
 import psutil
 
+from model.training.config import TrainConfig, to_dict
 from tasks.settings.errors import NodeError
 from tasks.settings.paths import ROOT
 from tasks.stage.node import Context
@@ -71,18 +72,19 @@ class Stopped(NodeError):
     """The training stopped at a checkpoint because it was asked to; the next run goes on from there."""
 
 
-def launch(ctx: Context, engine_config: Mapping[str, Any], *, nproc: int) -> None:
+def launch(ctx: Context, config: TrainConfig, *, nproc: int) -> None:
     """Train with `nproc` ranks to the end; returns when the engine has finished well.
 
+    Of the config only `work_dir` (where the metrics appear) and `steps` (of the progress) are used here.
     Raises `Stopped` after a checkpoint that was asked for, NodeError with the end of the log after a
     failure, and re-raises whatever interrupts the wait once the training has stopped.
     """
-    config = ctx.out / CONFIG
-    write_json(config, {"work_dir": str(ctx.out), **engine_config})
+    file = ctx.out / CONFIG
+    write_json(file, to_dict(config))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(nproc)]
     restarts = ["--max-restarts", str(ctx.runtime.max_restarts)]
-    command = [*torchrun, *restarts, "-m", "model.training.run", str(config)]
-    tail = Tail(ctx, Path(engine_config.get("work_dir", ctx.out)) / METRICS, engine_config.get("steps"))
+    command = [*torchrun, *restarts, "-m", "model.training.run", str(file)]
+    tail = Tail(ctx, Path(config.work_dir) / METRICS, config.steps)
     supervise(ctx, command, environment(ctx.runtime.threads_per_rank), tail)
 
 
