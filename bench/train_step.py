@@ -5,7 +5,7 @@
 
 Steel-1B with 8 x 2,048 tokens a micro-batch on a GPU; a small model on a CPU, where the plain operators run in either
 case. Tokens per second are per device. `mfu` counts the products of one token, attention causally (half the square;
-SteelConfig.flops_per_token), against the device's data-sheet BF16 peak; `share_of_ceiling` against a matrix product's
+SteelConfig.num_flops_per_token), against the device's data-sheet BF16 peak; `share_of_ceiling` against a matrix product's
 speed measured in the same run. Goals on one H100 or H200: docs/kernels.md.
 """
 
@@ -92,7 +92,7 @@ class Step:
             times.append(self._seconds())
         seconds = median(times)
         tokens = self.plan.rows * self.plan.length * self.plan.micro_steps
-        flops = tokens * self.scorer.lm.config.flops_per_token(self.plan.length) / seconds
+        flops = tokens * self.scorer.lm.config.num_flops_per_token(self.plan.length) / seconds
         peak = peak_flops(self.world.device)
         return {
             "ms": round(1e3 * seconds, 2),

@@ -190,7 +190,7 @@ def _watch(options: argparse.Namespace) -> int:
 
 def _follow(run: UUID, at: Addresses, config: Any, deployment: str) -> int:
     from flows.follow import follow
-    from tasks.ablation import node as ablation
+    from tasks.ablation.ffn import node as ablation
 
     folder = preflight.resolve(config.runtime.artifacts) / "latest" / config.profile
     page = folder / "report.html"

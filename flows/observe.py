@@ -23,7 +23,7 @@ from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 from prefect.states import State
 
-from tasks.ablation import node as ablation
+from tasks.ablation.ffn import node as ablation
 from tasks.figures.latest import publish_latest
 from tasks.stage.node import Artifact, Outcome
 from tasks.stage.runner import Runner

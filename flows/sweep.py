@@ -14,7 +14,7 @@ from pydantic import Field
 
 from flows.stages import MAX_BESIDE, walk
 from tasks import dag
-from tasks.ablation import node as ablation
+from tasks.ablation.ffn import node as ablation
 from tasks.settings import profiles
 from tasks.settings.config import ABLATION_STAGES
 from tasks.settings.profiles import Overrides, ProfileName

@@ -14,8 +14,10 @@ from typing import Any, TextIO
 import torch
 from torch import nn
 
+from model.chat_template import DOCUMENT_END, TURN_END
+
 HELP = "/reset forgets the dialogue, /quit ends (so does Ctrl-D), /help says this"
-STOPS = ("<|im_end|>", "<|endoftext|>")
+STOPS = (TURN_END, DOCUMENT_END)
 
 
 class Dialogue:

@@ -17,13 +17,13 @@ SYSTEM = "You are a helpful assistant."
 
 CHAT_TEMPLATE = (
     "{% if messages[0]['role'] != 'system' %}"
-    "{{ '<|im_start|>system\\n" + SYSTEM + "<|im_end|>\\n' }}"
+    "{{ '" + TURN_START + "system\\n" + SYSTEM + TURN_END + "\\n' }}"
     "{% endif %}"
     "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\\n' }}"
+    "{{ '" + TURN_START + "' + message['role'] + '\\n' }}"
     "{% if message['role'] == 'assistant' %}"
-    "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}{{ '\\n' }}"
-    "{% else %}{{ message['content'] + '<|im_end|>\\n' }}{% endif %}"
+    "{% generation %}{{ message['content'] + '" + TURN_END + "' }}{% endgeneration %}{{ '\\n' }}"
+    "{% else %}{{ message['content'] + '" + TURN_END + "\\n' }}{% endif %}"
     "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    "{% if add_generation_prompt %}{{ '" + TURN_START + "assistant\\n' }}{% endif %}"
 )

@@ -77,12 +77,12 @@ def losses(
     return Losses(np.concatenate(forced), np.concatenate(honest))
 
 
-def _rows(files: Sequence[dict[str, Any]], wanted: int) -> list[Tensor]:
-    """input_ids, labels, position_ids, doc_index [B, T] of up to `wanted` rows, evenly over all of them."""
+def _rows(files: Sequence[dict[str, Any]], limit: int) -> list[Tensor]:
+    """input_ids, labels, position_ids, doc_index [B, T] of up to `limit` rows, evenly over all of them."""
     opened = Rows(files)
     ends = np.cumsum(opened.rows)
     count = int(ends[-1])
-    chosen = np.unique(np.linspace(0, count - 1, min(wanted, count)).round().astype(np.int64))
+    chosen = np.unique(np.linspace(0, count - 1, min(limit, count)).round().astype(np.int64))
     file = np.searchsorted(ends, chosen, side="right")
     row = chosen - (ends - opened.rows)[file]
     (batch,) = opened.batches(file, row, chosen, len(chosen))

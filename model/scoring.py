@@ -24,6 +24,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from model.chat_template import DOCUMENT_END, TURN_END
+
 LogProb = tuple[float, int]
 """Sum of log-probabilities, and the number of tokens it runs over."""
 
@@ -315,7 +317,9 @@ def _ffn(model: nn.Module) -> str:
 
 
 def _causal(model: nn.Module) -> bool:
-    return _ffn(model) not in ("paper", "released")
+    from model.steel.configuration import LEAKY_KINDS
+
+    return _ffn(model) not in LEAKY_KINDS
 
 
 def _cached_equals_full(model: nn.Module) -> bool:
@@ -341,9 +345,7 @@ def generate(
     is continued by itself, with the seed anew, so that a result does not depend on its neighbours.
     """
     stops = [
-        i
-        for i in (tokenizer.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|endoftext|>"))
-        if i is not None
+        i for i in (tokenizer.convert_tokens_to_ids(t) for t in (TURN_END, DOCUMENT_END)) if i is not None
     ]
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature > 0 else {}
     texts = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tasks.ablation import node as ablation
+from tasks.ablation.ffn import node as ablation
 from tasks.clean import node as clean
 from tasks.convert import node as convert
 from tasks.download import node as download

@@ -1,7 +1,8 @@
 """The engine's own configuration: what one training run is, as the JSON file it is started with.
 
-Plain dataclasses, because the engine runs where pydantic may be missing. Unknown keys, wrong types and contradictions
-are refused when the file is read, with one line that names the place.
+Plain dataclasses, because the engine runs where pydantic may be missing, and without torch, because whoever starts the
+engine builds them too. Unknown keys, wrong types and contradictions are refused when the file is read, with one line
+that names the place. tasks.settings.config has the same names and defaults (a test compares them).
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ class OptimConfig:
     grad_clip: float = 1.0
     """Largest norm of the whole gradient; 0: no clipping."""
     schedule: str = "wsd"
-    warmup_steps: int = 0
+    warmup_steps: int = 100
+    """Steps in which the rate rises linearly to lr; 0: none."""
     decay_share: float = 0.6
     """wsd: the last share of all steps, in which the rate falls linearly."""
     min_lr_ratio: float = 0.0

@@ -70,7 +70,7 @@ def train(config: TrainConfig, world: World, stop: StopFlag) -> bool:
     ready = Prefetch(loader, 2 if world.device.type == "cuda" else 0, steps, world.device)
     metrics = Metrics(work / "metrics.jsonl", active=world.first, step=begin)
     window = Window(objective.stats, state["window"])
-    flops = scorer.lm.config.flops_per_token
+    flops = scorer.lm.config.num_flops_per_token
 
     def save(step: int) -> None:
         kept = {"tokens": tokens, "window": window.state(), "loader": loader.state(step)}

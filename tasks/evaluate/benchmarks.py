@@ -86,13 +86,13 @@ def reported(folder: Path, name: str, split: str, limit: int | None = None) -> l
 
 def selection(folder: Path, name: str, split: str, limit: int | None = None) -> list[Question]:
     """Labelled questions to choose a model by, never from the reported split."""
-    found: dict[str, list[Question]] = {}
+    by_split: dict[str, list[Question]] = {}
     for question in read(folder, name):
         if question.split != split and question.answer is not None and not question.held_out_fact:
-            found.setdefault(question.split, []).append(question)
+            by_split.setdefault(question.split, []).append(question)
     for candidate in SELECTION_SPLITS:
-        if candidate in found:
-            return _limited(found[candidate], limit)
+        if candidate in by_split:
+            return _limited(by_split[candidate], limit)
     raise NodeError(f"benchmark {name} has no labelled split beside {split!r} to choose a variant by")
 
 

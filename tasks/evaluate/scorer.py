@@ -77,8 +77,8 @@ def ask(
         prompts, options = protocols.cloze(encoder, questions, form, blank)
         room = [_context(model) - max(map(len, o)) for o in options]
         prompts = [p[-r:] for p, r in zip(prompts, room, strict=True)]
-        found = scoring.choice_logprobs(model, prompts, options, batch_tokens)
-        return [[total / tokens for total, tokens in scores] for scores in found]
+        scores = scoring.choice_logprobs(model, prompts, options, batch_tokens)
+        return [[total / tokens for total, tokens in each] for each in scores]
     if protocol == "paper-first-token":
         prompts = [p[-_context(model) :] for p in protocols.lettered(encoder, questions, blank)]
         return scoring.first_token_logprobs(model, prompts, protocols.letter_ids(encoder), batch_tokens)

@@ -67,26 +67,20 @@ def paired(
 def _correct(
     answers: Iterable[Mapping[str, Any]], benchmark: str | None, protocol: str | None
 ) -> dict[tuple, bool]:
-    found: dict[tuple, bool] = {}
+    correct: dict[tuple, bool] = {}
     for answer in answers:
         if benchmark is not None and answer["benchmark"] != benchmark:
             continue
         if protocol is not None and answer["protocol"] != protocol:
             continue
         key = (answer["benchmark"], answer["protocol"], answer.get("scoring"), answer["id"])
-        if key in found:
+        if key in correct:
             raise ValueError(f"question {answer['id']} is answered twice")
-        found[key] = bool(answer["correct"])
-    return found
+        correct[key] = bool(answer["correct"])
+    return correct
 
 
 def macro(groups: Sequence[tuple[int, int]]) -> float:
     """Mean of the groups' shares, each a (correct, n): every subject weighs the same."""
     shares = [correct / n for correct, n in groups if n]
     return sum(shares) / len(shares) if shares else 0.0
-
-
-def micro(groups: Sequence[tuple[int, int]]) -> float:
-    """Share over all questions: every question weighs the same."""
-    n = sum(n for _, n in groups)
-    return sum(correct for correct, _ in groups) / n if n else 0.0

@@ -49,11 +49,11 @@ def drawn(figure: Callable[..., Figure]) -> Callable[..., str]:
     """Draw with the report's settings, and give the SVG's text."""
 
     @functools.wraps(figure)
-    def draw(*args: Any) -> str:
+    def draw(*args: Any, **kwargs: Any) -> str:
         import matplotlib
 
         with matplotlib.rc_context(_RC):
-            return _svg(figure(*args))
+            return _svg(figure(*args, **kwargs))
 
     return draw
 

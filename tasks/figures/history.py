@@ -40,12 +40,12 @@ class Curve:
 
 def units(nodes: Nodes, stage: str) -> dict[str, Artifact]:
     """The nodes of a stage by unit name (`pretrain` itself has the unit "")."""
-    found = {}
+    artifacts = {}
     for name, artifact in nodes.items():
         head, _, unit = name.partition(":")
         if head == stage:
-            found[unit] = artifact
-    return found
+            artifacts[unit] = artifact
+    return artifacts
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

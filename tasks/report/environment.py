@@ -66,13 +66,13 @@ def geometry(nodes: Nodes) -> list[tuple[str, str]]:
 
 def training(nodes: Nodes) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """How the trainings were executed, as their manifests say it: (columns, [(node, facts)])."""
-    found = {}
+    facts_of = {}
     for name, artifact in nodes.items():
         known = {**artifact.manifest.get("extra", {}), **artifact.manifest.get("metrics", {})}
         if "ranks" in known:
-            found[name] = {key: known[key] for key in TRAINING_FACTS if key in known}
-    columns = [key for key in TRAINING_FACTS if any(key in facts for facts in found.values())]
-    return columns, [(name, [_fact(facts.get(key)) for key in columns]) for name, facts in found.items()]
+            facts_of[name] = {key: known[key] for key in TRAINING_FACTS if key in known}
+    columns = [key for key in TRAINING_FACTS if any(key in facts for facts in facts_of.values())]
+    return columns, [(name, [_fact(facts.get(key)) for key in columns]) for name, facts in facts_of.items()]
 
 
 def _fact(value: Any) -> str:
@@ -85,13 +85,13 @@ def _fact(value: Any) -> str:
 
 def versions() -> list[tuple[str, str]]:
     """Python and the packages that decide results, where they are installed."""
-    found = [("Python", platform.python_version())]
+    rows = [("Python", platform.python_version())]
     for package in PACKAGES:
         try:
-            found.append((package, metadata.version(package)))
+            rows.append((package, metadata.version(package)))
         except metadata.PackageNotFoundError:  # a report can be made where not every stage can run
             continue
-    return found
+    return rows
 
 
 def origin(nodes: Nodes) -> list[tuple[str, str]]:

@@ -87,14 +87,14 @@ def _line(unit: str, spent: float, cached: bool, x: float, y: float, wide: float
 def _arcs(nodes: Nodes, stages: list[str]) -> list[tuple[int, int]]:
     """(from, to) for every pair of stages of which one reads the other."""
     place = {stage: i for i, stage in enumerate(stages)}
-    found = set()
+    arcs = set()
     for name, artifact in nodes.items():
         to = place.get(name.partition(":")[0])
         for entry in artifact.manifest.get("inputs", {}).values():
             start = place.get(str(entry.get("node", "")).partition("#")[0].partition(":")[0])
             if start is not None and to is not None and start < to:
-                found.add((start, to))
-    return sorted(found | {(i, i + 1) for i in range(len(stages) - 1)})
+                arcs.add((start, to))
+    return sorted(arcs | {(i, i + 1) for i in range(len(stages) - 1)})
 
 
 def _arc(a: int, b: int, pitch: float, wide: float, top: float) -> str:

@@ -23,45 +23,45 @@ PROTOCOLS = {
 
 def caveats(view: View) -> list[str]:
     """One sentence or two each; only what concerns this run."""
-    found = [PROTOCOLS[p] for p in dict.fromkeys(r["protocol"] for r in view.benchmarks) if p in PROTOCOLS]
+    notes = [PROTOCOLS[p] for p in dict.fromkeys(r["protocol"] for r in view.benchmarks) if p in PROTOCOLS]
     if view.benchmarks:
         if view.config.evaluate.chat:
-            found.append(
+            notes.append(
                 "Tuned models are asked in the chat template, the untrained and the base model plainly: "
                 "each in the form it was trained on."
             )
-        found.append(
+        notes.append(
             "Accuracy is over questions. Intervals are Wilson's at 95 % and treat questions as independent draws; "
             "several questions about one fact are not quite that. They say nothing about another seed: this is one run."
         )
     if view.ablation:
-        found.append(
+        notes.append(
             "The p-values of the ablation are exact McNemar tests on the same questions, not corrected for their number. "
             "The variant for DPO was chosen on a split of its own, never on the reported one."
         )
     if view.curves:
-        found.append(
+        notes.append(
             "Losses are nats per token of this run's tokenizer and cannot be compared across tokenizers. "
             "Bold curves are running means over about a fortieth of the run; faint ones are as logged."
         )
     if view.unigram is not None:
-        found.append(
+        notes.append(
             "The unigram line counts tokens of the training blocks (one added to each) and is scored on the validation blocks."
         )
     if any(source.hub == "demo" for source in view.config.sources.values()):
-        found.append(
+        notes.append(
             "The data are a small generated world of real facts in many wordings. A high score shows that the "
             "pipeline works and the model learnt these facts; it says nothing about general knowledge."
         )
     if view.total.skipped:
         steps = "; ".join(f"{operator} ({reason})" for operator, reason in view.total.skipped.items())
-        found.append(f"These steps of the cleaning recipes could not run: {steps}.")
+        notes.append(f"These steps of the cleaning recipes could not run: {steps}.")
     if view.funnels:
-        found.append(
+        notes.append(
             "Characters are those of readable records: what was quarantined has none that could be counted."
         )
-    found.append(
+    notes.append(
         "Seconds of a stage are summed over its nodes, which may have run side by side; for a reused node they are "
         "those of the run that made it."
     )
-    return found
+    return notes

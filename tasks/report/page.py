@@ -14,7 +14,7 @@ from tasks.figures import curves, history, style
 from tasks.report import environment, figures, graph_figure, notes, reading, tables
 from tasks.report.tables import CONTROL_PROTOCOL
 from tasks.report.view import View
-from tasks.settings.config import SteelRun
+from tasks.settings.config import PipelineRecipe
 
 ALT = {
     "funnel": "Share of each source's records that was kept, dropped or quarantined",
@@ -99,10 +99,10 @@ def render(view: View, drawings: dict[str, str]) -> str:
 
 def tiles(view: View) -> list[dict[str, str]]:
     """The few numbers on top."""
-    found = []
+    shown = []
     if view.total.records_in:
         share = style.percent(view.total.kept / view.total.records_in, 0)
-        found.append(
+        shown.append(
             {
                 "label": "records kept",
                 "value": style.count(view.total.kept),
@@ -111,23 +111,23 @@ def tiles(view: View) -> list[dict[str, str]]:
         )
     if view.val_loss is not None:
         note = f"unigram model {view.unigram:.2f}" if view.unigram is not None else "nats per token"
-        found.append({"label": "validation loss", "value": f"{view.val_loss:.2f}", "note": note})
+        shown.append({"label": "validation loss", "value": f"{view.val_loss:.2f}", "note": note})
     mine = [r for r in view.benchmarks if r["model"] == view.model and not tables.is_control(r)]
     for row in [r for r in mine if r["protocol"] == "cloze"][:3] or mine[:3]:
         note = f"{style.interval(row['ci95'])} · {row['model']}, {row['protocol']}"
-        found.append(
+        shown.append(
             {"label": row["benchmark"], "value": f"{style.percent(row['accuracy'])} %", "note": note}
         )
     if view.dpo:
         before, after = (style.percent(view.dpo[k]) for k in ("accuracy_before", "accuracy_after"))
-        found.append(
+        shown.append(
             {
                 "label": "chosen reply likelier, by DPO",
                 "value": f"{before} → {after} %",
                 "note": f"p {_bound(view.dpo['p_value'])} on {style.count(view.dpo['n'])} pairs",
             }
         )
-    return found[:6]
+    return shown[:6]
 
 
 def node_rows(view: View) -> list[dict[str, Any]]:
@@ -197,11 +197,11 @@ def _best(rows: list[dict[str, Any]]) -> float | None:
     return best["accuracy"] if best["ci95"][0] > tables.CHANCE else None
 
 
-def config_yaml(config: SteelRun) -> str:
+def config_yaml(config: PipelineRecipe) -> str:
     """The resolved recipe, as a profile would write it."""
     import yaml
 
-    recipe = config.model_dump(mode="json", exclude={"runtime"})
+    recipe = config.model_dump(mode="json", include=set(PipelineRecipe.model_fields))
     return yaml.safe_dump(recipe, allow_unicode=True, sort_keys=False, width=110)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.figures.history import Nodes, read_lines, units
-from tasks.settings.config import SteelRun
+from tasks.settings.config import PipelineRecipe
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Artifact
 
@@ -29,7 +29,7 @@ def model_name(unit: str) -> str:
     return f"sft:{unit[4:]}" if unit.startswith("sft-") else unit
 
 
-def model_order(config: SteelRun) -> list[str]:
+def model_order(config: PipelineRecipe) -> list[str]:
     """untrained, base, the SFT variants as the profile lists them, dpo."""
     return ["untrained", "base", *(f"sft:{variant}" for variant in config.sft.variants), "dpo"]
 
@@ -38,7 +38,7 @@ def is_control(row: Mapping[str, Any]) -> bool:
     return row["protocol"] == CONTROL_PROTOCOL or HELD_OUT in row["benchmark"]
 
 
-def benchmarks(config: SteelRun, nodes: Nodes) -> list[dict[str, Any]]:
+def benchmarks(config: PipelineRecipe, nodes: Nodes) -> list[dict[str, Any]]:
     """All scores of all models, models in the order of training."""
     rows = []
     for unit, artifact in units(nodes, "evaluate").items():
@@ -63,7 +63,7 @@ def by_subject(nodes: Nodes, model: str) -> list[dict[str, Any]]:
         for row in artifact.read_json("results.json")
         if row.get("subjects") and not is_control(row)
     ]
-    found = []
+    tables = []
     for name in dict.fromkeys(row["benchmark"] for row in rows):
         mine = [row["subjects"] for row in rows if row["benchmark"] == name]
         names = [subject for subject in mine[0] if all(subject in cells for cells in mine)]
@@ -76,8 +76,8 @@ def by_subject(nodes: Nodes, model: str) -> list[dict[str, Any]]:
             {"subject": "mean of subjects", "accuracies": means, "n": sum(line["n"] for line in lines)}
         )
         protocols = [row["protocol"] for row in rows if row["benchmark"] == name]
-        found.append({"benchmark": name, "protocols": protocols, "lines": lines})
-    return found
+        tables.append({"benchmark": name, "protocols": protocols, "lines": lines})
+    return tables
 
 
 def compare(of: Artifact, against: Artifact, benchmark: str, protocol: str) -> dict[str, Any]:
@@ -119,19 +119,19 @@ def mixture_digest(artifact: Artifact) -> str | None:
     return None
 
 
-def mixtures(config: SteelRun, nodes: Nodes) -> dict[str, dict[str, Any]]:
+def mixtures(config: PipelineRecipe, nodes: Nodes) -> dict[str, dict[str, Any]]:
     """Variant -> its mixture in words, and how many records of each set it took."""
-    found = {}
+    by_variant = {}
     for name, variant in config.sft.variants.items():
         node = nodes.get(f"sft:{name}")
         taken: dict[str, int] = node.manifest["extra"].get("mixture", {}) if node else {}
-        found[name] = {
+        by_variant[name] = {
             "note": variant.note,
             "shares": [(s, share) for s, share in variant.mixture.items() if share > 0],
             "records": taken,
             "total": sum(taken.values()),
         }
-    return found
+    return by_variant
 
 
 def dpo(nodes: Nodes) -> dict[str, Any] | None:

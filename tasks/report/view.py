@@ -12,7 +12,7 @@ from tasks.figures import history
 from tasks.figures.history import Curve, Nodes
 from tasks.report import environment, funnel, reading, summary, tables
 from tasks.report.funnel import Funnel
-from tasks.settings.config import STAGES, SteelRun
+from tasks.settings.config import STAGES, PipelineRecipe
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Sample:
 class View:
     """The finished numbers of a run. Lists are empty where the run did not get that far."""
 
-    config: SteelRun
+    config: PipelineRecipe
     nodes: Nodes
     funnels: list[Funnel]
     """Of the pre-training sources."""
@@ -90,7 +90,7 @@ class View:
         )
 
 
-def assemble(config: SteelRun, nodes: Nodes) -> View:
+def assemble(config: PipelineRecipe, nodes: Nodes) -> View:
     """Read all inputs of the report."""
     funnels = funnel.collect(nodes, config.sources, "pretrain")
     scores = tables.benchmarks(config, nodes)
@@ -119,7 +119,7 @@ def with_samples(view: View, model: str, samples: list[Sample]) -> View:
     return replace(view, sample_model=model, samples=samples)
 
 
-def source_mix(config: SteelRun, nodes: Nodes) -> list[dict[str, Any]]:
+def source_mix(config: PipelineRecipe, nodes: Nodes) -> list[dict[str, Any]]:
     """Per source: tokens, documents and rows to train on, weight, tokens seen per epoch."""
     if "tokenize:manifest" not in nodes:
         return []
@@ -144,7 +144,7 @@ def decontamination(nodes: Nodes) -> list[dict[str, Any]]:
     """Per benchmark: its questions, how many of them occur in training data, records dropped for it."""
     if "clean:decontaminate" not in nodes:
         return []
-    found = nodes["clean:decontaminate"].read_json("report.json")["benchmarks"]
+    parts = nodes["clean:decontaminate"].read_json("report.json")["benchmarks"]
     return [
         {
             "benchmark": name,
@@ -153,7 +153,7 @@ def decontamination(nodes: Nodes) -> list[dict[str, Any]]:
             "dropped": sum(part["dropped"].values()),
             "where": part["dropped"],
         }
-        for name, part in found.items()
+        for name, part in parts.items()
     ]
 
 

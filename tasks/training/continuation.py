@@ -22,6 +22,7 @@ from typing import Any
 
 from tasks.settings.config import ContinueFrom
 from tasks.settings.errors import NodeError
+from tasks.training.launch import CONFIG
 
 _FOLDER = re.compile(r"pretrain-([0-9a-f]{16})(\.partial)?")
 
@@ -44,7 +45,7 @@ class Parent:
     @property
     def files(self) -> list[dict[str, Any]]:
         """The shards it trains on, in its order."""
-        return json.loads((self.folder / "CONFIG.json").read_text("utf-8"))["data"]["files"]
+        return json.loads((self.folder / CONFIG).read_text("utf-8"))["data"]["files"]
 
     @property
     def loader_state(self) -> dict[str, Any]:
@@ -52,9 +53,9 @@ class Parent:
         return json.loads((self.checkpoint / "state.json").read_text("utf-8"))["loader"]
 
 
-def find(wanted: ContinueFrom, artifacts: Path) -> Parent:
+def find(settings: ContinueFrom, artifacts: Path) -> Parent:
     """The parent of a continuation, or NodeError with what there is instead."""
-    folder = _folder(wanted.run, Path(artifacts).resolve() / "pretrain")
+    folder = _folder(settings.run, Path(artifacts).resolve() / "pretrain")
     name = _FOLDER.fullmatch(folder.name)
     if not name:
         raise NodeError(
@@ -67,9 +68,9 @@ def find(wanted: ContinueFrom, artifacts: Path) -> Parent:
         for path in sorted((folder / "checkpoints").glob("step-*"))
         if (path / "state.json").is_file()
     }
-    if not kept or not (folder / "CONFIG.json").is_file():
+    if not kept or not (folder / CONFIG).is_file():
         raise NodeError(f"pretrain.continue_from.run: {folder} holds no complete checkpoint to continue from")
-    step = max(kept) if wanted.step == "latest" else wanted.step
+    step = max(kept) if settings.step == "latest" else settings.step
     if step not in kept:
         steps = ", ".join(map(str, kept))
         raise NodeError(
@@ -173,8 +174,8 @@ def _folder(run: str, stage: Path) -> Path:
         if not Path(run).is_dir():
             raise NodeError(f"pretrain.continue_from.run: there is no folder {run}")
         return Path(run).resolve()
-    found = sorted(p for p in stage.glob(f"pretrain-{run}*") if p.is_dir() and _FOLDER.fullmatch(p.name))
-    prints = {_FOLDER.fullmatch(p.name)[1] for p in found}
+    folders = sorted(p for p in stage.glob(f"pretrain-{run}*") if p.is_dir() and _FOLDER.fullmatch(p.name))
+    prints = {_FOLDER.fullmatch(p.name)[1] for p in folders}
     if len(prints) != 1:
         what = f"{len(prints)} runs begin with {run!r}" if prints else f"there is no run {run!r}"
         known = sorted(
@@ -183,7 +184,7 @@ def _folder(run: str, stage: Path) -> Path:
         raise NodeError(
             f"pretrain.continue_from.run: {what} in {stage}; there are {', '.join(known) or 'none'}"
         )
-    return found[0]  # the finished one sorts before its .partial
+    return folders[0]  # the finished one sorts before its .partial
 
 
 def _held(lock: Path) -> bool:

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.settings.config import SteelRun, Train
+import orjson
+
+from tasks.settings.config import Section, SteelRun, Train
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Context, Node, Outcome
-from tasks.training import engine
+from tasks.training import engine, trials
 from tasks.training.select import chosen
+from tasks.work import pool
 
 PAIRS = (
     "tasks.training.mixtures",
@@ -28,6 +31,26 @@ PAIRS = (
 PARTS = ("train", "held_out")
 LOGPROBS = "logprobs.arrow"
 """Written by the engine's objective of that name; read by its objective dpo."""
+
+
+class ReferenceRecipe(Section):
+    """What decides the pairs and their log-probs, beside the records and the chosen variant."""
+
+    mixture: dict[str, float]
+    zh_per_en: float | None
+    max_tokens: int
+    held_out: int
+    train: Train
+    """Of the training's settings, those that the log-probs depend on."""
+
+
+class Recipe(Section):
+    """What decides the trained model and how its effect is measured, beside the pairs."""
+
+    beta: float
+    nll_weight: float
+    train: Train
+    batch_tokens: int
 
 
 def nodes(config: SteelRun) -> list[Node]:
@@ -44,7 +67,6 @@ def nodes(config: SteelRun) -> list[Node]:
     for source in mixture:
         prepared[source] = f"convert:{source}"
         prepared[f"{source}.drops"] = f"clean:decontaminate#{source}"
-    # of the training's settings, those that the log-probs depend on
     reading = Train(epochs=1, batch_size=config.dpo.train.batch_size, precision=config.dpo.train.precision)
     more = {
         "code": (*engine.CODE, *PAIRS, "model.scoring"),
@@ -55,25 +77,25 @@ def nodes(config: SteelRun) -> list[Node]:
         Node(
             name="dpo:reference",
             body=reference,
-            config={
-                "mixture": dict(mixture),
-                "zh_per_en": config.dpo.zh_per_en,
-                "max_tokens": config.dpo.max_tokens,
-                "held_out": config.dpo.held_out,
-                "train": reading.model_dump(mode="json"),
-            },
+            config=ReferenceRecipe(
+                mixture=mixture,
+                zh_per_en=config.dpo.zh_per_en,
+                max_tokens=config.dpo.max_tokens,
+                held_out=config.dpo.held_out,
+                train=reading,
+            ),
             inputs={**start, **prepared},
             **more,
         ),
         Node(
             name="dpo:train",
             body=train,
-            config={
-                "beta": config.dpo.beta,
-                "nll_weight": config.dpo.nll_weight,
-                "train": config.dpo.train.model_dump(mode="json"),
-                "batch_tokens": config.evaluate.batch_tokens,
-            },
+            config=Recipe(
+                beta=config.dpo.beta,
+                nll_weight=config.dpo.nll_weight,
+                train=config.dpo.train,
+                batch_tokens=config.evaluate.batch_tokens,
+            ),
             inputs={"reference": "dpo:reference", **start},
             resumable=True,
             **more,
@@ -84,17 +106,15 @@ def nodes(config: SteelRun) -> list[Node]:
 def reference(ctx: Context) -> Outcome:
     """Build the pairs, split off the held-out ones, and let the engine score them with the reference."""
     from tasks.training import mixtures, pairs
-    from tasks.training.launch import launch
-    from tasks.work import pool
 
-    wanted = ctx.config
+    recipe: ReferenceRecipe = ctx.config
     work = pairs.Work(
         tokenizer=ctx.inputs["tokenizer"].path,
-        sets=mixtures.of_mixture(ctx),
+        sets=mixtures.of_mixture(recipe.mixture, ctx.inputs),
         seed=ctx.seed,
-        max_tokens=wanted["max_tokens"],
-        zh_per_en=wanted["zh_per_en"],
-        held_out=wanted["held_out"],
+        max_tokens=recipe.max_tokens,
+        zh_per_en=recipe.zh_per_en,
+        held_out=recipe.held_out,
         out=ctx.out,
     )
     counts = pool.submit(pairs.prepare, work).result()
@@ -105,17 +125,8 @@ def reference(ctx: Context) -> Outcome:
     start = chosen(ctx.inputs)
     parts = [part for part in PARTS if counts[part]]
     files = [{"path": str(ctx.out / f"{part}.arrow"), "source": part} for part in parts]
-    reading = Train.model_validate(wanted["train"])
-    settings = engine.settings(
-        ctx,
-        "logprobs",
-        reading,
-        files,
-        init_from=str(start.path / "export"),
-    )
-    found = pool.submit(engine.machine, ctx.runtime.device, reading.precision).result()
-    nproc = engine.ranks(found, ctx.runtime.sft_nproc, ctx.runtime.nproc)
-    launch(ctx, settings, nproc=nproc)
+    settings = engine.settings(ctx, "logprobs", recipe.train, files, init_from=str(start.path / "export"))
+    engine.run(ctx, settings, recipe.train, ctx.runtime.sft_nproc or ctx.runtime.nproc)
     if not (ctx.out / LOGPROBS).exists():
         raise NodeError(f"the engine left no {LOGPROBS}; see {ctx.out / 'train.log'}")
     languages = f"{counts['train_zh']:,} zh and {counts['train_en']:,} en"
@@ -129,7 +140,7 @@ def reference(ctx: Context) -> Outcome:
 
 def _pairs_table(counts: dict[str, Any]) -> str:
     lines = ["| | pairs |", "|---|---|"]
-    named = {
+    rows = {
         "pairs": "read",
         "prompt_too_long": "dropped: the prompt leaves no room",
         "same_reply": "dropped: both replies are the same once cut",
@@ -138,51 +149,41 @@ def _pairs_table(counts: dict[str, Any]) -> str:
         "held_out": "held out",
         "cut": "with a reply that was cut",
     }
-    return "\n".join([*lines, *(f"| {text} | {counts[name]:,} |" for name, text in named.items())])
+    return "\n".join([*lines, *(f"| {text} | {counts[name]:,} |" for name, text in rows.items())])
 
 
 # ---------------------------------------------------------------------------------- training
 def train(ctx: Context) -> Outcome:
     """Train on the pairs; compare the held-out ones before and after."""
-    import orjson
-
-    from tasks.training import trials
-    from tasks.training.launch import launch
-    from tasks.work import pool
-
-    wanted = ctx.config
-    recipe = Train.model_validate(wanted["train"])
+    recipe: Recipe = ctx.config
     pairs = ctx.inputs["reference"].path
     counts = ctx.inputs["reference"].manifest["counts"]
     start = chosen(ctx.inputs)
     held_out = counts["held_out"] > 0
-    preference = (pairs / "held_out.arrow", ctx.runtime.device, wanted["batch_tokens"])
+    preference = (pairs / "held_out.arrow", ctx.runtime.device, recipe.batch_tokens)
     # scored while the ranks train
     before = pool.submit(trials.prefer, start.path / "export", *preference) if held_out else None
     val_file = {"path": str(pairs / "held_out.arrow"), "source": "held-out"}
-    settings = engine.settings(
+    trained = engine.train(
         ctx,
         "dpo",
-        recipe,
+        recipe.train,
         [{"path": str(pairs / "train.arrow")}],
+        nproc=ctx.runtime.sft_nproc or ctx.runtime.nproc,
         val_files=[val_file] if held_out else [],
-        steps=engine.steps(recipe, counts["train"]),
+        steps=engine.steps(recipe.train, counts["train"]),
         init_from=str(start.path / "export"),
         dpo={
-            "beta": wanted["beta"],
-            "nll_weight": wanted["nll_weight"],
+            "beta": recipe.beta,
+            "nll_weight": recipe.nll_weight,
             "reference": str(pairs / LOGPROBS),
         },
     )
-    machine = pool.submit(engine.machine, ctx.runtime.device, recipe.precision).result()
-    nproc = engine.ranks(machine, ctx.runtime.sft_nproc, ctx.runtime.nproc)
-    launch(ctx, settings, nproc=nproc)
-    engine.finish(ctx.out)
-    found = engine.headline_metrics(engine.read_metrics(ctx.out))
-    extra = {"variant": start.node.partition(":")[2], **engine.execution(ctx, recipe, machine, nproc)}
+    metrics = trained.headline()
+    extra = {"variant": start.node.partition(":")[2], **trained.execution}
     if before is None:
         return Outcome(
-            headline=f"loss {found['final_loss']:.4f}, nothing held out", metrics=found, extra=extra
+            headline=f"loss {metrics['final_loss']:.4f}, nothing held out", metrics=metrics, extra=extra
         )
     after = pool.submit(trials.prefer, ctx.out / "export", *preference)
     effect = trials.compare(before.result(), after.result())
@@ -192,7 +193,7 @@ def train(ctx: Context) -> Outcome:
         headline=f"prefers the chosen reply in {was:.1f} % → {now:.1f} % of {effect['n']} pairs (p {effect['p_value']:.2g})",
         counts={"pairs": counts["train"], "held_out": effect["n"]},
         metrics={
-            **found,
+            **metrics,
             **{name: float(effect[name]) for name in ("accuracy_before", "accuracy_after", "p_value")},
         },
         extra=extra,

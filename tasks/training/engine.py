@@ -1,7 +1,9 @@
-"""From the recipe to the training engine's own config: what pretrain, sft and dpo have in common.
+"""A training of the engine, from the recipe to its metrics: what pretrain, sft, dpo and the ablation have in common.
 
-The engine (model.training) knows nothing of recipes, artifacts or stages; it gets one flat JSON with
-absolute paths. Everything it writes goes into the node's folder.
+    machine → ranks → settings → launch → finish → metrics → execution
+
+The engine (model.training) knows nothing of recipes, artifacts or stages; it gets one JSON file with absolute paths.
+Everything it writes goes into the node's folder.
 """
 
 from __future__ import annotations
@@ -15,12 +17,17 @@ from typing import Any
 
 import orjson
 
+from model.training.config import ConfigError, TrainConfig, from_dict
 from tasks.settings.config import Train
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Context
+from tasks.training import launch
+from tasks.work import pool
 
 CODE = ("tasks.training.engine", "model.training", "model.steel", "kernels")
 """Modules that decide what a training gives, beside the node's own."""
+RUNTIME = ("micro_batch_size", "compile", "attention", "kernels", "device", "keep_checkpoints")
+"""Fields of `runtime` that the engine has under the same name."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +39,105 @@ class Machine:
     precision: str
 
 
-def machine(device: str, precision: str) -> Machine:
-    """Look, in a worker process: the flow's own need not load torch for it."""
+@dataclass(frozen=True)
+class Trained:
+    """What is known of a finished training, beside the export in its folder."""
+
+    metrics: list[dict[str, Any]]
+    """The lines of metrics.jsonl."""
+    execution: dict[str, Any]
+    """How it was run: not part of what it means, but of what bit-identity is promised for."""
+
+    def last(self, name: str) -> float | None:
+        """The latest value of a metric."""
+        return next((line[name] for line in reversed(self.metrics) if line.get(name) is not None), None)
+
+    def headline(self) -> dict[str, float]:
+        """The numbers a training is remembered by."""
+        names = {
+            "final_loss": "loss",
+            "val_loss": "val_loss",
+            "tokens": "tokens",
+            "tokens_per_s": "tokens_per_s",
+        }
+        values = {name: self.last(metric) for name, metric in names.items()}
+        return {name: float(value) for name, value in values.items() if value is not None}
+
+
+# --------------------------------------------------------------------------------- trainings
+def train(
+    ctx: Context,
+    objective: str,
+    recipe: Train,
+    files: Sequence[Mapping[str, Any]],
+    *,
+    nproc: int | None,
+    scratch: Sequence[str] = (),
+    keep_checkpoints: bool = False,
+    **more: Any,
+) -> Trained:
+    """Train in `ctx.out` to the end; the export is then in `ctx.out / "export"`.
+
+    `files`: shards or pairs, as model.training.config.FileConfig has them. `nproc`: ranks, if they are set.
+    `scratch`: folders to drop when it has ended. `more`: what this objective needs of TrainConfig beside the recipe.
+    NodeError when the settings cannot be run (before anything starts), or when the training fails.
+    """
+    execution = run(ctx, settings(ctx, objective, recipe, files, **more), recipe, nproc)
+    finish(ctx.out, *scratch, keep_checkpoints=keep_checkpoints)
+    return Trained(read_metrics(ctx.out), execution)
+
+
+def run(ctx: Context, config: TrainConfig, recipe: Train, nproc: int | None) -> dict[str, Any]:
+    """Run the engine once, whatever it leaves; returns how it was run."""
+    machine = pool.submit(look, ctx.runtime.device, recipe.precision).result()
+    nproc = ranks(machine, nproc)
+    launch.launch(ctx, config, nproc=nproc)
+    return {
+        "device": machine.device,
+        "ranks": nproc,
+        "micro_batch_size": ctx.runtime.micro_batch_size or recipe.batch_size // nproc,
+        "threads_per_rank": ctx.runtime.threads_per_rank,
+        "precision": machine.precision,
+        "compile": ctx.runtime.compile,
+        "kernels": ctx.runtime.kernels,
+    }
+
+
+# ----------------------------------------------------------------------------------- pieces
+def settings(
+    ctx: Context,
+    objective: str,
+    recipe: Train,
+    files: Sequence[Mapping[str, Any]],
+    *,
+    val_files: Sequence[Mapping[str, Any]] = (),
+    **more: Any,
+) -> TrainConfig:
+    """The engine's own config; `more` may override. NodeError names the first value that cannot be run."""
+    runtime = ctx.runtime
+    values = {
+        "objective": objective,
+        "work_dir": str(ctx.out),
+        "tokenizer_dir": str(ctx.inputs["tokenizer"].path),
+        "data": {
+            "files": list(files),
+            "val_files": list(val_files),
+            "verify": runtime.verify_shards == "start",
+        },
+        "optim": recipe.optim.model_dump(mode="json"),
+        **recipe.model_dump(mode="json", exclude={"optim", "steps", "epochs"}),
+        **{name: getattr(runtime, name) for name in RUNTIME},
+        "seed": ctx.seed,
+        **more,
+    }
+    try:
+        return from_dict(values)
+    except ConfigError as error:
+        raise NodeError(f"{ctx.name}: the training cannot be started: {error}") from None
+
+
+def look(device: str, precision: str) -> Machine:
+    """What is here to train on. In a worker process: the flow's own need not load torch for it."""
     import torch
 
     from model.scoring import resolve_device
@@ -44,87 +148,27 @@ def machine(device: str, precision: str) -> Machine:
     return Machine(device, torch.cuda.device_count() if device == "cuda" else 0, resolved)
 
 
-def ranks(found: Machine, *wanted: int | None) -> int:
-    """Training processes: the first number that is set, or one per GPU, or 2 on a CPU."""
-    return next((n for n in wanted if n), found.gpus or 2)
+def ranks(machine: Machine, nproc: int | None) -> int:
+    """Training processes: as set, or one per GPU, or 2 on a CPU."""
+    return nproc or machine.gpus or 2
 
 
-def steps(train: Train, items: int) -> int:
+def steps(recipe: Train, items: int) -> int:
     """Optimizer steps over so many rows (or pairs) an epoch."""
     if items < 1:
         raise NodeError("there is nothing to train on")
-    return train.steps or max(1, math.ceil(items * train.epochs / train.batch_size))
-
-
-def settings(
-    ctx: Context, objective: str, train: Train, files: Sequence[Mapping], **more: Any
-) -> dict[str, Any]:
-    """What every objective needs; `more` is what this one adds, and it may override."""
-    runtime = ctx.runtime
-    return {
-        "objective": objective,
-        "work_dir": str(ctx.out),
-        "tokenizer_dir": str(ctx.inputs["tokenizer"].path),
-        "data": {
-            "files": list(files),
-            "val_files": list(more.pop("val_files", ())),
-            "verify": runtime.verify_shards == "start",
-        },
-        "batch_size": train.batch_size,
-        "micro_batch_size": runtime.micro_batch_size,
-        "optim": train.optim.model_dump(mode="json"),
-        "precision": train.precision,
-        "compile": runtime.compile,
-        "attention": runtime.attention,
-        "kernels": runtime.kernels,
-        "seed": ctx.seed,
-        "device": runtime.device,
-        "log_every": train.log_every,
-        "eval_every": train.eval_every,
-        "save_every": train.save_every,
-        "keep_checkpoints": runtime.keep_checkpoints,
-        **more,
-    }
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl."""
-    with (folder / "metrics.jsonl").open("rb") as lines:
-        return [orjson.loads(line) for line in lines if line.strip()]
-
-
-def last(metrics: list[dict[str, Any]], name: str) -> float | None:
-    """The latest value of a metric."""
-    return next((line[name] for line in reversed(metrics) if line.get(name) is not None), None)
+    return recipe.steps or max(1, math.ceil(items * recipe.epochs / recipe.batch_size))
 
 
 def finish(folder: Path, *scratch: str, keep_checkpoints: bool = False) -> None:
     """Leave the result, drop what only an unfinished training needs (or one that continues this)."""
     if not (folder / "export" / "config.json").exists():
-        raise NodeError(f"the training ended without an export; see {folder / 'train.log'}")
+        raise NodeError(f"the training ended without an export; see {folder / launch.LOG}")
     for name in scratch if keep_checkpoints else ("checkpoints", *scratch):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def headline_metrics(metrics: list[dict[str, Any]]) -> dict[str, float]:
-    """The numbers a training is remembered by."""
-    found = {
-        "final_loss": last(metrics, "loss"),
-        "val_loss": last(metrics, "val_loss"),
-        "tokens": last(metrics, "tokens"),
-        "tokens_per_s": last(metrics, "tokens_per_s"),
-    }
-    return {name: float(value) for name, value in found.items() if value is not None}
-
-
-def execution(ctx: Context, train: Train, found: Machine, nproc: int) -> dict[str, Any]:
-    """How it was run: not part of what it means, but of what bit-identity is promised for."""
-    return {
-        "device": found.device,
-        "ranks": nproc,
-        "micro_batch_size": ctx.runtime.micro_batch_size or train.batch_size // nproc,
-        "threads_per_rank": ctx.runtime.threads_per_rank,
-        "precision": found.precision,
-        "compile": ctx.runtime.compile,
-        "kernels": ctx.runtime.kernels,
-    }
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl."""
+    with (folder / launch.METRICS).open("rb") as lines:
+        return [orjson.loads(line) for line in lines if line.strip()]

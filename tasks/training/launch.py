@@ -33,6 +33,7 @@ from typing import Any
 
 import psutil
 
+from model.training.config import TrainConfig, to_dict
 from tasks.settings.errors import NodeError
 from tasks.settings.paths import ROOT
 from tasks.stage.node import Context
@@ -44,9 +45,9 @@ STOPPED = 75
 GRACE_SECONDS = 25.0
 POLL_SECONDS = 0.25
 CARE_SECONDS = 5.0
-"""Between looks at the metrics, and at whether to stop."""
+"""Between two readings of the metrics, and of whether to stop."""
 LOOK_SECONDS = 1.0
-"""Between looks at which processes there are."""
+"""Between two listings of the processes."""
 LOCK_SECONDS = 60.0
 
 # what a rank may see of our environment: enough to find programs, libraries and devices
@@ -71,18 +72,19 @@ class Stopped(NodeError):
     """The training stopped at a checkpoint because it was asked to; the next run goes on from there."""
 
 
-def launch(ctx: Context, engine_config: Mapping[str, Any], *, nproc: int) -> None:
+def launch(ctx: Context, config: TrainConfig, *, nproc: int) -> None:
     """Train with `nproc` ranks to the end; returns when the engine has finished well.
 
+    Of the config only `work_dir` (where the metrics appear) and `steps` (of the progress) are used here.
     Raises `Stopped` after a checkpoint that was asked for, NodeError with the end of the log after a
     failure, and re-raises whatever interrupts the wait once the training has stopped.
     """
-    config = ctx.out / CONFIG
-    write_json(config, {"work_dir": str(ctx.out), **engine_config})
+    file = ctx.out / CONFIG
+    write_json(file, to_dict(config))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(nproc)]
     restarts = ["--max-restarts", str(ctx.runtime.max_restarts)]
-    command = [*torchrun, *restarts, "-m", "model.training.run", str(config)]
-    tail = Tail(ctx, Path(engine_config.get("work_dir", ctx.out)) / METRICS, engine_config.get("steps"))
+    command = [*torchrun, *restarts, "-m", "model.training.run", str(file)]
+    tail = Tail(ctx, Path(config.work_dir) / METRICS, config.steps)
     supervise(ctx, command, environment(ctx.runtime.threads_per_rank), tail)
 
 
@@ -140,13 +142,14 @@ class Tail:
     """Reads metrics.jsonl as it grows, into `ctx.track` and `ctx.progress`.
 
     After a resume the engine cuts the file back to its checkpoint and trains the same steps again,
-    with the same numbers: a step that was told once is not told twice.
+    with the same numbers: a step that was reported once is not reported twice.
     """
 
     def __init__(self, ctx: Context, path: Path, steps: int | None):
         self._ctx, self._path, self._steps = ctx, path, steps
         self._offset = 0
-        self._told: dict[str, int] = {}
+        self._reported: dict[str, int] = {}
+        """Metric -> the last step that was reported."""
         self._last: dict[str, Any] = {}
 
     def read(self) -> None:
@@ -175,10 +178,10 @@ class Tail:
         step = entry.get("step")
         if not isinstance(step, int):
             return
-        new = {k: v for k, v in _numbers(entry) if k != "step" and self._told.get(k, -1) < step}
+        new = {k: v for k, v in _numbers(entry) if k != "step" and self._reported.get(k, -1) < step}
         if new:
             self._ctx.track.metrics(new, step)
-            self._told.update(dict.fromkeys(new, step))
+            self._reported.update(dict.fromkeys(new, step))
         self._last = {**self._last, **entry}
 
     def position(self) -> str:
@@ -265,7 +268,7 @@ def _locked(folder: Path, ctx: Context) -> Iterator[int]:
     """A lock on the folder that the child inherits: held until both of us are gone."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        end, said = time.monotonic() + LOCK_SECONDS, False
+        end, waiting = time.monotonic() + LOCK_SECONDS, False
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -275,9 +278,9 @@ def _locked(folder: Path, ctx: Context) -> Iterator[int]:
                     raise NodeError(
                         f"an earlier training still writes to {folder}; end its torchrun first"
                     ) from None
-                if not said:
+                if not waiting:
                     ctx.log.info("an earlier training still saves in %s: waiting for it", folder)
-                said = True
+                waiting = True
                 time.sleep(POLL_SECONDS)
         yield handle
     finally:
@@ -297,7 +300,7 @@ def _failure(code: int, log: Path, start: int, tail: Tail) -> NodeError:
 
 
 def _telling(lines: list[str]) -> list[str]:
-    """Log lines without torchrun's own traceback, which comes last and says nothing of the cause."""
+    """The log lines without torchrun's own traceback, which comes last and says nothing of the cause."""
     own = next((i for i, line in enumerate(lines) if "torch/distributed/run.py" in line), None)
     if own is None:
         return lines

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,15 @@ import orjson
 
 from tasks.records import parts
 from tasks.settings.errors import NodeError
-from tasks.stage.node import Context
+from tasks.stage.node import Artifact
 
 
-def of_mixture(ctx: Context) -> tuple[tuple[str, Path, Path, float], ...]:
-    """For each set of a node's mixture: its name, its records, what was dropped of them, the share to take."""
+def of_mixture(
+    mixture: Mapping[str, float], inputs: Mapping[str, Artifact]
+) -> tuple[tuple[str, Path, Path, float], ...]:
+    """For each set of a mixture: its name, its records, what was dropped of them, the share to take."""
     return tuple(
-        (name, ctx.inputs[name].path, ctx.inputs[f"{name}.drops"].path, share)
-        for name, share in ctx.config["mixture"].items()
+        (name, inputs[name].path, inputs[f"{name}.drops"].path, share) for name, share in mixture.items()
     )
 
 

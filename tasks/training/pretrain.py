@@ -12,10 +12,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tasks.settings.config import ContinueFrom, SteelRun, Train
+from tasks.settings.config import ContinueFrom, Model, Section, SteelRun, Train
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Context, Node, Outcome
 from tasks.training import continuation, engine
+from tasks.work import pool
+
+
+class Recipe(Section):
+    """What decides the trained model, beside the data and the run that is continued."""
+
+    model: Model
+    train: Train
 
 
 def nodes(config: SteelRun) -> list[Node]:
@@ -25,10 +33,7 @@ def nodes(config: SteelRun) -> list[Node]:
         Node(
             name="pretrain",
             body=body,
-            config={
-                "model": config.model.model_dump(mode="json"),
-                "train": config.pretrain.model_dump(mode="json", exclude={"continue_from"}),
-            },
+            config=Recipe(model=config.model, train=config.pretrain.train),
             inputs={
                 "shards": "tokenize:manifest",
                 "tokenizer": "tokenize:tokenizer",
@@ -41,6 +46,17 @@ def nodes(config: SteelRun) -> list[Node]:
             on_code_change="keep" if config.keep_trained_on_code_change else "rerun",
         )
     ]
+
+
+@dataclass(frozen=True)
+class Course:
+    """Which shards a training reads, and from which step to which."""
+
+    files: list[dict[str, Any]]
+    begin: int
+    end: int
+    checkpoint: str | None = None
+    """Of the run it goes on from."""
 
 
 @dataclass(frozen=True)
@@ -57,49 +73,41 @@ class Pretraining:
 
     def __call__(self, ctx: Context) -> Outcome:
         """Train, then compare with the unigram model."""
-        from tasks.training.launch import launch
-        from tasks.work import pool
-
-        train = Train.model_validate(ctx.config["train"])
+        recipe: Recipe = ctx.config
         shards = read_shards(ctx)
         files, val_files = data_files(ctx, shards)
-        more: dict[str, Any] = {}
-        if self.continue_from is not None:
-            files, more = self._continued(ctx, train, files, shards["tokenizer_digest"])
-        blocks = sum(map(continuation.blocks_of, files))
-        steps = more.get("steps") or engine.steps(train, blocks)
-        begun = more.pop("begun", 0)
-        table = planned(files, (steps - begun) * train.batch_size)
-        ctx.log.info("blocks this training takes, from step %d to %d:\n%s", begun + 1, steps, table)
-        ctx.track.metrics({"epoch_blocks": blocks, **shares(files)}, 0)
-        vocab_size = rounded_vocab(ctx.config["model"]["vocab_size"], shards["vocab_size"])
+        course = self._course(ctx, recipe.train, files, shards["tokenizer_digest"])
+        blocks = sum(map(continuation.blocks_of, course.files))
+        table = planned(course.files, (course.end - course.begin) * recipe.train.batch_size)
+        ctx.log.info(
+            "blocks this training takes, from step %d to %d:\n%s", course.begin + 1, course.end, table
+        )
+        ctx.track.metrics({"epoch_blocks": blocks, **shares(course.files)}, 0)
+        vocab_size = rounded_vocab(recipe.model.vocab_size, shards["vocab_size"])
         # counted beside the training
         unigram = pool.submit(
-            unigram_loss, files, val_files, vocab_size, ctx.runtime.verify_shards == "start"
+            unigram_loss, course.files, val_files, vocab_size, ctx.runtime.verify_shards == "start"
         )
-        found = pool.submit(engine.machine, ctx.runtime.device, train.precision).result()
-        nproc = engine.ranks(found, ctx.runtime.nproc)
-        settings = engine.settings(
+        trained = engine.train(
             ctx,
             "pretrain",
-            train,
-            files,
+            recipe.train,
+            course.files,
+            nproc=ctx.runtime.nproc,
+            keep_checkpoints=True,
             val_files=val_files,
-            model={**ctx.config["model"], "vocab_size": vocab_size},
+            model=geometry(recipe.model, vocab_size),
+            steps=course.end,
+            continue_from=course.checkpoint,
             keep_final=True,
-            **{"steps": steps, **more},
         )
-        launch(ctx, settings, nproc=nproc)
-        engine.finish(ctx.out, keep_checkpoints=True)
-        outcome = _outcome(ctx, unigram.result(), blocks, engine.execution(ctx, train, found, nproc))
+        outcome = _outcome(trained, unigram.result(), blocks)
         return replace(outcome, summary=f"{outcome.summary}\n\n{table}")
 
-    def _continued(
-        self, ctx: Context, train: Train, files: list[dict], tokenizer: str
-    ) -> tuple[list[dict], dict[str, Any]]:
-        """(the parent's shards and the new ones, what the engine is told of the parent)."""
-        from tasks.work import pool
-
+    def _course(self, ctx: Context, train: Train, files: list[dict], tokenizer: str) -> Course:
+        """From fresh weights on these shards; or on the parent's and the new ones, from the parent's step."""
+        if self.continue_from is None:
+            return Course(files, 0, engine.steps(train, sum(map(continuation.blocks_of, files))))
         present = {file["digest"] for file in files}
         parent = continuation.find(self.continue_from, self.artifacts)
         files, notes = continuation.join(parent.files, files, self.continue_from.on_changed)
@@ -120,7 +128,7 @@ class Pretraining:
                 f"{steps} would train nothing; raise pretrain.{'steps' if train.steps else 'epochs'}"
             )
         ctx.track.continues(parent.fingerprint, parent.step)
-        return files, {"steps": steps, "begun": parent.step, "continue_from": str(parent.checkpoint)}
+        return Course(files, parent.step, steps, str(parent.checkpoint))
 
 
 def read_shards(ctx: Context) -> dict[str, Any]:
@@ -172,21 +180,26 @@ def planned(files: Sequence[dict], blocks: int) -> str:
 
 def shares(files: Sequence[dict]) -> dict[str, float]:
     """`mixture/<source>`: the source's share of an epoch's blocks."""
-    found: dict[str, float] = {}
+    by_source: dict[str, float] = {}
     epoch = sum(map(continuation.blocks_of, files))
     for file in files:
         name = f"mixture/{file['source']}"
-        found[name] = found.get(name, 0.0) + continuation.blocks_of(file) / epoch
-    return found
+        by_source[name] = by_source.get(name, 0.0) + continuation.blocks_of(file) / epoch
+    return by_source
 
 
-def rounded_vocab(wanted: int | None, tokenizer_size: int) -> int:
-    """The model's vocabulary: as wished, or the tokenizer's rounded up to a multiple of 64."""
-    if wanted is None:
+def geometry(model: Model, vocab_size: int) -> dict[str, Any]:
+    """The fields of SteelConfig, for the engine."""
+    return {**model.model_dump(mode="json"), "vocab_size": vocab_size}
+
+
+def rounded_vocab(vocab_size: int | None, tokenizer_size: int) -> int:
+    """The model's vocabulary: as set, or the tokenizer's rounded up to a multiple of 64."""
+    if vocab_size is None:
         return -(-tokenizer_size // 64) * 64
-    if wanted < tokenizer_size:
-        raise NodeError(f"model.vocab_size is {wanted}, but the tokenizer has {tokenizer_size} tokens")
-    return wanted
+    if vocab_size < tokenizer_size:
+        raise NodeError(f"model.vocab_size is {vocab_size}, but the tokenizer has {tokenizer_size} tokens")
+    return vocab_size
 
 
 def unigram_loss(
@@ -222,19 +235,19 @@ def unigram_loss(
     return total / targets if targets else None
 
 
-def _outcome(ctx: Context, unigram: float | None, rows: int, execution: dict[str, Any]) -> Outcome:
-    metrics = engine.read_metrics(ctx.out)
-    found = engine.headline_metrics(metrics)
+def _outcome(trained: engine.Trained, unigram: float | None, rows: int) -> Outcome:
+    metrics = trained.headline()
     if unigram is not None:
-        found["unigram_loss"] = unigram
-    if "val_loss" in found and unigram is not None:
-        headline = f"val loss {found['val_loss']:.3f} (unigram {unigram:.3f})"
+        metrics["unigram_loss"] = unigram
+    if "val_loss" in metrics and unigram is not None:
+        headline = f"val loss {metrics['val_loss']:.3f} (unigram {unigram:.3f})"
     else:
-        headline = f"loss {found['final_loss']:.3f}, no validation data"
+        headline = f"loss {metrics['final_loss']:.3f}, no validation data"
+    speed = f"{metrics.get('tokens', 0):,.0f} tokens at {metrics.get('tokens_per_s', 0):,.0f} a second"
     return Outcome(
         headline=headline,
-        counts={"steps": int(engine.last(metrics, "step") or 0), "rows_per_epoch": rows},
-        metrics=found,
-        extra=execution,
-        summary=f"{headline}; {found.get('tokens', 0):,.0f} tokens at {found.get('tokens_per_s', 0):,.0f} a second",
+        counts={"steps": int(trained.last("step") or 0), "rows_per_epoch": rows},
+        metrics=metrics,
+        extra=trained.execution,
+        summary=f"{headline}; {speed}",
     )

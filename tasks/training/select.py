@@ -7,9 +7,23 @@ taken, and a tie goes to the earlier variant. The artifact is a pointer (choice.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
+from tasks.settings.config import Section
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Artifact, Context, Outcome
+
+
+class Recipe(Section):
+    """What decides the choice, beside the variants and the questions."""
+
+    variants: list[str]
+    protocol: str
+    form: Literal["chat", "plain"]
+    benchmarks: dict[str, str]
+    """Name -> the split that is reported, and therefore not asked here."""
+    max_questions: int | None
+    batch_tokens: int
 
 
 def select(ctx: Context) -> Outcome:
@@ -20,13 +34,13 @@ def select(ctx: Context) -> Outcome:
     from tasks.evaluate.statistics import wilson
     from tasks.work import pool
 
-    wanted = ctx.config
-    if not wanted["benchmarks"]:
-        return _only(ctx, wanted["variants"])
+    recipe: Recipe = ctx.config
+    if not recipe.benchmarks:
+        return _only(ctx, recipe.variants)
     questions = tuple(
         question
-        for name, split in wanted["benchmarks"].items()
-        for question in benchmarks.selection(ctx.inputs[name].path, name, split, wanted["max_questions"])
+        for name, split in recipe.benchmarks.items()
+        for question in benchmarks.selection(ctx.inputs[name].path, name, split, recipe.max_questions)
     )
     futures = {
         variant: pool.submit(
@@ -35,14 +49,14 @@ def select(ctx: Context) -> Outcome:
                 export=ctx.inputs[variant].path / "export",
                 tokenizer=ctx.inputs["tokenizer"].path,
                 questions=questions,
-                protocols=(wanted["protocol"],),
-                form=wanted["form"],
+                protocols=(recipe.protocol,),
+                form=recipe.form,
                 controls=False,
-                batch_tokens=wanted["batch_tokens"],
+                batch_tokens=recipe.batch_tokens,
                 device=ctx.runtime.device,
             ),
         )
-        for variant in wanted["variants"]
+        for variant in recipe.variants
     }
     right = {variant: sum(a["correct"] for a in future.result()) for variant, future in futures.items()}
     best = choose(right)
@@ -55,7 +69,7 @@ def select(ctx: Context) -> Outcome:
         }
         for variant, count in right.items()
     }
-    choice = {"variant": best, "protocol": wanted["protocol"], "scores": scores}
+    choice = {"variant": best, "protocol": recipe.protocol, "scores": scores}
     (ctx.out / "choice.json").write_bytes(orjson.dumps(choice, option=orjson.OPT_INDENT_2) + b"\n")
     lines = ["| variant | accuracy | 95 % interval | n |", "|---|---|---|---|"]
     for variant, row in scores.items():

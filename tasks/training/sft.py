@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from tasks.evaluate.benchmarks import reported_split
 from tasks.evaluate.node import SCORING
-from tasks.settings.config import SteelRun, Train
+from tasks.settings.config import Section, SteelRun, Train
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Context, Node, Outcome
-from tasks.training import engine
-from tasks.training.select import select
+from tasks.training import engine, select
+from tasks.work import pool
 
 EXAMPLES = (
     "tasks.training.mixtures",
@@ -27,18 +28,27 @@ EXAMPLES = (
 """Modules that decide what a variant is trained on."""
 
 
+class Recipe(Section):
+    """What decides a variant, beside the base model and its records."""
+
+    mixture: dict[str, float]
+    max_tokens: int
+    packed_tokens: int
+    train: Train
+
+
 def nodes(config: SteelRun) -> list[Node]:
     """A node per variant, and the selection."""
     variants = config.sft.variants
     if not variants:
         return []
     sets = config.using("sft")
-    found = []
+    trainings = []
     for name, variant in variants.items():
         if unknown := sorted(set(variant.mixture) - set(sets)):
             raise NodeError(f"sft variant {name}: {', '.join(unknown)} is no source with use: sft")
-        found.append(_variant(config, name))
-    return [*found, _select(config)]
+        trainings.append(_variant(config, name))
+    return [*trainings, _select(config)]
 
 
 def _variant(config: SteelRun, name: str) -> Node:
@@ -50,12 +60,12 @@ def _variant(config: SteelRun, name: str) -> Node:
     return Node(
         name=f"sft:{name}",
         body=train_variant,
-        config={
-            "mixture": dict(mixture),
-            "max_tokens": config.sft.max_tokens,
-            "packed_tokens": config.sft.packed_tokens,
-            "train": config.sft.train.model_dump(mode="json"),
-        },
+        config=Recipe(
+            mixture=mixture,
+            max_tokens=config.sft.max_tokens,
+            packed_tokens=config.sft.packed_tokens,
+            train=config.sft.train,
+        ),
         inputs=inputs,
         code=(*engine.CODE, *EXAMPLES),
         resumable=True,
@@ -65,22 +75,20 @@ def _variant(config: SteelRun, name: str) -> Node:
 
 
 def _select(config: SteelRun) -> Node:
-    from tasks.evaluate.benchmarks import reported_split
-
     settings = config.evaluate
     benchmarks = {name: reported_split(config.sources[name]) for name in settings.benchmarks}
     variants = list(config.sft.variants)
     return Node(
         name="sft:select",
-        body=select,
-        config={
-            "variants": variants,
-            "protocol": config.sft.select_protocol,
-            "form": "chat" if settings.chat else "plain",
-            "benchmarks": benchmarks,
-            "max_questions": settings.max_questions,
-            "batch_tokens": settings.batch_tokens,
-        },
+        body=select.select,
+        config=select.Recipe(
+            variants=variants,
+            protocol=config.sft.select_protocol,
+            form="chat" if settings.chat else "plain",
+            benchmarks=benchmarks,
+            max_questions=settings.max_questions,
+            batch_tokens=settings.batch_tokens,
+        ),
         inputs={
             **{variant: f"sft:{variant}" for variant in variants},
             "tokenizer": "tokenize:tokenizer",
@@ -94,44 +102,38 @@ def _select(config: SteelRun) -> Node:
 def train_variant(ctx: Context) -> Outcome:
     """Resolve the mixture, pack it, train from the base model, leave the export."""
     from tasks.training import examples, mixtures
-    from tasks.training.launch import launch
-    from tasks.work import pool
 
-    wanted = ctx.config
-    train = Train.model_validate(wanted["train"])
+    recipe: Recipe = ctx.config
     work = examples.Work(
         tokenizer=ctx.inputs["tokenizer"].path,
-        sets=mixtures.of_mixture(ctx),
+        sets=mixtures.of_mixture(recipe.mixture, ctx.inputs),
         seed=ctx.seed,
-        max_tokens=wanted["max_tokens"],
-        packed_tokens=wanted["packed_tokens"],
+        max_tokens=recipe.max_tokens,
+        packed_tokens=recipe.packed_tokens,
         out=ctx.out,
     )
     ctx.progress(0.0, "packing the mixture")
     accounting = pool.submit(examples.prepare, work).result()
     rows, val_rows = accounting["train"]["rows"], accounting["val"]["rows"]
-    found = pool.submit(engine.machine, ctx.runtime.device, train.precision).result()
-    nproc = engine.ranks(found, ctx.runtime.sft_nproc, ctx.runtime.nproc)
     data = ctx.out / "data"
     train_file = {"path": str(data / "train-00000.arrow"), "rows": rows}
     val_file = {"path": str(data / "val-00000.arrow"), "rows": val_rows, "source": "held-out"}
-    settings = engine.settings(
+    trained = engine.train(
         ctx,
         "sft",
-        train,
+        recipe.train,
         [train_file],
+        nproc=ctx.runtime.sft_nproc or ctx.runtime.nproc,
+        scratch=["data"],
         val_files=[val_file] if val_rows else [],
-        steps=engine.steps(train, rows),
+        steps=engine.steps(recipe.train, rows),
         init_from=str(ctx.inputs["base"].path / "export"),
     )
-    launch(ctx, settings, nproc=nproc)
-    engine.finish(ctx.out, "data")
-    return _outcome(ctx, accounting, engine.execution(ctx, train, found, nproc))
+    return _outcome(trained, accounting)
 
 
-def _outcome(ctx: Context, accounting: dict[str, Any], execution: dict[str, Any]) -> Outcome:
-    metrics = engine.read_metrics(ctx.out)
-    loss, val_loss = engine.last(metrics, "loss"), engine.last(metrics, "val_loss")
+def _outcome(trained: engine.Trained, accounting: dict[str, Any]) -> Outcome:
+    loss, val_loss = trained.last("loss"), trained.last("val_loss")
     sets = accounting["sets"]
     taken = sum(s["taken"] for s in sets.values())
     lines = ["| set | records | dropped before | taken | cut | targets |", "|---|---|---|---|---|---|"]
@@ -150,11 +152,11 @@ def _outcome(ctx: Context, accounting: dict[str, Any], execution: dict[str, Any]
             "rows": accounting["train"]["rows"],
             **{f"taken_{name}": s["taken"] for name, s in sets.items()},
         },
-        metrics=engine.headline_metrics(metrics),
+        metrics=trained.headline(),
         extra={
             "mixture_digest": accounting["mixture_digest"],
             "mixture": {name: s["taken"] for name, s in sets.items()},
-            **execution,
+            **trained.execution,
         },
         summary="\n".join(lines),
         files=["accounting.json", "sample.txt"],

@@ -22,8 +22,8 @@ def prefer(export: Path, pairs: Path, device: str, batch_tokens: int) -> list[tu
         lines = pa.ipc.open_file(source).read_all().to_pylist()
     prompts = [line["prompt"] for line in lines]
     options = [[line["chosen"], line["rejected"]] for line in lines]
-    found = scoring.choice_logprobs(model, prompts, options, batch_tokens)
-    return [tuple(total / tokens for total, tokens in both) for both in found]
+    scores = scoring.choice_logprobs(model, prompts, options, batch_tokens)
+    return [tuple(total / tokens for total, tokens in both) for both in scores]
 
 
 def compare(before: Iterable[tuple[float, float]], after: Iterable[tuple[float, float]]) -> dict[str, Any]:

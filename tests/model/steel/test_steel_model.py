@@ -275,8 +275,11 @@ def test_eager_attention_is_the_same(lm):
 def test_the_configuration_of_runs_knows_the_same_kinds():
     from typing import get_args
 
-    from model.steel.configuration import LEAKY_KINDS
+    from model.steel.configuration import EXPERT_KINDS, LEAKY_KINDS
     from tasks.settings import config as runs
 
     assert get_args(runs.FfnKind) == KINDS_OF_FFN
     assert runs.LEAKY_KINDS == LEAKY_KINDS
+    assert get_args(runs.Model.model_fields["expert"].annotation) == EXPERT_KINDS
+    ours, theirs = set(runs.Model.model_fields), set(SteelConfig().to_dict())
+    assert ours <= theirs, "a field of the settings that the network does not know"

@@ -86,8 +86,9 @@ def test_what_only_shows_at_the_start_is_one_line_too(tmp_path, capsys, change, 
     assert words in line
 
 
-def rates(steps=100, **fields):
-    return [learning_rate(OptimConfig(lr=1.0, **fields), step, steps) for step in range(steps)]
+def rates(steps=100, warmup_steps=0, **fields):
+    optim = OptimConfig(lr=1.0, warmup_steps=warmup_steps, **fields)
+    return [learning_rate(optim, step, steps) for step in range(steps)]
 
 
 def test_wsd_warms_up_stays_and_falls():

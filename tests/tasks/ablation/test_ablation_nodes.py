@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from tasks import dag
-from tasks.ablation import node as ablation
-from tasks.ablation import table
+from tasks.ablation import seeds
+from tasks.ablation.ffn import node as ablation
+from tasks.ablation.ffn import table
 from tasks.settings import profiles
 from tasks.settings.config import Train
 from tasks.stage.node import Artifact
@@ -20,9 +21,9 @@ def test_every_kind_gets_every_seed_on_the_same_shards():
     mine = [node for node in nodes.values() if node.stage == ablation.STAGE]
     assert len(mine) == 3 * 2 + 1
     one = nodes["ablation:paper-s2"]
-    assert one.config["model"]["ffn"] == "paper"
-    assert one.config["seed"] == 2
-    assert Train.model_validate(one.config["train"]).steps == 5
+    assert one.config.model.ffn == "paper"
+    assert one.config.seed == 2
+    assert one.config.train == Train.model_validate({**one.config.train.model_dump(), "steps": 5})
     inputs = {tuple(node.inputs.items()) for node in mine if node.name != ablation.TABLE}
     assert len(inputs) == 1
     assert "pretrain" not in nodes
@@ -31,7 +32,7 @@ def test_every_kind_gets_every_seed_on_the_same_shards():
 def test_merge_gets_segments_that_fit_the_documents():
     nodes = dag.build_ablation(profiles.load("demo", {"ablation": {"merge_segment": 5}}))
     segments = {
-        n.config["model"]["ffn"]: n.config["model"]["merge_segment"]
+        n.config.model.ffn: n.config.model.merge_segment
         for n in nodes.values()
         if ":" in n.name and n.name.endswith("-s1")
     }
@@ -105,13 +106,15 @@ def test_without_token_there_is_nothing_to_compare_with(tmp_path):
 
 
 def test_the_page_holds_every_number_and_the_figure(tmp_path):
+    from tasks.ablation.figure import losses
     from tasks.figures import history
 
     made = rows(tmp_path)
     artifacts = {
         kind: [artifact(tmp_path, f"{kind}{i}", 2.0 + i / 10, 2.0, 2.0) for i in (1, 2)] for kind in "ab"
     }
-    figure = table.draw({kind: [history.read_curve(a) for a in seeds] for kind, seeds in artifacts.items()})
+    curves = {kind: [history.read_curve(a) for a in by_seed] for kind, by_seed in artifacts.items()}
+    figure = losses(curves, dashed=["b"])
     assert figure.startswith("<svg")
     page = table.page({"profile": "demo", "seeds": [1, 2], "kinds": made}, figure)
     for text in ("123,456", "2.650", "data:image/svg+xml;base64,", "2 seeds"):
@@ -145,7 +148,7 @@ def test_body_reads_every_training(tmp_path):
     ctx = Context(
         name=ablation.TABLE,
         out=out,
-        config={"kinds": ["token", "paper"], "seeds": [1, 2], "profile": "demo"},
+        config=table.Recipe(kinds=["token", "paper"], seeds=[1, 2], profile="demo"),
         inputs=inputs,
         runtime=profiles.load("demo").runtime,
         seed=0,
@@ -168,3 +171,57 @@ def test_a_mean_document_is_at_most_a_row():
     totals = {"train_tokens": 220, "train_documents": 10}
     assert document_length({"totals": totals, "block_size": 256}) == 22
     assert document_length({"totals": totals, "block_size": 16}) == 16
+
+
+# ------------------------------------------------------------------------- what every study needs
+def test_another_study_needs_no_more_than_its_models():
+    """Trainings of any variants and seeds, of which only the names are the study's own."""
+    from tasks.ablation import study
+
+    config = profiles.load("demo", {"ablation": {"steps": 7}})
+    models = {
+        name: config.model.model_copy(update={"num_hidden_layers": n})
+        for name, n in (("flat", 1), ("deep", 6))
+    }
+    made = study.trainings(config, models, study.recipe_of(config, config.ablation), [4, 9])
+    assert [node.name for node in made] == [
+        f"ablation:{study.unit(variant, seed)}" for seed in (4, 9) for variant in ("flat", "deep")
+    ]
+    assert [node.config.model.num_hidden_layers for node in made] == [1, 6, 1, 6]
+    assert {(node.config.train.steps, node.config.train.epochs) for node in made} == {(7, None)}
+    assert (
+        study.recipe_of(config, config.ablation.model_copy(update={"steps": None})) == config.pretrain.train
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "against", "expected"),
+    [
+        ({"1": 2.0, "2": 3.0}, {"1": 1.0, "2": 1.0}, {"mean": 1.5, "low": 1.0, "high": 2.0}),
+        ({"1": 5.0, "2": 1.0}, {"2": 1.5, "1": 5.0}, {"mean": -0.25, "low": -0.5, "high": 0.0}),
+        ({"7": 1.25}, {"7": 1.0}, {"mean": 0.25, "low": 0.25, "high": 0.25}),
+    ],
+)
+def test_differences_are_taken_seed_by_seed(values, against, expected):
+    assert seeds.paired(values, against) == expected
+
+
+def test_a_seed_that_is_missing_is_no_zero():
+    with pytest.raises(KeyError):
+        seeds.paired({"1": 1.0}, {"1": 1.0, "2": 1.0})
+
+
+def test_one_seed_has_no_spread():
+    assert seeds.sd([1.5]) == 0.0
+    assert seeds.sd([1.0, 2.0]) == pytest.approx(0.7071, abs=1e-4)
+
+
+def test_a_studys_template_must_fill_the_frame(tmp_path):
+    from jinja2 import TemplateRuntimeError
+
+    from tasks.ablation.page import render
+
+    half = tmp_path / "half.html.j2"
+    half.write_text('{% extends "study.html.j2" %}{% block title %}Half{% endblock %}')
+    with pytest.raises(TemplateRuntimeError, match="lead"):
+        render(half, "<svg/>", profile="demo")

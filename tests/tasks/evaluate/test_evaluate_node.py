@@ -6,7 +6,8 @@ import orjson
 import pytest
 
 from tasks.evaluate import benchmarks, results
-from tasks.evaluate.node import evaluate, nodes
+from tasks.evaluate.body import evaluate
+from tasks.evaluate.node import nodes
 from tasks.settings.config import SteelRun
 from tasks.settings.errors import NodeError
 from tests.support.tiny import artifact, byte_tokenizer, context, steel
@@ -60,10 +61,10 @@ def test_nodes_of_the_stage():
     assert found["evaluate:sft-exp2"].inputs["model"] == "sft:exp2"
     assert found["evaluate:dpo"].inputs["model"] == "dpo:train"
     assert found["evaluate:base"].inputs["demo_exam"] == "convert:demo_exam"
-    assert found["evaluate:base"].config["form"] == "plain"
-    assert found["evaluate:dpo"].config["form"] == "chat"
-    assert found["evaluate:sft-exp1"].config["model"] == "sft:exp1"
-    assert found["evaluate:dpo"].config["benchmarks"] == {"demo_exam": "val", "mmlu": "test"}
+    assert found["evaluate:base"].config.form == "plain"
+    assert found["evaluate:dpo"].config.form == "chat"
+    assert found["evaluate:sft-exp1"].config.model == "sft:exp1"
+    assert found["evaluate:dpo"].config.benchmarks == {"demo_exam": "val", "mmlu": "test"}
 
 
 def test_an_unknown_benchmark_is_one_clear_line():

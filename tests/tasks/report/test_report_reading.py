@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from tasks.figures.history import thin
 from tasks.report import model_card, reading
 from tasks.report import node as report
-from tasks.settings.config import Runtime
+from tasks.settings.config import PipelineRecipe, Runtime
 from tasks.stage.node import Context
 from tests.support.fake_run import config
 
@@ -87,7 +87,7 @@ def test_model_card_has_scores_intervals_and_licences(seen):
 def test_node_and_body(run, tmp_path, monkeypatch):
     (node,) = report.nodes(config(), list(run.nodes))
     assert dict(node.inputs) == {name: name for name in run.nodes}
-    assert "runtime" not in node.config
+    assert type(node.config) is PipelineRecipe
     asked = []
 
     def submit(function, export, prompts, tokens, chat, device):

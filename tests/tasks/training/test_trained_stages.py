@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 import pytest
 
-from model.training.config import from_dict
+from model.training.config import TrainConfig, from_dict, to_dict
 from model.training.shards import Row, write_shard
 from tasks.settings.config import SteelRun, Train
 from tasks.settings.errors import NodeError
@@ -54,22 +54,23 @@ def node_of(room, name, run=None):
 def pool_here(monkeypatch):
     """The pool's work in this process."""
 
-    def submit(function, *args):
+    def submit(function, *args, **kwargs):
         done = Future()
-        done.set_result(function(*args))
+        done.set_result(function(*args, **kwargs))
         return done
 
     monkeypatch.setattr("tasks.work.pool.submit", submit)
 
 
 class Engine:
-    """Stands for torchrun: checks the config as the engine does, and leaves what it would."""
+    """Stands for torchrun: reads the config as the engine does, and leaves what it would."""
 
     def __init__(self, export):
         self.export, self.seen = export, []
 
-    def __call__(self, ctx, settings, *, nproc):
-        config = from_dict(settings)
+    def __call__(self, ctx, config, *, nproc):
+        assert isinstance(config, TrainConfig)
+        assert from_dict(orjson.loads(orjson.dumps(to_dict(config)))) == config
         self.seen.append((config, nproc))
         if config.objective == "logprobs":
             (ctx.out / "logprobs.arrow").write_bytes(b"")

@@ -1,0 +1,1 @@
+"""The FFN study: every kind of feed-forward layer, side by side."""

@@ -1,0 +1,46 @@
+"""The FFN study: every kind of feed-forward layer at equal depth, width, tokens and data order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tasks.ablation import study
+from tasks.ablation.ffn import table
+from tasks.ablation.study import STAGE
+from tasks.figures.latest import link
+from tasks.settings.config import LEAKY_KINDS, Model, SteelRun
+from tasks.stage.node import Node
+
+__all__ = ["FOLDER", "PAGE", "STAGE", "TABLE", "nodes", "publish"]
+
+TABLE = f"{STAGE}:ffn"
+PAGE, FOLDER = table.PAGE, "ffn-ablation"
+
+
+def nodes(config: SteelRun) -> list[Node]:
+    """A training for each kind and seed, and the comparison of all."""
+    settings = config.ablation
+    models = {kind: _model(config, kind) for kind in settings.kinds}
+    trainings = study.trainings(config, models, study.recipe_of(config, settings), settings.seeds)
+    compare = Node(
+        name=TABLE,
+        body=table.body,
+        config=table.Recipe(kinds=settings.kinds, seeds=settings.seeds, profile=config.profile),
+        inputs={node.unit: node.name for node in trainings},
+        code=("tasks.ablation", "tasks.figures"),
+    )
+    return [*trainings, compare]
+
+
+def _model(config: SteelRun, kind: str) -> Model:
+    values = config.model.model_dump()
+    if kind == "merge" and config.ablation.merge_segment:
+        values["merge_segment"] = config.ablation.merge_segment
+    # a study may train what no run should
+    return Model.model_validate({**values, "ffn": kind, "allow_future_leakage": kind in LEAKY_KINDS})
+
+
+def publish(folder: Path, artifact: Path) -> None:
+    """Link the newest comparison into artifacts/latest/<profile>/ffn-ablation/."""
+    for name in (table.PAGE, table.NUMBERS):
+        link(artifact / name, folder / name)

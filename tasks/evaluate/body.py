@@ -1,0 +1,74 @@
+"""One model is asked everything.
+
+Leaves results.json (rows with intervals), answers.jsonl (every single answer, for paired tests) and by_subject.csv.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from tasks.evaluate import benchmarks, results, scorer
+from tasks.evaluate.protocols import Form
+from tasks.settings.config import Section
+from tasks.stage.node import Context, Outcome
+from tasks.work import pool
+
+
+class Recipe(Section):
+    """What decides the answers, beside the model and the questions."""
+
+    model: str
+    """Its name in tables: `untrained`, `base`, `sft:<variant>` or `dpo`."""
+    form: Form
+    benchmarks: dict[str, str]
+    """Name -> the split that is asked."""
+    protocols: list[str]
+    controls: bool
+    """Ask with the question removed, too."""
+    max_questions: int | None
+    batch_tokens: int
+
+
+def evaluate(ctx: Context) -> Outcome:
+    """Ask one model everything; the work happens in the pool."""
+    recipe: Recipe = ctx.config
+    questions = tuple(
+        question
+        for name, split in recipe.benchmarks.items()
+        for question in benchmarks.reported(ctx.inputs[name].path, name, split, recipe.max_questions)
+    )
+    task = scorer.Task(
+        export=ctx.inputs["model"].path / "export",
+        tokenizer=ctx.inputs["tokenizer"].path,
+        questions=questions,
+        protocols=tuple(recipe.protocols),
+        form=recipe.form,
+        controls=recipe.controls,
+        batch_tokens=recipe.batch_tokens,
+        device=ctx.runtime.device,
+        untrained_seed=ctx.seed if recipe.model == "untrained" else None,
+    )
+    ctx.progress(0.1, f"{len(questions)} questions")
+    answers = pool.submit(scorer.run, task).result()
+    table = results.rows(recipe.model, answers)
+
+    with (ctx.out / "answers.jsonl").open("wb") as out:
+        for line in answers:
+            out.write(orjson.dumps(line) + b"\n")
+    (ctx.out / "results.json").write_bytes(orjson.dumps(table, option=orjson.OPT_INDENT_2) + b"\n")
+    results.write_by_subject(ctx.out / "by_subject.csv", table)
+    return Outcome(
+        headline=results.headline(table),
+        counts={"questions": len(questions), "answers": len(answers)},
+        metrics={_metric(row): row["accuracy"] for row in table},
+        summary=results.markdown(table),
+        files=["results.json", "by_subject.csv"],
+    )
+
+
+def _metric(row: dict[str, Any]) -> str:
+    """A name that MLflow takes: letters, digits, dashes, dots, slashes."""
+    control = f".{row['scoring']}" if row.get("scoring") else ""
+    return f"accuracy/{row['benchmark']}/{row['protocol']}{control}"

@@ -1,0 +1,123 @@
+"""The settings of a run and the engine's own config: the same names, types and defaults, field by field.
+
+The engine cannot import pydantic's tree (it runs where pydantic is missing), and so the fields they share are
+written twice. What only one side has is listed here, with the reason.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+import types
+import typing
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+
+from model.training import config as engine
+from tasks.settings import config as runs
+from tasks.settings.paths import ROOT
+
+CHOICES = {
+    "schedule": engine.SCHEDULES,
+    "precision": engine.PRECISIONS,
+    "device": engine.DEVICES,
+    "attention": engine.ATTENTIONS,
+    "kernels": engine.KERNELS,
+    "export_dtype": engine.EXPORT_DTYPES,
+}
+"""Strings of which the engine checks the value; the settings are typed with the same ones, in the same order."""
+
+ONLY_ENGINE = {
+    "objective": "said by the node: pretrain, sft, dpo or logprobs",
+    "work_dir": "the node's folder",
+    "model": "the settings' own section, for fresh weights; SteelConfig checks its fields",
+    "init_from": "the input artifact whose export is trained on",
+    "continue_from": "a checkpoint folder; pretrain.continue_from names the run, the node finds the folder",
+    "tokenizer_dir": "the input artifact",
+    "data": "the shards of the input artifacts; runtime.verify_shards is its `verify`",
+    "dpo": "the section dpo, compared below",
+    "keep_final": "always, for pretrain: another run can continue from its end",
+}
+ONLY_ENGINE_DPO = {"reference": "the file that dpo:reference leaves"}
+ONLY_RUNS_DPO = {
+    "train": "the section that every training has",
+    "max_tokens": "of the pairs",
+    "mixture": "of the pairs",
+    "zh_per_en": "of the pairs",
+    "held_out": "of the pairs",
+}
+FROM_RUNTIME = {"micro_batch_size", "compile", "attention", "kernels", "device", "keep_checkpoints"}
+FROM_RUN = {"seed"}
+
+SHARED = [
+    *((runs.Optim, engine.OptimConfig, f.name) for f in dataclasses.fields(engine.OptimConfig)),
+    *((runs.Train, engine.TrainConfig, name) for name in runs.Train.model_fields),
+    *((runs.Runtime, engine.TrainConfig, name) for name in sorted(FROM_RUNTIME)),
+    *((runs.SteelRun, engine.TrainConfig, name) for name in sorted(FROM_RUN)),
+    *((runs.Dpo, engine.DpoConfig, name) for name in ("beta", "nll_weight")),
+]
+
+
+def normal(hint: Any) -> Any:
+    """A type as both sides can say it: `Literal` is a string, a pair is a list, a section is a dataclass."""
+    if hint in (runs.Optim, engine.OptimConfig):
+        return "optim"
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return str
+    if origin in (tuple, list):
+        return (list, normal(args[0]))
+    if origin in (types.UnionType, typing.Union):
+        return frozenset(map(normal, args))
+    return hint
+
+
+def default(value: Any) -> Any:
+    if isinstance(value, runs.Section):
+        value = value.model_dump()
+    if dataclasses.is_dataclass(value):
+        value = dataclasses.asdict(value)
+    if isinstance(value, dict):
+        return {name: default(each) for name, each in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def engine_default(cls: type, name: str) -> Any:
+    field = next(f for f in dataclasses.fields(cls) if f.name == name)
+    return field.default_factory() if field.default is dataclasses.MISSING else field.default
+
+
+@pytest.mark.parametrize(("section", "cls", "name"), SHARED, ids=lambda v: getattr(v, "__name__", v))
+def test_a_field_means_the_same_on_both_sides(section, cls, name):
+    ours, theirs = section.model_fields[name].annotation, typing.get_type_hints(cls)[name]
+    assert normal(ours) == normal(theirs)
+    ours_default = section.model_fields[name].get_default(call_default_factory=True)
+    assert default(ours_default) == default(engine_default(cls, name))
+    if name in CHOICES:
+        assert get_args(ours) == CHOICES[name]
+
+
+def test_no_field_is_on_one_side_alone_unless_it_is_listed():
+    theirs = {f.name for f in dataclasses.fields(engine.TrainConfig)}
+    assert theirs - set(runs.Train.model_fields) - FROM_RUNTIME - FROM_RUN == set(ONLY_ENGINE)
+    assert set(runs.Train.model_fields) <= theirs
+    assert set(runs.Optim.model_fields) == {f.name for f in dataclasses.fields(engine.OptimConfig)}
+    dpo = {f.name for f in dataclasses.fields(engine.DpoConfig)}
+    assert dpo - set(runs.Dpo.model_fields) == set(ONLY_ENGINE_DPO)
+    assert set(runs.Dpo.model_fields) - dpo == set(ONLY_RUNS_DPO)
+
+
+def test_the_engines_constants_are_all_compared():
+    named = {
+        name: value for name, value in vars(engine).items() if name.isupper() and isinstance(value, tuple)
+    }
+    assert set(named.values()) - set(CHOICES.values()) == {engine.OBJECTIVES}
+
+
+def test_planning_and_starting_a_training_load_no_torch():
+    modules = "tasks.dag, model.training.config, model.chat_template, tasks.training.launch"
+    code = f"import sys, {modules}; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == ["False", "False"]
