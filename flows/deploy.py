@@ -27,6 +27,7 @@ from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 from flows.settings import POOL, Addresses, State
+from tasks.settings.files import write_json
 
 ZOMBIES = "steel: runs without a heartbeat have crashed"
 _BEATS = timedelta(seconds=90)  # three heartbeats, see flows.settings
@@ -99,7 +100,7 @@ def deploy(
     if result.returncode or missing:
         what = f"lacks {', '.join(sorted(missing))}" if missing else f"exited with {result.returncode}"
         raise DeployError(f"prefect deploy {what}; it said:\n{result.stdout[-3000:]}{result.stderr[-3000:]}")
-    state.deployed.write_text(json.dumps({"digest": digest}) + "\n", "utf-8")
+    write_json(state.deployed, {"digest": digest})
     say(f"deployed {len(wanted)} deployments of prefect.yaml")
     return True
 

@@ -25,9 +25,9 @@ from prefect.states import State
 
 from tasks.ablation import node as ablation
 from tasks.figures.latest import publish_latest
+from tasks.settings.files import write_json
 from tasks.stage.node import Artifact, Outcome
 from tasks.stage.runner import Runner
-from tasks.stage.store import write_json
 
 POLL_SECONDS = 10.0
 PROGRESS_SECONDS = 2.0

@@ -13,6 +13,8 @@ import socket
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from tasks.settings.files import write_json
+
 HOST = "127.0.0.1"
 DEFAULTS = {"prefect": 4200, "mlflow": 5000}
 _TRIES = 200
@@ -77,5 +79,4 @@ def load(path: Path) -> dict[str, int]:
 
 
 def save(path: Path, ports: Mapping[str, int]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(dict(ports), indent=1) + "\n", "utf-8")
+    write_json(path, dict(ports))

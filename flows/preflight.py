@@ -20,7 +20,7 @@ import yaml
 from flows.settings import ROOT
 from model.guard import refuse_foreign_kernels
 from tasks.settings.config import ABLATION_STAGES, STAGES, SteelRun
-from tasks.settings.errors import NodeError
+from tasks.settings.errors import NodeError, complaint
 from tasks.stage.node import Node
 
 PYTHON = (3, 11)
@@ -78,7 +78,7 @@ def run(request: Request) -> SteelRun:
     except NodeError as error:
         raise Wrong(str(error)) from error
     except ValueError as error:
-        raise Wrong(f"overrides: {_first_line(error)}") from error
+        raise Wrong(f"overrides: {complaint(error)}") from error
     wrong = [
         *check_until(request.until),
         *check_force(request, config),
@@ -100,7 +100,7 @@ def sources(request: Request, registered: bool = False) -> SteelRun:
         if registered:
             config = SteelRun(profile="registry", sources=registry.entries(), runtime=config.runtime)
     except (NodeError, ValueError) as error:
-        raise Wrong(_first_line(error)) from error
+        raise Wrong(complaint(error)) from error
     runtime = config.runtime.model_copy(update={"artifacts": resolve(config.runtime.artifacts)})
     return config.model_copy(update={"runtime": runtime})
 
@@ -212,7 +212,7 @@ def assignments(text: str) -> dict[str, Any]:
         try:
             parsed = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise Wrong(f"SET: {found[1]}={value} is not a value: {_first_line(error)}") from error
+            raise Wrong(f"SET: {found[1]}={value} is not a value: {complaint(error)}") from error
         _put(tree, found[1].split("."), parsed)
     return tree
 
@@ -230,17 +230,3 @@ def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:
             raise Wrong(f"SET gives {part} twice: as a value and as a tree")
         tree = below
     tree[path[-1]] = value
-
-
-def _first_line(error: Exception) -> str:
-    """pydantic's first complaint, or an error's first line."""
-    details = getattr(error, "errors", None)
-    if callable(details):
-        first = details()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return (
-            f"there is no setting {where!r}"
-            if first["type"] == "extra_forbidden"
-            else f"{where}: {first['msg']}"
-        )
-    return str(error).splitlines()[0]

@@ -20,6 +20,8 @@ from pathlib import Path
 
 import psutil
 
+from tasks.settings.files import write_json
+
 
 @dataclass(frozen=True)
 class Record:
@@ -140,10 +142,7 @@ def load(path: Path) -> dict[str, Record]:
 
 
 def save(path: Path, records: Mapping[str, Record]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps({k: asdict(v) for k, v in records.items()}, indent=1) + "\n", "utf-8")
-    aside.replace(path)
+    write_json(path, {name: asdict(record) for name, record in records.items()})
 
 
 def tail(path: Path, lines: int = 20) -> str:

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.ports import HOST
+from tasks.settings.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 POOL = "steel-local"
@@ -207,19 +208,9 @@ def write_client_files(state: State, at: Addresses, auth: str = "") -> None:
     }
     note = "# Written by `make up`: addresses of this clone's servers.\n"
     lines = "".join(f"export {k}={shlex.quote(v)}\n" for k, v in wanted.items())
-    _write_private(state.env, note + lines)
+    write_text(state.env, note + lines, private=True)
     if state.is_default:
         import tomli_w
 
-        _write_private(state.root / "prefect.toml", note + tomli_w.dumps(prefect_settings(state, at, auth)))
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Write a file that may hold the password: for the user's eyes only, and never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(
-        os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
-    ) as out:
-        out.write(text)
-    aside.replace(path)
+        settings = tomli_w.dumps(prefect_settings(state, at, auth))
+        write_text(state.root / "prefect.toml", note + settings, private=True)

@@ -45,6 +45,7 @@ def nodes(config: SteelRun) -> list[Node]:
             },
             code=("tasks.training.pretrain", "model.leak", *engine.CODE),
             resumable=True,
+            trains=True,
             exclusive=config.runtime.parallel_trainings == 1,
         )
         for seed in study.seeds
@@ -54,7 +55,7 @@ def nodes(config: SteelRun) -> list[Node]:
         name=TABLE,
         body=table.body,
         config={"kinds": list(study.kinds), "seeds": list(study.seeds), "profile": config.profile},
-        inputs={node.name.partition(":")[2]: node.name for node in trainings},
+        inputs={node.unit: node.name for node in trainings},
         code=("tasks.figures",),
     )
     return [*trainings, compare]

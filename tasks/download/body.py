@@ -22,7 +22,7 @@ def body(ctx: Context) -> Outcome:
     from tasks.download import archives
     from tasks.download.fetch import human, remove_strangers
 
-    hub, name = ctx.config["hub"], ctx.name.partition(":")[2]
+    hub, name = ctx.config["hub"], ctx.unit
     how = {"demo": _from_world, "folder": _from_folder, "url": _from_web}.get(hub, _from_hub)
     files, extra = how(ctx, name)
     if ctx.config.get("unpack"):

@@ -64,6 +64,7 @@ def _node(config: SteelRun, unit: str, model_from: str) -> Node:
             **{name: f"convert:{name}" for name in settings.benchmarks},
         },
         code=SCORING,
+        seeded=True,
     )
 
 

@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tasks.stage.store import write_json
+from tasks.settings.files import replacing, write_json
 
 
 def publish_latest(
@@ -32,11 +32,8 @@ def publish_latest(
 
 def link(target: Path, name: Path) -> None:
     """Make `name` a relative link to `target`, in one step."""
-    name.parent.mkdir(parents=True, exist_ok=True)
-    aside = name.with_name(f".{name.name}.{os.getpid()}.tmp")
-    aside.unlink(missing_ok=True)
-    try:
-        aside.symlink_to(os.path.relpath(Path(target).resolve(), name.parent.resolve()))
-    except OSError:  # a file system without links
-        shutil.copyfile(target, aside)
-    aside.replace(name)
+    with replacing(name) as aside:
+        try:
+            aside.symlink_to(os.path.relpath(Path(target).resolve(), name.parent.resolve()))
+        except OSError:  # a file system without links
+            shutil.copyfile(target, aside)

@@ -25,6 +25,7 @@ def nodes(config: SteelRun, names: Iterable[str]) -> list[Node]:
             body=report,
             config=config.model_dump(mode="json", exclude={"runtime", "ablation"}),
             inputs={name: name for name in names},
+            seeded=True,
             code=("tasks.report", "tasks.figures", "tasks.evaluate.statistics", "model.scoring"),
         )
     ]

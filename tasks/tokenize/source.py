@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from tasks.settings.files import link_or_copy
 from tasks.stage.node import Context, Outcome
 
 SPLITS = ("train", "val")
@@ -30,7 +31,7 @@ CODE = (
 
 def body(ctx: Context) -> Outcome:
     """Tokenize the parts of one source in the pool's workers."""
-    source = ctx.name.partition(":")[2]
+    source = ctx.unit
     account = collect(source, _run(ctx, source), ctx.out)
     for warning in account["warnings"]:
         ctx.log.warning(warning)
@@ -111,7 +112,6 @@ def collect(source: str, folders: Sequence[Path], out: Path) -> dict[str, Any]:
     import orjson
 
     from tasks.tokenize.job import write_account
-    from tasks.work import partitions
 
     accounts = [orjson.loads((folder / "accounting.json").read_bytes()) for folder in folders]
     total: dict[str, Any] = {
@@ -130,7 +130,7 @@ def collect(source: str, folders: Sequence[Path], out: Path) -> dict[str, Any]:
         for folder, account in zip(folders, accounts, strict=True):
             for shard in account[split]["shards"]:
                 name = f"{split}-{len(shards):05d}.arrow"
-                partitions.link(folder / shard["file"], out / name)
+                link_or_copy(folder / shard["file"], out / name)
                 shards.append({**shard, "file": name})
         sums = {k: sum(account[split][k] for account in accounts) for k in ("documents", "rows", "tokens")}
         total[split] = {**sums, "shards": shards}

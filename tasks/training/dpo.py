@@ -47,6 +47,8 @@ def nodes(config: SteelRun) -> list[Node]:
     # of the training's settings, those that the log-probs depend on
     reading = Train(epochs=1, batch_size=config.dpo.train.batch_size, precision=config.dpo.train.precision)
     more = {
+        "seeded": True,
+        "trains": True,
         "code": (*engine.CODE, *PAIRS, "model.scoring"),
         "exclusive": config.runtime.parallel_trainings == 1,
         "on_code_change": "keep" if config.keep_trained_on_code_change else "rerun",
@@ -122,7 +124,7 @@ def reference(ctx: Context) -> Outcome:
     return Outcome(
         headline=f"{counts['train']:,} pairs ({languages}), {counts['held_out']:,} held out",
         counts={name: value for name, value in counts.items() if isinstance(value, int)},
-        extra={"variant": start.node.partition(":")[2], "sets": counts["sets"]},
+        extra={"variant": start.ref.unit, "sets": counts["sets"]},
         summary=_pairs_table(counts),
     )
 
@@ -179,7 +181,7 @@ def train(ctx: Context) -> Outcome:
     launch(ctx, settings, nproc=nproc)
     engine.finish(ctx.out)
     found = engine.headline_metrics(engine.read_metrics(ctx.out))
-    extra = {"variant": start.node.partition(":")[2], **engine.execution(ctx, recipe, machine, nproc)}
+    extra = {"variant": start.ref.unit, **engine.execution(ctx, recipe, machine, nproc)}
     if before is None:
         return Outcome(
             headline=f"loss {found['final_loss']:.4f}, nothing held out", metrics=found, extra=extra

@@ -34,9 +34,9 @@ from typing import Any
 import psutil
 
 from tasks.settings.errors import NodeError
+from tasks.settings.files import write_json
 from tasks.settings.paths import ROOT
 from tasks.stage.node import Context
-from tasks.stage.store import write_json
 
 CONFIG, LOG, METRICS = "CONFIG.json", "train.log", "metrics.jsonl"
 STOPPED = 75

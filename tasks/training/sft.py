@@ -59,6 +59,8 @@ def _variant(config: SteelRun, name: str) -> Node:
         inputs=inputs,
         code=(*engine.CODE, *EXAMPLES),
         resumable=True,
+        seeded=True,
+        trains=True,
         exclusive=config.runtime.parallel_trainings == 1,
         on_code_change="keep" if config.keep_trained_on_code_change else "rerun",
     )
@@ -86,6 +88,7 @@ def _select(config: SteelRun) -> Node:
             "tokenizer": "tokenize:tokenizer",
             **{name: f"convert:{name}" for name in benchmarks},
         },
+        seeded=True,
         code=SCORING,
     )
 

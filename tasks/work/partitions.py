@@ -13,7 +13,6 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-import os
 import shutil
 import tempfile
 import time
@@ -25,9 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from tasks.settings.errors import NodeError
+from tasks.settings.files import write_json
 from tasks.stage import fingerprint
 from tasks.stage.node import Context
-from tasks.stage.store import file_digest, list_files, write_json
+from tasks.stage.store import file_digest, list_files
 from tasks.work import places
 
 DONE = "done.json"
@@ -84,15 +84,6 @@ def run(place: Context | Path, jobs: Sequence[Job], engine: places.Submit | None
         log.info("%d of %d partitions were done before", len(wanted) - len(missing), len(wanted))
     _make(ctx, root, missing, len(wanted), engine)
     return [root / job.key for job in jobs]
-
-
-def link(source: Path, target: Path) -> None:
-    """Give a finished file a second name; copy it where the file system cannot."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # another device, or no links there: a copy holds the same
-        shutil.copyfile(source, target)
 
 
 def make(root: Path, key: str, function: Callable[..., Any], args: tuple[Any, ...]) -> None:

@@ -189,21 +189,6 @@ def test_the_slower_of_two_runs_takes_the_piece_of_the_faster(tmp_path):
     assert [f.name for f in (tmp_path / "p").iterdir()] == [job.key]
 
 
-def test_files_are_linked_and_copied_where_that_fails(tmp_path, monkeypatch):
-    source = tmp_path / "source"
-    source.write_text("text")
-    partitions.link(source, tmp_path / "a" / "linked")
-    assert (tmp_path / "a" / "linked").stat().st_ino == source.stat().st_ino
-
-    def refuse(*args):
-        raise OSError("no links here")
-
-    monkeypatch.setattr(os, "link", refuse)
-    partitions.link(source, tmp_path / "b" / "copied")
-    assert (tmp_path / "b" / "copied").read_text() == "text"
-    assert (tmp_path / "b" / "copied").stat().st_ino != source.stat().st_ino
-
-
 def test_a_killed_run_goes_on_with_the_pieces_left(tmp_path):
     root, log = tmp_path / "p", tmp_path / "log"
     command = [
