@@ -8,6 +8,7 @@ puts them side by side: a table, curves, and what the table cannot show.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def _model(config: SteelRun, kind: str) -> dict[str, Any]:
     return model | {"ffn": kind, "allow_future_leakage": kind in LEAKY_KINDS}
 
 
-def publish(folder: Path, artifact: Path) -> None:
-    """Link the newest comparison into artifacts/latest/<profile>/ffn-ablation/."""
+def publish(folder: Path, artifact: Path, stages: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Link the newest comparison into artifacts/latest/<profile>/ffn-ablation/ (`stages` are in run.json there)."""
     for name in (PAGE, "ffn-ablation.json"):
         link(artifact / name, folder / name)

@@ -11,23 +11,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tasks.settings.files import replacing, write_json
 
 
-def publish_latest(
-    artifacts_root: Path, profile: str, report_artifact: Path, stages: list[dict[str, Any]]
-) -> Path:
-    """Point the profile's folder at this report; returns that folder."""
-    folder = Path(artifacts_root).resolve() / "latest" / profile
-    folder.mkdir(parents=True, exist_ok=True)
-    report_artifact = Path(report_artifact).resolve()
-    numbers = json.loads((report_artifact / "summary.json").read_text("utf-8"))
+def publish_latest(folder: Path, report: Path, stages: Sequence[Mapping[str, Any]]) -> None:
+    """Point a profile's folder at this report artifact; `stages` are those of the flow run that has ended."""
+    numbers = json.loads((report / "summary.json").read_text("utf-8"))
     write_json(folder / "summary.json", {"stages": stages, **numbers})
-    link(report_artifact / "report.html", folder / "report.html")
-    return folder
+    link(report / "report.html", folder / "report.html")
 
 
 def link(target: Path, name: Path) -> None:
