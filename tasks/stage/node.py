@@ -114,7 +114,7 @@ class Node:
     name: str
     """`stage` or `stage:unit`, with the names of the house."""
     body: Callable[[Context], Outcome]
-    """A module-level function; the AST of its module is part of the code version."""
+    """A module-level function; the code that it reaches is part of the identity (tasks.stage.closure)."""
     config: BaseModel | Mapping[str, Any] = field(default_factory=dict)
     """Recipe slice: exactly what changes the meaning of the output. No paths, no process counts."""
     inputs: Mapping[str, str] = field(default_factory=dict)
@@ -124,7 +124,7 @@ class Node:
     Raises NodeError with one clear line when the outside thing is missing."""
     version: int = 1
     code: tuple[str, ...] = ()
-    """Further modules or packages whose AST is part of the code version (`model.training`)."""
+    """Modules or packages that the body uses in a way that cannot be seen by reading; they count whole."""
     resumable: bool = False
     """Keep the work folder of a failed try and give it back to the next one."""
     seeded: bool = False

@@ -355,7 +355,7 @@ def _input(ref: NodeRef, known: Mapping[str, Artifact]) -> Artifact:
 
 
 def _code(node: Node) -> str:
-    return code_digest([node.body.__module__, *node.code])
+    return code_digest(node.body, node.code)
 
 
 def _parts(identity: Mapping[str, Any]) -> dict[str, str]:

@@ -49,10 +49,10 @@ class Job:
 def key(function: Callable[..., Any], *made_from: Any, code: Sequence[str] = ()) -> str:
     """Address of what `function` makes from JSON-like values (settings, digests of the input).
 
-    The syntax trees of its module and of those named in `code` count; paths must not be in `made_from`.
+    The code that it reaches counts, and modules named in `code` do too; paths must not be in `made_from`.
     """
     name = f"{function.__module__}.{function.__qualname__}"
-    trees = fingerprint.code_digest([function.__module__, *code])
+    trees = fingerprint.code_digest(function, code)
     return fingerprint.digest([name, trees, list(made_from)])[:40]
 
 
