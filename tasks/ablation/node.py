@@ -16,7 +16,6 @@ from tasks.ablation import table, train
 from tasks.figures.latest import link
 from tasks.settings.config import LEAKY_KINDS, SteelRun, Train
 from tasks.stage.node import Node
-from tasks.training import engine
 
 STAGE = "ablation"
 TABLE = "ablation:ffn"
@@ -44,7 +43,6 @@ def nodes(config: SteelRun) -> list[Node]:
                 "tokenizer": "tokenize:tokenizer",
                 **{name: f"tokenize:{name}" for name in config.using("pretrain")},
             },
-            code=("tasks.training.pretrain", "model.leak", *engine.CODE),
             resumable=True,
             trains=True,
             exclusive=config.runtime.parallel_trainings == 1,
@@ -57,7 +55,6 @@ def nodes(config: SteelRun) -> list[Node]:
         body=table.body,
         config={"kinds": list(study.kinds), "seeds": list(study.seeds), "profile": config.profile},
         inputs={node.unit: node.name for node in trainings},
-        code=("tasks.figures",),
     )
     return [*trainings, compare]
 

@@ -30,16 +30,6 @@ from tasks.work import partitions
 
 BATCH_RECORDS = 1000
 BATCH_CHARS = 4_000_000
-CODE = (
-    "tasks.clean.chain",
-    "tasks.clean.fast",
-    "tasks.clean.language",
-    "tasks.clean.operators",
-    "tasks.clean.own_operators",
-    "tasks.clean.recipe",
-    "tasks.records.record",
-    "tasks.records.account",
-)
 
 
 def body(ctx: Context) -> Outcome:
@@ -49,7 +39,7 @@ def body(ctx: Context) -> Outcome:
     recipes, examples = ctx.config["recipes"], ctx.config["trace_examples"]
     jobs = [
         partitions.Job(
-            partitions.key(clean_part, source, recipes, examples, assets.digest, digest, code=CODE),
+            partitions.key(clean_part, source, recipes, examples, assets.digest, digest),
             clean_part,
             (path, assets.path, recipes, examples, source),
         )

@@ -17,23 +17,6 @@ from tasks.settings.config import Source, SteelRun
 from tasks.settings.errors import NodeError, complaint
 from tasks.stage.node import Context, Node, Outcome
 
-CODE = tuple(
-    f"tasks.convert.{module}"
-    for module in (
-        "source",
-        "jobs",
-        "job",
-        "join",
-        "unique",
-        "verdicts",
-        "formats",
-        "streams",
-        "tabular",
-        "json_array",
-        "readers",
-    )
-)
-
 
 def nodes(config: SteelRun) -> list[Node]:
     """`convert:<name>` for every source; an unknown reader or option is refused here."""
@@ -80,7 +63,6 @@ def _node(config: SteelRun, name: str, source: Source) -> Node:
             "examples": config.clean.trace_examples,
         },
         inputs={"raw": f"download:{name}"},
-        code=CODE,
     )
 
 

@@ -12,18 +12,7 @@ from tasks.settings.config import SteelRun
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Context, Node, Outcome
 
-__all__ = ["SCORING", "mcnemar_exact", "nodes", "paired", "wilson"]
-
-SCORING = (
-    "tasks.evaluate",
-    "model.chat_template",
-    "tasks.tokenize.chat",
-    "tasks.tokenize.encode",
-    "model.scoring",
-    "model.steel",
-    "model.training.parallel",
-)
-"""Modules that decide a model's answers."""
+__all__ = ["mcnemar_exact", "nodes", "paired", "wilson"]
 
 
 def nodes(config: SteelRun) -> list[Node]:
@@ -63,7 +52,6 @@ def _node(config: SteelRun, unit: str, model_from: str) -> Node:
             "tokenizer": "tokenize:tokenizer",
             **{name: f"convert:{name}" for name in settings.benchmarks},
         },
-        code=SCORING,
         seeded=True,
     )
 

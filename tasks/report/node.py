@@ -26,7 +26,6 @@ def nodes(config: SteelRun, names: Iterable[str]) -> list[Node]:
             config=config.model_dump(mode="json", exclude={"runtime", "ablation"}),
             inputs={name: name for name in names},
             seeded=True,
-            code=("tasks.report", "tasks.figures", "tasks.evaluate.statistics", "model.scoring"),
         )
     ]
 

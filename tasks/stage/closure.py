@@ -8,7 +8,8 @@ reason to count; which do not is said in tasks.stage.uncounted.
 What is followed beside plain imports:
 - a string that is the dotted name of one of our modules ("model.training.run", which torchrun is told to start);
 - `import_module(f"{__name__}.{name}")`: every module of that package. Any other computed name is an error;
-- a string that names a file or folder beside the module ("templates"): its files are data of the module.
+- a string beside `__file__` that names a file or folder of the module's own folder (`Path(__file__).parent /
+  "templates"`): its files are data of the module.
 
 Statements that do something when a module is imported (a call, a decorator that registers) always count with it.
 `if TYPE_CHECKING` blocks never do. Where names alone cannot tell, more is reached, never less.
@@ -356,9 +357,10 @@ def _edges(root: Path, module: str, name: str) -> tuple[frozenset[_Place], froze
         places.add((module, ALL))
     data: set[Path] = set()
     for statement in uses:
-        found = content.uses(statement)
-        places |= set(_places(content, found))
-        data |= _beside(path, found.strings)
+        named = content.uses(statement)
+        places |= set(_places(content, named))
+        if "__file__" in named.names:
+            data |= _beside(path, named.strings)
     return frozenset(places), frozenset(data)
 
 

@@ -17,16 +17,6 @@ from tasks.settings.files import link_or_copy
 from tasks.stage.node import Context, Outcome
 
 SPLITS = ("train", "val")
-CODE = (
-    "model.chat_template",
-    "tasks.tokenize.chat",
-    "tasks.tokenize.documents",
-    "tasks.tokenize.encode",
-    "tasks.tokenize.packing",
-    "tasks.tokenize.job",
-    "model.training.shards",
-)
-"""Modules that decide what is in a shard."""
 
 
 def body(ctx: Context) -> Outcome:
@@ -71,7 +61,7 @@ def _run(ctx: Context, source: str) -> list[Path]:
     for (part, content), ids in zip(found, dropped, strict=True):
         made_from = (source, content, ids.result().hex(), digest, backend, settings)
         args = (source, str(part), ids.result(), str(folder), backend, settings)
-        jobs.append(partitions.Job(partitions.key(tokenize_part, *made_from, code=CODE), tokenize_part, args))
+        jobs.append(partitions.Job(partitions.key(tokenize_part, *made_from), tokenize_part, args))
     return partitions.run(ctx, jobs)
 
 

@@ -16,15 +16,6 @@ from tasks.stage.node import Context, Node, Outcome
 from tasks.training import engine
 from tasks.training.select import chosen
 
-PAIRS = (
-    "tasks.training.mixtures",
-    "tasks.training.pairs",
-    "tasks.training.trials",
-    "model.chat_template",
-    "tasks.tokenize.chat",
-    "tasks.tokenize.encode",
-)
-"""Modules that decide what is trained on, and how its effect is measured."""
 PARTS = ("train", "held_out")
 LOGPROBS = "logprobs.arrow"
 """Written by the engine's objective of that name; read by its objective dpo."""
@@ -49,7 +40,6 @@ def nodes(config: SteelRun) -> list[Node]:
     more = {
         "seeded": True,
         "trains": True,
-        "code": (*engine.CODE, *PAIRS, "model.scoring"),
         "exclusive": config.runtime.parallel_trainings == 1,
         "on_code_change": "keep" if config.keep_trained_on_code_change else "rerun",
     }

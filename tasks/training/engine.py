@@ -19,9 +19,6 @@ from tasks.settings.config import Train
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Context
 
-CODE = ("tasks.training.engine", "model.training", "model.steel", "kernels")
-"""Modules that decide what a training gives, beside the node's own."""
-
 
 @dataclass(frozen=True)
 class Machine:

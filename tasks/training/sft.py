@@ -9,22 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.evaluate.node import SCORING
 from tasks.settings.config import SteelRun, Train
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Context, Node, Outcome
 from tasks.training import engine
 from tasks.training.select import select
-
-EXAMPLES = (
-    "tasks.training.mixtures",
-    "tasks.training.examples",
-    "model.chat_template",
-    "tasks.tokenize.chat",
-    "tasks.tokenize.encode",
-    "tasks.tokenize.packing",
-)
-"""Modules that decide what a variant is trained on."""
 
 
 def nodes(config: SteelRun) -> list[Node]:
@@ -57,7 +46,6 @@ def _variant(config: SteelRun, name: str) -> Node:
             "train": config.sft.train.model_dump(mode="json"),
         },
         inputs=inputs,
-        code=(*engine.CODE, *EXAMPLES),
         resumable=True,
         seeded=True,
         trains=True,
@@ -89,7 +77,6 @@ def _select(config: SteelRun) -> Node:
             **{name: f"convert:{name}" for name in benchmarks},
         },
         seeded=True,
-        code=SCORING,
     )
 
 

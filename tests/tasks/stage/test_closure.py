@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks import dag
+from tasks.download import body
 from tasks.settings import profiles
 from tasks.stage import closure as closures
 from tasks.stage import fingerprint, uncounted
@@ -45,7 +46,7 @@ FILES = {
             return renamed()
 
         def templated(ctx):
-            return open("templates"), open("notes.yaml")
+            return open(Path(__file__).parent / "templates"), Path(__file__).with_name("notes.yaml"), ctx["spare"]
 
         TABLE = {"a": renamed}
         class Body:
@@ -74,6 +75,7 @@ FILES = {
     "tasks/room/readers/b.py": "READ = 2",
     "tasks/room/templates/page.j2": "{{ page }}",
     "tasks/room/notes.yaml": "a: 1",
+    "tasks/room/spare/a.yaml": "a: 1",
     "tasks/room/other.yaml": "b: 1",
     "model/late.py": "table = []\ndef late(): return table",
     "model/program.py": """
@@ -193,7 +195,13 @@ def test_an_edit_changes_the_version_of_what_reaches_it(house, file, text, chang
 
 @pytest.mark.parametrize(
     ("file", "changes"),
-    [("templates/page.j2", True), ("templates/new.j2", True), ("notes.yaml", True), ("other.yaml", False)],
+    [
+        ("templates/page.j2", True),
+        ("templates/new.j2", True),
+        ("notes.yaml", True),
+        ("other.yaml", False),
+        ("spare/a.yaml", False),
+    ],
 )
 def test_data_beside_a_module_counts_when_it_is_named(house, file, changes):
     before = house.version("templated")
@@ -267,8 +275,24 @@ def test_a_tool_that_no_training_imports_trains_nothing_again(node):
     } & counted(node)
 
 
+def test_an_edit_of_the_demos_world_downloads_nothing_else_again():
+    worlds = {
+        hub: any(m.startswith("tasks.world") for m in closures.closure(fill).modules)
+        for hub, fill in {"demo": body.demo, "folder": body.folder, "web": body.web, "hub": body.hub}.items()
+    }
+    assert worlds == {"demo": True, "folder": False, "web": False, "hub": False}
+
+
+def test_no_fine_tuning_runs_again_for_how_models_are_asked():
+    assert not {m for m in counted("sft:exp1") if m.startswith("tasks.evaluate")}
+    assert not {
+        m for m in counted("pretrain") if m.startswith(("tasks.evaluate", "tasks.clean", "tasks.convert"))
+    }
+
+
 def test_every_exception_has_a_reason_and_is_met():
-    reached = set().union(*(closures.closure(node.body, node.code).modules for node in graph().values()))
+    bodies = [node.body for node in graph().values()] + [body.folder, body.web, body.hub]
+    reached = set().union(*(closures.closure(each).modules for each in bodies))
     for name, reason in UNCOUNTED.items():
         assert len(reason.split()) >= 4, name
         assert file_of(name), name

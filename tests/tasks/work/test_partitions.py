@@ -61,7 +61,7 @@ def test_a_key_knows_the_function_its_code_and_what_it_is_made_from():
     keys = [
         partitions.key(function, {"a": 1}, "x"),
         partitions.key(function, {"a": 2}, "x"),
-        partitions.key(function, {"a": 1}, "x", code=("tasks.records.parts",)),
+        partitions.key(function, {"a": 1}, "x", code=("tasks.clean.near",)),
         partitions.key(partition_jobs.fail, {"a": 1}, "x"),
     ]
     assert len(set(keys)) == 4
