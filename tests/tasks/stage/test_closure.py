@@ -45,8 +45,11 @@ FILES = {
         def renaming(ctx):
             return renamed()
 
+        def spare(ctx):
+            return ctx["spare"]
+
         def templated(ctx):
-            return open(Path(__file__).parent / "templates"), Path(__file__).with_name("notes.yaml"), ctx["spare"]
+            return open(Path(__file__).parent / "templates"), Path(__file__).with_name("notes.yaml"), spare(ctx)
 
         TABLE = {"a": renamed}
         class Body:
