@@ -51,13 +51,13 @@ def asked(name: str, environ: Mapping[str, str] = os.environ) -> int | None:
 
 def choose(name: str, remembered: int | None, avoid: Collection[int], environ: Mapping[str, str]) -> int:
     """The port for a server that is not running: asked for, else remembered, else the next free one."""
-    wanted = asked(name, environ)
-    if wanted is not None:
-        if wanted in avoid or not is_free(wanted):
+    choice = asked(name, environ)
+    if choice is not None:
+        if choice in avoid or not is_free(choice):
             raise PortError(
-                f"STEEL_{name.upper()}_PORT={wanted} is taken by another program; free it or choose another"
+                f"STEEL_{name.upper()}_PORT={choice} is taken by another program; free it or choose another"
             )
-        return wanted
+        return choice
     if remembered and remembered not in avoid and is_free(remembered):
         return remembered
     first = DEFAULTS[name]

@@ -115,7 +115,7 @@ def memory(record: Record) -> int:
 
 def flow_runs(state: Path | None = None) -> dict[str, psutil.Process]:
     """Flow run id → process that executes it, on this machine; of one state folder's worker, or of all."""
-    found = {}
+    runs = {}
     for process in psutil.process_iter(["cmdline"]):
         try:
             if not any("prefect" in part for part in process.info["cmdline"] or []):
@@ -123,10 +123,10 @@ def flow_runs(state: Path | None = None) -> dict[str, psutil.Process]:
             environment = process.environ()
             run = environment.get("PREFECT__FLOW_RUN_ID")
             if run and (state is None or environment.get("STEEL_STATE") == str(state)):
-                found[run] = process
+                runs[run] = process
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
-    return found
+    return runs
 
 
 def load(path: Path) -> dict[str, Record]:

@@ -117,8 +117,8 @@ def auth_string(state: State) -> str:
     asked = os.environ.get("STEEL_AUTH", "").strip().lower()
     if asked in ("0", "false", "no"):
         state.auth.unlink(missing_ok=True)
-    wanted = asked in ("1", "true", "yes")
-    if not wanted and not state.auth.exists():
+    on = asked in ("1", "true", "yes")
+    if not on and not state.auth.exists():
         return ""
     if not state.auth.exists():
         state.folder.mkdir(parents=True, exist_ok=True)
@@ -196,7 +196,7 @@ def clean_environment(state: State, at: Addresses, auth: str = "") -> dict[str, 
 
 def write_client_files(state: State, at: Addresses, auth: str = "") -> None:
     """Let the literal `prefect …` and `mlflow …` commands find the servers (see the module's text)."""
-    wanted = {
+    addresses = {
         "MLFLOW_TRACKING_URI": at.mlflow,
         "PREFECT_API_URL": at.api,
         "PREFECT_HOME": str(state.prefect_home),
@@ -207,7 +207,7 @@ def write_client_files(state: State, at: Addresses, auth: str = "") -> None:
         **({} if state.is_default else {"STEEL_STATE": str(state.folder)}),
     }
     note = "# Written by `make up`: addresses of this clone's servers.\n"
-    lines = "".join(f"export {k}={shlex.quote(v)}\n" for k, v in wanted.items())
+    lines = "".join(f"export {k}={shlex.quote(v)}\n" for k, v in addresses.items())
     write_text(state.env, note + lines, private=True)
     if state.is_default:
         import tomli_w

@@ -13,8 +13,8 @@ from tasks import dag
 from tasks.download import body
 from tasks.settings import profiles
 from tasks.stage import closure as closures
-from tasks.stage import fingerprint, uncounted
-from tasks.stage.closure import file_of
+from tasks.stage import fingerprint, reading, uncounted
+from tasks.stage.reading import file_of
 from tasks.stage.uncounted import UNCOUNTED
 
 FILES = {
@@ -121,7 +121,7 @@ class Repository:
 
 @pytest.fixture
 def house(tmp_path, monkeypatch):
-    monkeypatch.setattr(closures, "ROOT", tmp_path)
+    monkeypatch.setattr(reading, "ROOT", tmp_path)
     monkeypatch.setattr(fingerprint, "ROOT", tmp_path)
     yield Repository(tmp_path)
     monkeypatch.undo()
@@ -136,6 +136,15 @@ def test_names_are_followed_and_neighbours_are_not(house):
     }
     assert house.reached("nodes") >= {"declares", "helper"}
     assert house.reached("Body") == {"node", "helper", "shallow", "registers", "model.late"}
+
+
+def test_a_module_reached_through_its_package_counts(house):
+    house.write("tasks/room/deep.py", "from tasks import room\ndef bottom(x): return room.typed.Thing")
+    assert "typed" in house.reached()
+    house.write(
+        "tasks/room/deep.py", "import tasks.room.declares\ndef bottom(x): return tasks.room.declares.nodes"
+    )
+    assert "declares" in house.reached()
 
 
 def test_a_module_named_by_a_string_and_a_program_count(house):
@@ -306,9 +315,7 @@ def test_every_exception_has_a_reason_and_is_met():
 def test_planning_reads_each_file_once_and_stays_fast(monkeypatch):
     nodes = dag.build(profiles.load("demo")).values()
     paths = []
-    monkeypatch.setattr(
-        closures, "_parse", lambda path, parse=closures._parse: paths.append(path) or parse(path)
-    )
+    monkeypatch.setattr(reading, "parse", lambda path, parse=reading.parse: paths.append(path) or parse(path))
     closures.forget()
     fingerprint._tree_digest.cache_clear()
     begun = time.process_time()
