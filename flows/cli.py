@@ -14,12 +14,13 @@ from itertools import groupby
 from typing import Any
 from uuid import UUID
 
-from flows import preflight, servers
+from flows import preflight, servers, spec
 from flows.ports import PortError
-from flows.preflight import FFN_ABLATION, PIPELINE, Request, Wrong
+from flows.preflight import Request, Wrong
 from flows.servers import ServerError
 from flows.settings import Addresses, State
-from tasks.settings.config import STAGES
+from flows.spec import PIPELINE, FlowSpec
+from tasks.stage.names import stage_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,17 +68,16 @@ def _plan(options: argparse.Namespace) -> int:
     request = _request(options)
     config = preflight.run(request)
     at = servers.up()
-    from tasks import dag
     from tasks.stage.plan import plan
     from tasks.stage.runner import Runner
     from tasks.stage.store import Store
     from tasks.stage.tracking import Tracker
 
     store = Store(preflight.resolve(config.runtime.artifacts))
-    runner = Runner(config, dag.build(config), store, Tracker(at.mlflow), "", frozenset(request.force))
-    wanted = STAGES[: STAGES.index(request.until) + 1]
-    for stage, steps in groupby(plan(runner), key=lambda step: step.node.partition(":")[0]):
-        if stage in wanted:
+    nodes = request.spec.build(config)
+    runner = Runner(config, nodes, store, Tracker(at.mlflow), "", frozenset(request.force))
+    for stage, steps in groupby(plan(runner), key=lambda step: stage_of(step.node)):
+        if stage in request.stages:
             print("\n".join(_plan_lines(stage, list(steps))))
     return 0
 
@@ -111,8 +111,8 @@ def _trace(options: argparse.Namespace) -> int:
         other: set[str] = set()
         nodes = newest(Store(preflight.resolve(config.runtime.artifacts)), dag.build(config), other)
         by_step = options.step is not None
-        told = trace.step(options.step, config, nodes) if by_step else trace.trace(options.id, config, nodes)
-        print("\n".join(told))
+        lines = trace.step(options.step, config, nodes) if by_step else trace.trace(options.id, config, nodes)
+        print("\n".join(lines))
     except NodeError as error:
         raise Wrong(str(error)) from error
     if other:
@@ -167,11 +167,11 @@ def _run(options: argparse.Namespace) -> int:
     for name in runs.reap():
         print(f"an earlier flow run, {name}, had lost its process: marked as Crashed")
     try:
-        run = runs.trigger(request.deployment, request.parameters())
+        run = runs.trigger(request.spec.deployment, request.parameters())
     except runs.RunError as error:
         raise Wrong(str(error)) from error
     print(f"flow run {at.prefect}/runs/flow-run/{run}", flush=True)
-    return _follow(run, at, config, request.deployment)
+    return _follow(run, at, config, request.spec)
 
 
 def _watch(options: argparse.Namespace) -> int:
@@ -183,22 +183,18 @@ def _watch(options: argparse.Namespace) -> int:
     if run is None:
         raise Wrong("there is no flow run yet: `make run` starts one")
     with runs.Reader(run) as reader:
-        asked, deployment = reader.flow_run().parameters, reader.deployment()
-    overrides: Any = asked.get("overrides") or {}
-    return _follow(run, at, profiles.load(asked.get("profile") or "demo", overrides), deployment)
+        parameters, deployment = reader.flow_run().parameters, reader.deployment()
+    overrides: Any = parameters.get("overrides") or {}
+    config = profiles.load(parameters.get("profile") or "demo", overrides)
+    return _follow(run, at, config, spec.of(deployment))
 
 
-def _follow(run: UUID, at: Addresses, config: Any, deployment: str) -> int:
+def _follow(run: UUID, at: Addresses, config: Any, flow: FlowSpec) -> int:
     from flows.follow import follow
-    from tasks.ablation.ffn import node as ablation
 
-    folder = preflight.resolve(config.runtime.artifacts) / "latest" / config.profile
-    page = folder / "report.html"
-    if deployment == FFN_ABLATION:
-        folder = folder / ablation.FOLDER
-        page = folder / ablation.PAGE
+    folder = flow.latest(preflight.resolve(config.runtime.artifacts), config.profile)
     try:
-        good = follow(run, at, folder, page)
+        good = follow(run, at, folder, folder / flow.page)
     except KeyboardInterrupt:
         print(
             f"\nThe run goes on without this window. Watch it again: make watch\n"
@@ -223,14 +219,15 @@ def _request(options: argparse.Namespace) -> Request:
 
     overrides = merge(preflight.folder_overrides(folders), preflight.assignments(" ".join(options.set)))
     force = [item for text in options.force for item in text.replace(",", " ").split()]
-    return Request(options.profile, options.until or "report", force, overrides, options.deployment)
+    flow = spec.studies()[options.study] if options.study else PIPELINE
+    return Request(options.profile, options.until or "report", force, overrides, flow)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m flows.cli", description="Steel: servers and runs.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
-    common.set_defaults(deployment=PIPELINE)
+    common.set_defaults(study="")
     common.add_argument("--profile", default="demo", help="a file in deployments/profiles (default: demo)")
     common.add_argument("--until", default="report", metavar="STAGE", help="the last stage (default: report)")
     common.add_argument(
@@ -269,9 +266,10 @@ def _parser() -> argparse.ArgumentParser:
         "run", _run, "check, start the servers if need be, run the pipeline and follow it", parents=[common]
     )
     ablation = command(
-        "ablation", _run, "train every kind of FFN side by side, and follow it", parents=[common]
+        "ablation", _run, "run a study: one thing changed, the rest equal; and follow it", parents=[common]
     )
-    ablation.set_defaults(deployment=FFN_ABLATION)
+    names = list(spec.studies())
+    ablation.add_argument("--study", default=names[0], choices=names, help=f"default: {names[0]}")
     command("plan", _plan, "what a run would skip, what it would do, and why", parents=[common])
     sources = command("sources", _sources, "the data sets of a profile, and what is here", parents=[common])
     sources.add_argument("--registry", action="store_true", help="all known data sets instead")

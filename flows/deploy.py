@@ -27,6 +27,8 @@ from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 from flows.settings import POOL, Addresses, State
+from flows.spec import SPECS
+from tasks.settings.files import write_json
 
 ZOMBIES = "steel: runs without a heartbeat have crashed"
 _BEATS = timedelta(seconds=90)  # three heartbeats, see flows.settings
@@ -82,8 +84,8 @@ def deploy(
     """Deploy everything in prefect.yaml if something changed; True if it did."""
     make_automation()
     digest = _digest(state.root, at)
-    wanted = set(names(state.root))
-    if _last(state) == digest and wanted <= existing():
+    declared = set(names(state.root))
+    if _last(state) == digest and declared <= existing():
         return False
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     result = subprocess.run(
@@ -95,12 +97,12 @@ def deploy(
         stdin=subprocess.DEVNULL,
     )
     state.log("deploy").write_text(result.stdout + result.stderr, "utf-8")
-    missing = wanted - existing()
+    missing = declared - existing()
     if result.returncode or missing:
         what = f"lacks {', '.join(sorted(missing))}" if missing else f"exited with {result.returncode}"
         raise DeployError(f"prefect deploy {what}; it said:\n{result.stdout[-3000:]}{result.stderr[-3000:]}")
-    state.deployed.write_text(json.dumps({"digest": digest}) + "\n", "utf-8")
-    say(f"deployed {len(wanted)} deployments of prefect.yaml")
+    write_json(state.deployed, {"digest": digest})
+    say(f"deployed {len(declared)} deployments of prefect.yaml")
     return True
 
 
@@ -114,8 +116,8 @@ def _digest(root: Path, at: Addresses) -> str:
     """Digest of all that a deployment is made of: the file, the flow's signature and types, addresses."""
     files = [
         root / "prefect.yaml",
-        root / "flows" / "steel.py",
-        root / "flows" / "sweep.py",
+        root / "flows" / "spec.py",
+        *(root / file for file in sorted({spec.entrypoint.partition(":")[0] for spec in SPECS})),
         root / "tasks" / "settings" / "config.py",
         root / "tasks" / "settings" / "profiles.py",
     ]

@@ -20,9 +20,10 @@ from prefect.exceptions import PrefectException
 from flows import runs, servers
 from flows.runs import Reader, Snapshot, TaskLine
 from flows.settings import ROOT, Addresses
-from tasks.settings.config import ABLATION_STAGES, STAGES
+from flows.spec import stages
+from tasks.stage.names import stage_of
 
-SHOWN = tuple(dict.fromkeys((*STAGES, *ABLATION_STAGES)))
+SHOWN = stages()
 """Task runs that are stages, in the order they are shown."""
 POLL_SECONDS = 1.0
 CARE_SECONDS = 10.0
@@ -88,7 +89,7 @@ def follow(run: UUID, at: Addresses, folder: Path, report: Path, terminal: Termi
 
 def _watch(reader: Reader, terminal: Terminal) -> Snapshot:
     begun = time.monotonic()
-    told: dict[str, str] = {}
+    printed: dict[str, str] = {}
     cared, last, trouble = time.monotonic(), None, 0
     while True:
         try:
@@ -101,10 +102,10 @@ def _watch(reader: Reader, terminal: Terminal) -> Snapshot:
             _restart(terminal)
             time.sleep(POLL_SECONDS)
             continue
-        changed = last is None or _said(snapshot.state) != _said(last.state)
+        changed = last is None or _in_words(snapshot.state) != _in_words(last.state)
         if changed and not snapshot.tasks and not snapshot.done:
-            terminal.line(f"{_clock(begun)}  flow run: {_said(snapshot.state)}")
-        _tell(snapshot, told, begun, terminal)
+            terminal.line(f"{_clock(begun)}  flow run: {_in_words(snapshot.state)}")
+        _print_news(snapshot, printed, begun, terminal)
         if snapshot.done:
             return snapshot
         terminal.passing(f"{_clock(begun)}  {_inside(snapshot, reader)}")
@@ -115,13 +116,13 @@ def _watch(reader: Reader, terminal: Terminal) -> Snapshot:
         time.sleep(POLL_SECONDS)
 
 
-def _tell(snapshot: Snapshot, told: dict[str, str], begun: float, terminal: Terminal) -> None:
+def _print_news(snapshot: Snapshot, printed: dict[str, str], begun: float, terminal: Terminal) -> None:
     """A line for each stage that began or ended, and for each node that did not end well."""
     for task in sorted(snapshot.tasks.values(), key=_order):
         stage = task.name in SHOWN
-        if told.get(task.name) == task.state or (not task.done and (told.get(task.name) or not stage)):
+        if printed.get(task.name) == task.state or (not task.done and (printed.get(task.name) or not stage)):
             continue
-        told[task.name] = task.state
+        printed[task.name] = task.state
         if task.done and (stage or not task.good):
             took = f"{task.seconds:7.1f} s" if task.state != "Cached" else " " * 9
             what = _short(cause(task.message)) if task.state != "Cached" else ""
@@ -134,7 +135,7 @@ def _inside(snapshot: Snapshot, reader: Reader) -> str:
     """What goes on in the stage that runs."""
     stage = next((t.name for t in snapshot.tasks.values() if t.name in SHOWN and not t.done), "")
     if not stage:
-        return "" if snapshot.tasks else f"flow run: {_said(snapshot.state)}"
+        return "" if snapshot.tasks else f"flow run: {_in_words(snapshot.state)}"
     nodes = [t for t in snapshot.tasks.values() if t.name.startswith(f"{stage}:")]
     running = [t.name for t in nodes if not t.done]
     parts = [stage]
@@ -226,11 +227,11 @@ def _record(path: Path, run: UUID) -> dict[str, Any]:
 
 
 def _order(task: TaskLine) -> tuple[int, str]:
-    stage = task.name.partition(":")[0]
+    stage = stage_of(task.name)
     return (SHOWN.index(stage) if stage in SHOWN else len(SHOWN), "" if task.name in SHOWN else task.name)
 
 
-def _said(state: str) -> str:
+def _in_words(state: str) -> str:
     words = {
         "Scheduled": "waiting for the worker",
         "Late": "waiting for the worker",

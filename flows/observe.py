@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 from uuid import UUID
@@ -23,11 +22,10 @@ from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 from prefect.states import State
 
-from tasks.ablation.ffn import node as ablation
-from tasks.figures.latest import publish_latest
+from flows.spec import FlowSpec
+from tasks.settings.files import write_json
 from tasks.stage.node import Artifact, Outcome
 from tasks.stage.runner import Runner
-from tasks.stage.store import write_json
 
 POLL_SECONDS = 10.0
 PROGRESS_SECONDS = 2.0
@@ -125,11 +123,11 @@ class Progress:
 
 class Watch:
     """Follows the flow run: notes stage times, notices a cancellation that no worker delivered,
-    and leaves `latest/<profile>/run.json` for the command line."""
+    and leaves run.json in the flow's latest folder for the command line."""
 
-    def __init__(self, runner: Runner, folder: Path):
-        self.runner = runner
-        self._folder = runner.store.root / "latest" / folder
+    def __init__(self, runner: Runner, spec: FlowSpec):
+        self.runner, self.spec = runner, spec
+        self._folder = spec.latest(runner.store.root, runner.config.profile)
         self.stages: list[dict[str, Any]] = []
         self._begun = time.monotonic()
         self._thread = threading.Thread(target=self._poll, daemon=True)
@@ -164,10 +162,9 @@ class Watch:
             "mlflow_url": runner.tracker.url(runner.pipeline_run) if runner.pipeline_run else "",
         }
         write_json(self._folder / "run.json", run)
-        if status == "FINISHED" and "report" in runner.done:
-            publish_latest(runner.store.root, runner.config.profile, runner.done["report"].path, self.stages)
-        elif status == "FINISHED" and ablation.TABLE in runner.done:
-            ablation.publish(self._folder, runner.done[ablation.TABLE].path)
+        result = runner.done.get(self.spec.result)
+        if status == "FINISHED" and result:
+            self.spec.publish(self._folder, result.path, self.stages)
 
     def _poll(self) -> None:
         while not self.runner.stop.wait(POLL_SECONDS):

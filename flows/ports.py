@@ -13,6 +13,8 @@ import socket
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from tasks.settings.files import write_json
+
 HOST = "127.0.0.1"
 DEFAULTS = {"prefect": 4200, "mlflow": 5000}
 _TRIES = 200
@@ -49,13 +51,13 @@ def asked(name: str, environ: Mapping[str, str] = os.environ) -> int | None:
 
 def choose(name: str, remembered: int | None, avoid: Collection[int], environ: Mapping[str, str]) -> int:
     """The port for a server that is not running: asked for, else remembered, else the next free one."""
-    wanted = asked(name, environ)
-    if wanted is not None:
-        if wanted in avoid or not is_free(wanted):
+    choice = asked(name, environ)
+    if choice is not None:
+        if choice in avoid or not is_free(choice):
             raise PortError(
-                f"STEEL_{name.upper()}_PORT={wanted} is taken by another program; free it or choose another"
+                f"STEEL_{name.upper()}_PORT={choice} is taken by another program; free it or choose another"
             )
-        return wanted
+        return choice
     if remembered and remembered not in avoid and is_free(remembered):
         return remembered
     first = DEFAULTS[name]
@@ -77,5 +79,4 @@ def load(path: Path) -> dict[str, int]:
 
 
 def save(path: Path, ports: Mapping[str, int]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(dict(ports), indent=1) + "\n", "utf-8")
+    write_json(path, dict(ports))

@@ -18,13 +18,13 @@ from typing import Any
 import yaml
 
 from flows.settings import ROOT
+from flows.spec import PIPELINE, FlowSpec
 from model.guard import refuse_foreign_kernels
-from tasks.settings.config import ABLATION_STAGES, STAGES, SteelRun
-from tasks.settings.errors import NodeError
-from tasks.stage.node import Node
+from tasks.settings.config import STAGES, SteelRun
+from tasks.settings.errors import NodeError, complaint
+from tasks.stage.names import stage_of
 
 PYTHON = (3, 11)
-PIPELINE, FFN_ABLATION = "steel/full-pipeline", "steel-ablation/ffn"
 _ASSIGNMENT = re.compile(r"(?:^|\s+)([A-Za-z_][\w.\-]*)=")
 
 
@@ -40,24 +40,18 @@ class Request:
     until: str = "report"
     force: list[str] = field(default_factory=list)
     overrides: dict[str, Any] = field(default_factory=dict)
-    deployment: str = PIPELINE
+    spec: FlowSpec = PIPELINE
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """Of the flow that is asked for."""
-        return STAGES if self.deployment == PIPELINE else ABLATION_STAGES
-
-    def nodes(self, config: SteelRun) -> dict[str, Node]:
-        """Of that flow, too."""
-        from tasks import dag
-
-        return (dag.build if self.deployment == PIPELINE else dag.build_ablation)(config)
+        """That would run."""
+        return self.spec.until(self.until) if self.spec.takes_until else self.spec.stages
 
     def parameters(self) -> dict[str, Any]:
         """As parameters of the flow."""
         asked = {
             "profile": self.profile,
-            "until": self.until if self.deployment == PIPELINE else "",
+            "until": self.until if self.spec.takes_until else "",
             "force": self.force,
             "overrides": self.overrides,
         }
@@ -78,7 +72,7 @@ def run(request: Request) -> SteelRun:
     except NodeError as error:
         raise Wrong(str(error)) from error
     except ValueError as error:
-        raise Wrong(f"overrides: {_first_line(error)}") from error
+        raise Wrong(f"overrides: {complaint(error)}") from error
     wrong = [
         *check_until(request.until),
         *check_force(request, config),
@@ -100,7 +94,7 @@ def sources(request: Request, registered: bool = False) -> SteelRun:
         if registered:
             config = SteelRun(profile="registry", sources=registry.entries(), runtime=config.runtime)
     except (NodeError, ValueError) as error:
-        raise Wrong(_first_line(error)) from error
+        raise Wrong(complaint(error)) from error
     runtime = config.runtime.model_copy(update={"artifacts": resolve(config.runtime.artifacts)})
     return config.model_copy(update={"runtime": runtime})
 
@@ -128,18 +122,18 @@ def check_until(until: str) -> Iterable[str]:
 
 
 def check_force(request: Request, config: SteelRun) -> Iterable[str]:
-    force, stages = request.force, request.stages
-    unknown = [item for item in force if item.partition(":")[0] not in stages]
+    force, stages = request.force, request.spec.stages
+    unknown = [item for item in force if stage_of(item) not in stages]
     for item in unknown:
-        yield f"there is no stage {item.partition(':')[0]!r}; FORCE takes stages ({', '.join(stages)}) or nodes"
+        yield f"there is no stage {stage_of(item)!r}; FORCE takes stages ({', '.join(stages)}) or nodes"
     units = [item for item in force if ":" in item and item not in unknown]
     if units:
-        nodes = request.nodes(config)
+        nodes = request.spec.build(config)
         for item in units:
             if item not in nodes:
-                stage = item.partition(":")[0]
-                mine = ", ".join(name for name in nodes if name.partition(":")[0] == stage)
-                yield f"there is no node {item!r} in profile {config.profile}; {stage} has: {mine}"
+                stage = stage_of(item)
+                names = ", ".join(name for name, node in nodes.items() if node.stage == stage)
+                yield f"there is no node {item!r} in profile {config.profile}; {stage} has: {names}"
 
 
 def check_folders(config: SteelRun) -> Iterable[str]:
@@ -147,11 +141,11 @@ def check_folders(config: SteelRun) -> Iterable[str]:
     folders = config.runtime.folders
     variable = {"sources": "SOURCES", "posttrain": "POSTTRAIN", "benchmarks": "BENCHMARKS"}
     place = {"pretrain": "sources", "sft": "posttrain", "preference": "posttrain", "benchmark": "benchmarks"}
-    wanted: dict[str, list[str]] = {}
+    needed: dict[str, list[str]] = {}
     for name, source in config.sources.items():
         if source.hub == "folder":
-            wanted.setdefault(source.below or place[source.use], []).append(name)
-    for below, names in wanted.items():
+            needed.setdefault(source.below or place[source.use], []).append(name)
+    for below, names in needed.items():
         base: Path | None = getattr(folders, below)
         if base is None:
             yield f"profile {config.profile} needs {variable[below]}=<folder> for {', '.join(names)}"
@@ -207,13 +201,13 @@ def assignments(text: str) -> dict[str, Any]:
     if text.strip() and (not starts or text[: starts[0].start()].strip()):
         raise Wrong(f"SET wants key=value pairs, such as SET='pretrain.steps=200'; got {text.strip()!r}")
     tree: dict[str, Any] = {}
-    for found, following in zip_longest(starts, starts[1:]):
-        value = text[found.end() : following.start() if following else len(text)].strip()
+    for start, following in zip_longest(starts, starts[1:]):
+        value = text[start.end() : following.start() if following else len(text)].strip()
         try:
             parsed = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise Wrong(f"SET: {found[1]}={value} is not a value: {_first_line(error)}") from error
-        _put(tree, found[1].split("."), parsed)
+            raise Wrong(f"SET: {start[1]}={value} is not a value: {complaint(error)}") from error
+        _put(tree, start[1].split("."), parsed)
     return tree
 
 
@@ -230,17 +224,3 @@ def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:
             raise Wrong(f"SET gives {part} twice: as a value and as a tree")
         tree = below
     tree[path[-1]] = value
-
-
-def _first_line(error: Exception) -> str:
-    """pydantic's first complaint, or an error's first line."""
-    details = getattr(error, "errors", None)
-    if callable(details):
-        first = details()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return (
-            f"there is no setting {where!r}"
-            if first["type"] == "extra_forbidden"
-            else f"{where}: {first['msg']}"
-        )
-    return str(error).splitlines()[0]

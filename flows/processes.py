@@ -20,6 +20,8 @@ from pathlib import Path
 
 import psutil
 
+from tasks.settings.files import write_json
+
 
 @dataclass(frozen=True)
 class Record:
@@ -113,7 +115,7 @@ def memory(record: Record) -> int:
 
 def flow_runs(state: Path | None = None) -> dict[str, psutil.Process]:
     """Flow run id → process that executes it, on this machine; of one state folder's worker, or of all."""
-    found = {}
+    runs = {}
     for process in psutil.process_iter(["cmdline"]):
         try:
             if not any("prefect" in part for part in process.info["cmdline"] or []):
@@ -121,10 +123,10 @@ def flow_runs(state: Path | None = None) -> dict[str, psutil.Process]:
             environment = process.environ()
             run = environment.get("PREFECT__FLOW_RUN_ID")
             if run and (state is None or environment.get("STEEL_STATE") == str(state)):
-                found[run] = process
+                runs[run] = process
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
-    return found
+    return runs
 
 
 def load(path: Path) -> dict[str, Record]:
@@ -140,10 +142,7 @@ def load(path: Path) -> dict[str, Record]:
 
 
 def save(path: Path, records: Mapping[str, Record]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps({k: asdict(v) for k, v in records.items()}, indent=1) + "\n", "utf-8")
-    aside.replace(path)
+    write_json(path, {name: asdict(record) for name, record in records.items()})
 
 
 def tail(path: Path, lines: int = 20) -> str:

@@ -32,10 +32,9 @@ from prefect.client.schemas.sorting import FlowRunSort, LogSort
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Cancelling, Crashed
 
-from flows import processes
+from flows import processes, spec
 from flows.settings import POOL
 
-FLOWS = ("steel", "steel-ablation")
 _UNSTARTED = timedelta(seconds=60)
 """A run that never had a process: its worker is about to start one, or died before it could."""
 
@@ -70,9 +69,9 @@ class Snapshot:
 def trigger(deployment: str, parameters: Mapping[str, Any]) -> UUID:
     """Create a run of `<flow>/<deployment>`; the worker picks it up."""
     with get_client(sync_client=True) as client:
-        found = client.read_deployment_by_name(deployment)
+        target = client.read_deployment_by_name(deployment)
         try:
-            return client.create_flow_run_from_deployment(found.id, parameters=dict(parameters)).id
+            return client.create_flow_run_from_deployment(target.id, parameters=dict(parameters)).id
         except PrefectHTTPStatusError as error:
             if error.response.status_code not in (409, 422):
                 raise
@@ -84,7 +83,7 @@ def latest() -> UUID | None:
     """The newest run of our flows."""
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(
-            flow_filter=FlowFilter(name=FlowFilterName(any_=list(FLOWS))),
+            flow_filter=FlowFilter(name=FlowFilterName(any_=list(spec.names()))),
             sort=FlowRunSort.START_TIME_DESC,
             limit=1,
         )
@@ -143,14 +142,14 @@ class Reader:
 
     def progress(self) -> str:
         """What the newest progress bar says, such as `pretrain: step 120 of 700 … 17 %`."""
-        found = self._client.read_artifacts(
+        artifacts = self._client.read_artifacts(
             artifact_filter=ArtifactFilter(
                 flow_run_id=ArtifactFilterFlowRunId(any_=[self.run]),
                 type=ArtifactFilterType(any_=["progress"]),
             ),
             limit=20,
         )
-        bars = [a for a in found if isinstance(a.data, (int, float)) and a.data < 100]
+        bars = [a for a in artifacts if isinstance(a.data, (int, float)) and a.data < 100]
         if not bars:
             return ""
         newest = max(bars, key=lambda a: a.updated or a.created)
@@ -158,12 +157,12 @@ class Reader:
 
     def logs(self, lines: int = 30) -> list[str]:
         """The last lines of the run's log, oldest first."""
-        found = self._client.read_logs(
+        logs = self._client.read_logs(
             log_filter=LogFilter(flow_run_id=LogFilterFlowRunId(any_=[self.run])),
             limit=lines,
             sort=LogSort.TIMESTAMP_DESC,
         )
-        return [line.message for line in reversed(found)]
+        return [line.message for line in reversed(logs)]
 
 
 def reap() -> list[str]:
@@ -179,7 +178,7 @@ def reap() -> list[str]:
             type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
         )
         runs = client.read_flow_runs(
-            flow_filter=FlowFilter(name=FlowFilterName(any_=list(FLOWS))),
+            flow_filter=FlowFilter(name=FlowFilterName(any_=list(spec.names()))),
             flow_run_filter=FlowRunFilter(state=running),
             limit=200,
         )

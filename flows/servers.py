@@ -172,12 +172,12 @@ def _choose_ports(state: State) -> Addresses:
     for name in ports.DEFAULTS:
         record = records.get(name)
         running = known.get(name) if record and record.process() else None
-        wanted = ports.asked(name)
-        if running and wanted in (None, running):
+        port = ports.asked(name)
+        if running and port in (None, running):
             chosen[name] = running
         elif running:
             raise ports.PortError(
-                f"the {name} server already runs on port {running}; `make down` first, to move it to {wanted}"
+                f"the {name} server already runs on port {running}; `make down` first, to move it to {port}"
             )
         else:
             chosen[name] = ports.choose(name, known.get(name), chosen.values(), os.environ)

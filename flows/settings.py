@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.ports import HOST
+from tasks.settings.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 POOL = "steel-local"
@@ -116,8 +117,8 @@ def auth_string(state: State) -> str:
     asked = os.environ.get("STEEL_AUTH", "").strip().lower()
     if asked in ("0", "false", "no"):
         state.auth.unlink(missing_ok=True)
-    wanted = asked in ("1", "true", "yes")
-    if not wanted and not state.auth.exists():
+    on = asked in ("1", "true", "yes")
+    if not on and not state.auth.exists():
         return ""
     if not state.auth.exists():
         state.folder.mkdir(parents=True, exist_ok=True)
@@ -195,7 +196,7 @@ def clean_environment(state: State, at: Addresses, auth: str = "") -> dict[str, 
 
 def write_client_files(state: State, at: Addresses, auth: str = "") -> None:
     """Let the literal `prefect …` and `mlflow …` commands find the servers (see the module's text)."""
-    wanted = {
+    addresses = {
         "MLFLOW_TRACKING_URI": at.mlflow,
         "PREFECT_API_URL": at.api,
         "PREFECT_HOME": str(state.prefect_home),
@@ -206,20 +207,10 @@ def write_client_files(state: State, at: Addresses, auth: str = "") -> None:
         **({} if state.is_default else {"STEEL_STATE": str(state.folder)}),
     }
     note = "# Written by `make up`: addresses of this clone's servers.\n"
-    lines = "".join(f"export {k}={shlex.quote(v)}\n" for k, v in wanted.items())
-    _write_private(state.env, note + lines)
+    lines = "".join(f"export {k}={shlex.quote(v)}\n" for k, v in addresses.items())
+    write_text(state.env, note + lines, private=True)
     if state.is_default:
         import tomli_w
 
-        _write_private(state.root / "prefect.toml", note + tomli_w.dumps(prefect_settings(state, at, auth)))
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Write a file that may hold the password: for the user's eyes only, and never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(
-        os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
-    ) as out:
-        out.write(text)
-    aside.replace(path)
+        settings = tomli_w.dumps(prefect_settings(state, at, auth))
+        write_text(state.root / "prefect.toml", note + settings, private=True)

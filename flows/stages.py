@@ -1,61 +1,50 @@
-"""Walking the stages of a flow run: what `steel` and `steel-ablation` have in common.
+"""Walking the stages of a flow run: what all flows have in common.
 
 A stage whose nodes are all done is one task run, `Cached`. Otherwise its nodes run as tasks of
-their own: light ones side by side, those that want the whole machine one by one in the main thread
-(where Prefect's cancellation and timeouts reach them).
+their own, in the order that tasks.stage.schedule gives: light ones side by side, those that want the whole
+machine one by one in the main thread (where Prefect's cancellation and timeouts reach them).
+
+The runner reaches a task in its closure, never as a parameter: Prefect walks through parameters in search
+of results, and would record them where results are kept.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, wait
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
-from prefect import get_run_logger, task
+from prefect import Task, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run, task_run
 from prefect.states import Completed, State
 
 from flows import observe
+from flows.spec import FlowSpec
 from tasks.settings.config import SteelRun
 from tasks.stage.node import Artifact, Node
 from tasks.stage.runner import Runner
+from tasks.stage.schedule import Schedule, finished
 from tasks.stage.store import Store
 from tasks.stage.tracking import Tracker
 from tasks.work import pool
 
 MAX_BESIDE = 8
-TRAININGS = ("pretrain", "sft", "dpo", "ablation")
-BESIDE = ("sft", "dpo", "ablation")
-"""Trainings of which runtime.parallel_trainings run beside each other."""
-
-_runner: Runner | None = None  # one flow run per process: tasks reach it here, not through parameters
 
 
-def walk(
-    config: SteelRun, graph: Mapping[str, Node], stages: Sequence[str], force: Iterable[str], folder: str = ""
-) -> State:
-    """Run the stages in order, inside a flow; raises what the first failing one raised.
-
-    `folder` below artifacts/latest/<profile> is where run.json goes.
-    """
-    global _runner
-    runner = Runner(
-        config, graph, Store(config.runtime.artifacts), Tracker(), str(flow_run.id), frozenset(force)
-    )
-    _runner = runner
+def walk(spec: FlowSpec, config: SteelRun, stages: Sequence[str], force: Iterable[str]) -> State:
+    """Run stages of a flow in order, inside that flow; raises what the first failing one raised."""
+    store = Store(config.runtime.artifacts)
+    runner = Runner(config, spec.build(config), store, Tracker(), str(flow_run.id), frozenset(force))
     pool.configure(config.runtime.data_workers)
     observe.started(runner)
-    watch = observe.Watch(runner, Path(config.profile, folder))
+    watch = observe.Watch(runner, spec)
     status = "KILLED"
     before: list[State] = []  # makes the arrows of the graph
     try:
         for stage in stages:
             watch.stage(stage)
-            task_of = run_stage.with_options(name=stage, task_run_name=stage)
-            state = task_of(stage, return_state=True, wait_for=before)
+            state = _stage_task(runner, stage)(return_state=True, wait_for=before)
             watch.stage_ended(stage, state)
             if not state.is_completed():
                 state.result()  # raises what the stage raised
@@ -73,22 +62,35 @@ def walk(
     return Completed(message=watch.headline())
 
 
-@task(cache_policy=NO_CACHE, persist_result=False)
-def run_stage(stage: str) -> State | None:
+def _stage_task(runner: Runner, stage: str) -> Task:
+    @task(name=stage, task_run_name=stage, cache_policy=NO_CACHE, persist_result=False)
+    def run_stage() -> State:
+        return _run_stage(runner, stage)
+
+    return run_stage
+
+
+def _node_task(runner: Runner, node: Node) -> Task:
+    @task(name=node.name, task_run_name=node.name, cache_policy=NO_CACHE, persist_result=False)
+    def run_node() -> State:
+        return _run_node(runner, node)
+
+    return run_node
+
+
+def _run_stage(runner: Runner, stage: str) -> State:
     """One stage: Cached as a whole, or its nodes one by one as their inputs become ready."""
-    runner, log = _runner, get_run_logger()
-    waiting = [node for node in runner.nodes.values() if node.stage == stage]
-    cached = _all_cached(runner, waiting)
+    nodes = [node for node in runner.nodes.values() if node.stage == stage]
+    cached = [runner.adopt(resolution) for resolution in finished(nodes, runner.resolve, runner.done)]
     if cached:
         observe.stage_table(runner, stage)
-        return Completed(
-            name="Cached", message=f"{len(cached)} of {len(cached)} nodes done before: {_ids(cached)}"
-        )
-    if stage in TRAININGS:
+        message = f"{len(cached)} of {len(cached)} nodes done before: {_ids(cached)}"
+        return Completed(name="Cached", message=message)
+    if any(node.trains for node in nodes):
         pool.shutdown()  # its workers hold a gigabyte that the training may want
     status = "FAILED"
     try:
-        _run_nodes(runner, waiting, log)
+        _run_nodes(runner, nodes)
         status = "FINISHED"
     finally:
         runner.end_stage(stage, status)
@@ -96,77 +98,44 @@ def run_stage(stage: str) -> State | None:
     return Completed(message=observe.stage_headline(runner, stage))
 
 
-def _all_cached(runner: Runner, nodes: list[Node]) -> list[Artifact]:
-    """Adopt nodes while they are cached; all of them, or an empty list at the first that is not."""
-    adopted = []
-    for node in nodes:
-        resolution = runner.resolve(node)
-        if resolution.artifact is None:
-            for artifact in adopted:  # they get task runs of their own
-                del runner.done[artifact.node], runner.results[artifact.node]
-            return []
-        adopted.append(runner.adopt(resolution))
-    return adopted
-
-
-def _run_nodes(runner: Runner, waiting: list[Node], log: logging.Logger) -> None:
-    """Run nodes in waves of the graph; after a failure nothing new starts, what runs may finish."""
-    running: dict[Any, str] = {}
-    failure: BaseException | None = None
-    while waiting or running:
-        ready = [] if failure else [node for node in waiting if runner.ready(node)]
-        for node in ready:
-            if node.exclusive or len(running) >= _beside(runner, node):
-                continue
-            waiting.remove(node)
-            future = _node_task(node).submit(node.name)
-            running[future.wrapped_future] = node.name
-        exclusive = next((node for node in ready if node.exclusive), None)
-        if exclusive and not running:
-            waiting.remove(exclusive)
-            state = _node_task(exclusive)(exclusive.name, return_state=True)
-            failure = failure or _failure(state)
-        elif running:
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
+def _run_nodes(runner: Runner, nodes: list[Node]) -> None:
+    """Start and await tasks as the schedule says; raises what the first failing node raised."""
+    trainings = runner.config.runtime.parallel_trainings
+    schedule = Schedule(nodes, MAX_BESIDE, trainings, runner.stop.is_set)
+    futures: dict[Future, str] = {}
+    while not schedule.over:
+        for node in schedule.next(runner.done):
+            if node.exclusive:
+                state = _node_task(runner, node)(return_state=True)
+                schedule.ended(node.name, _failure(state))
+            else:
+                futures[_node_task(runner, node).submit().wrapped_future] = node.name
+        if futures:
+            done, _ = wait(futures, return_when=FIRST_COMPLETED)
             for future in done:
-                running.pop(future)
-                failure = failure or _failure(future.result())
-        elif failure:
-            raise failure
-        elif not exclusive:
-            raise RuntimeError(f"nodes wait for each other: {[n.name for n in waiting]}")
-    if failure:
-        raise failure
-
-
-def _beside(runner: Runner, node: Node) -> int:
-    """How many nodes of this kind may run beside each other."""
-    return runner.config.runtime.parallel_trainings if node.stage in BESIDE else MAX_BESIDE
+                schedule.ended(futures.pop(future), _failure(future.result()))
+    if schedule.failure:
+        raise schedule.failure
 
 
 def _failure(state: State) -> BaseException | None:
     if state.is_completed():
         return None
-    error = state.result(raise_on_failure=False)
+    error: Any = state.result(raise_on_failure=False)
     return (
         error if isinstance(error, BaseException) else RuntimeError(f"ended as {state.name}: {state.message}")
     )
 
 
-def _node_task(node: Node) -> Any:
-    return run_node.with_options(name=node.name, task_run_name=node.name)
-
-
-@task(cache_policy=NO_CACHE, persist_result=False)
-def run_node(name: str) -> State:
+def _run_node(runner: Runner, node: Node) -> State:
     """One node: Cached, or run to a published artifact."""
-    runner, log = _runner, get_run_logger()
-    resolution = runner.resolve(runner.nodes[name])
+    resolution = runner.resolve(node)
     if resolution.artifact:
         artifact = runner.adopt(resolution)
         return Completed(name="Cached", message=f"{resolution.reason}; {_ids([artifact])}")
-    with observe.Progress(name) as progress:
-        artifact, outcome = runner.run(resolution, log, progress, {"prefect.task_run_id": str(task_run.id)})
+    tags = {"prefect.task_run_id": str(task_run.id)}
+    with observe.Progress(node.name) as progress:
+        artifact, outcome = runner.run(resolution, get_run_logger(), progress, tags)
     if outcome is None:
         return Completed(name="Cached", message=f"made by another run meanwhile; {_ids([artifact])}")
     observe.node_summary(runner, artifact, outcome)

@@ -14,8 +14,8 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
+from flows.spec import PIPELINE
 from flows.stages import MAX_BESIDE, walk
-from tasks import dag
 from tasks.settings import profiles
 from tasks.settings.config import STAGES, StageName
 from tasks.settings.profiles import Overrides, ProfileName
@@ -44,4 +44,4 @@ def steel(
         until: the last stage to run.
     """
     config = profiles.load(profile, overrides.model_dump(mode="json"))
-    return walk(config, dag.build(config), STAGES[: STAGES.index(until) + 1], force)
+    return walk(PIPELINE, config, PIPELINE.until(until), force)

@@ -1,44 +1,51 @@
-"""The flow `steel-ablation`: the same training many times, with one thing changed.
+"""The flows of the studies: the same training many times, with one thing changed.
 
 `steel-ablation/ffn` runs the profile's data stages (skipped when done), then trains every kind of
 feed-forward layer with every seed (settings: `ablation` in the profile) and compares them.
-"""
 
-from __future__ import annotations
+Each study has a flow of its own, because its graph is its own and so is what can be forced; flows of one
+family share their name, so their deployments are `steel-ablation/<study>`. No `from __future__ import
+annotations` here: Prefect evaluates the types of the parameters, and one of them is the study's.
+"""
 
 from typing import Annotated, Any
 
-from prefect import flow
+from prefect import Flow, flow
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
+from flows.spec import STUDIES, FlowSpec
 from flows.stages import MAX_BESIDE, walk
-from tasks import dag
-from tasks.ablation.ffn import node as ablation
 from tasks.settings import profiles
-from tasks.settings.config import ABLATION_STAGES
 from tasks.settings.profiles import Overrides, ProfileName
 
-Forced = Annotated[str, Field(pattern=rf"^({'|'.join(ABLATION_STAGES)})(:[\w.\-]+)?$")]
+
+def forced(spec: FlowSpec) -> Any:
+    """The type of one item of `force`: a stage of the flow, or a node in one."""
+    return Annotated[str, Field(pattern=rf"^({'|'.join(spec.stages)})(:[\w.\-]+)?$")]
 
 
-@flow(
-    name="steel-ablation",
-    task_runner=ThreadPoolTaskRunner(max_workers=MAX_BESIDE),
-    persist_result=False,
-    log_prints=False,
-)
-def steel_ablation(
-    profile: ProfileName = "demo",
-    overrides: Overrides = Overrides(),  # noqa: B008  (frozen, and the UI wants a default)
-    force: list[Forced] = [],  # noqa: B006  (read only)
-) -> Any:
-    """Compare the kinds of feed-forward layer on a profile's shards, skipping what is done.
+def study_flow(spec: FlowSpec) -> Flow:
+    """The Prefect flow of a study."""
 
-    Args:
-        profile: which file in deployments/profiles fills the configuration.
-        overrides: values merged into the profile, mapping by mapping (`ablation`: kinds, seeds, steps).
-        force: stages or nodes (`ablation:paper-s1`) to run again, once per flow run.
-    """
-    config = profiles.load(profile, overrides.model_dump(mode="json"))
-    return walk(config, dag.build_ablation(config), ABLATION_STAGES, force, ablation.FOLDER)
+    def study(
+        profile: ProfileName = "demo",
+        overrides: Overrides = Overrides(),  # noqa: B008  (frozen, and the UI wants a default)
+        force: list[forced(spec)] = [],  # noqa: B006  (read only)
+    ) -> Any:
+        """Run the study on a profile's data, skipping what is done.
+
+        Args:
+            profile: which file in deployments/profiles fills the configuration.
+            overrides: values merged into the profile, mapping by mapping (`ablation`: kinds, seeds, steps).
+            force: stages or nodes (`ablation:paper-s1`) to run again, once per flow run.
+        """
+        config = profiles.load(profile, overrides.model_dump(mode="json"))
+        return walk(spec, config, spec.stages, force)
+
+    runner = ThreadPoolTaskRunner(max_workers=MAX_BESIDE)
+    return flow(name=spec.name, task_runner=runner, persist_result=False, log_prints=False)(study)
+
+
+# under the names that prefect.yaml has as entrypoints: flows/sweep.py:ffn
+globals().update({spec.entrypoint.rpartition(":")[2]: study_flow(spec) for spec in STUDIES})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from tasks.ablation.ffn import node as ablation
 from tasks.clean import node as clean
@@ -10,7 +11,7 @@ from tasks.convert import node as convert
 from tasks.download import node as download
 from tasks.evaluate import node as evaluate
 from tasks.report import node as report
-from tasks.settings.config import ABLATION_STAGES, STAGES, SteelRun
+from tasks.settings.config import DATA_STAGES, STAGES, SteelRun
 from tasks.stage.node import Node
 from tasks.tokenize import node as tokenize
 from tasks.training import dpo, pretrain, sft
@@ -24,10 +25,15 @@ def build(config: SteelRun) -> dict[str, Node]:
     return _graph([*nodes, *report.nodes(config, [node.name for node in nodes])], STAGES)
 
 
+def study(config: SteelRun, room: Any) -> dict[str, Node]:
+    """The pipeline's data stages, then the nodes of a study's room: `room.nodes(config)`, in the stage `room.STAGE`."""
+    nodes = [node for each in (*DATA, room) for node in each.nodes(config)]
+    return _graph(nodes, (*DATA_STAGES, room.STAGE))
+
+
 def build_ablation(config: SteelRun) -> dict[str, Node]:
-    """The nodes of the FFN ablation: the pipeline's data stages, then its trainings and their comparison."""
-    nodes = [node for room in (*DATA, ablation) for node in room.nodes(config)]
-    return _graph(nodes, ABLATION_STAGES)
+    """The nodes of the FFN ablation."""
+    return study(config, ablation)
 
 
 def _graph(nodes: Iterable[Node], stages: Iterable[str]) -> dict[str, Node]:
@@ -37,8 +43,8 @@ def _graph(nodes: Iterable[Node], stages: Iterable[str]) -> dict[str, Node]:
             raise ValueError(f"two nodes are named {node.name!r}")
         if node.stage not in stages:
             raise ValueError(f"{node.name!r} belongs to no stage")
-        for role, source in node.inputs.items():
-            if source.partition("#")[0] not in graph:
-                raise ValueError(f"{node.name!r} wants {source!r} as {role!r}, which no earlier node makes")
+        for role, source in node.sources.items():
+            if source.node not in graph:
+                raise ValueError(f"{node.name!r} wants '{source}' as {role!r}, which no earlier node makes")
         graph[node.name] = node
     return graph

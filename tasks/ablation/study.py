@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from tasks.ablation import train
 from tasks.settings.config import Ablation, Model, SteelRun, Train
 from tasks.stage.node import Node
-from tasks.training import engine
 
 STAGE = "ablation"
 
@@ -33,8 +32,8 @@ def trainings(
                 "tokenizer": "tokenize:tokenizer",
                 **{name: f"tokenize:{name}" for name in config.using("pretrain")},
             },
-            code=("tasks.training.pretrain", "tasks.training.continuation", "model.leak", *engine.CODE),
             resumable=True,
+            trains=True,
             exclusive=config.runtime.parallel_trainings == 1,
         )
         for seed in seeds

@@ -38,12 +38,6 @@ if TYPE_CHECKING:
 GENERIC = 50
 """An n-gram in more records than this is a phrase of the language or of the exam, not a leak."""
 STEP = "decontaminate"
-CODE = (
-    "tasks.clean.overlap",
-    "tasks.clean.normalise",
-    "tasks.clean.language",
-    "tasks.records.record",
-)
 
 
 @dataclass(frozen=True)
@@ -76,7 +70,7 @@ def body(ctx: Context) -> Outcome:
     found = [(name, *part) for name in names for part in parts.digested(ctx.inputs[name])]
     jobs = [
         partitions.Job(
-            partitions.key(search_part, digests, config["ngram"], digest, code=CODE),
+            partitions.key(search_part, digests, config["ngram"], digest),
             search_part,
             (path, benchmarks, config["ngram"]),
         )

@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from tasks.clean import assets, decontaminate, dedup, signatures, source
+from tasks.clean import assets, decontaminate, dedup, source
 from tasks.clean.recipe import Recipe, load_set
 from tasks.settings.config import SteelRun
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Node
-
-_SHARED = ("tasks.clean.recipe", "tasks.records.record", "tasks.records.account")
 
 
 def nodes(config: SteelRun) -> list[Node]:
@@ -38,7 +36,6 @@ def nodes(config: SteelRun) -> list[Node]:
                     "trace_examples": config.clean.trace_examples,
                 },
                 inputs={"records": f"convert:{name}", "assets": "clean:assets"},
-                code=source.CODE,
             )
             for name in sources
         ),
@@ -54,13 +51,6 @@ def nodes(config: SteelRun) -> list[Node]:
                 "examples": config.clean.trace_examples,
             },
             inputs={name: f"clean:{name}" for name in sources},
-            code=(
-                "tasks.clean.signatures",
-                "tasks.clean.near",
-                "tasks.clean.spill",
-                *signatures.CODE,
-                *_SHARED,
-            ),
         ),
         Node(
             name="clean:decontaminate",
@@ -76,13 +66,6 @@ def nodes(config: SteelRun) -> list[Node]:
             inputs={name: f"clean:{name}" for name in sources}
             | {"dedup": "clean:dedup"}
             | {name: f"convert:{name}" for name in (*sets, *benchmarks)},
-            code=(
-                "tasks.clean.decontaminate",
-                "tasks.clean.overlap",
-                "tasks.clean.normalise",
-                "tasks.clean.language",
-                *_SHARED,
-            ),
         ),
     ]
 
@@ -95,7 +78,6 @@ def _assets_node(config: SteelRun, sources: list[str], recipes: Mapping[str, Rec
             body=assets.folder_body,
             config={"models": "folder"},
             external=partial(assets.folder_digests, config.runtime.folders.models),
-            code=("tasks.clean.operators",),
         )
     wanted = sources if settings.sources is None else settings.sources
     if unknown := sorted(set(wanted) - set(sources)):
@@ -113,11 +95,4 @@ def _assets_node(config: SteelRun, sources: list[str], recipes: Mapping[str, Rec
             "code_tokenizer": code_tokenizer,
         },
         inputs={name: f"convert:{name}" for name in wanted},
-        code=(
-            "tasks.clean.seeds",
-            "tasks.clean.kneser_ney",
-            "tasks.clean.language",
-            "tasks.clean.operators",
-            "tasks.records.record",
-        ),
     )

@@ -14,7 +14,7 @@ import regex
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from tasks.settings.errors import NodeError
+from tasks.settings.errors import NodeError, complaint
 
 FOLDER = Path(__file__).parent / "recipes"
 KINDS = ("text", "dialogue", "code")
@@ -232,9 +232,7 @@ def load(path: Path) -> Recipe:
     except yaml.YAMLError as error:
         raise NodeError(f"recipe {path.name} is not YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise NodeError(f"recipe {path.name}: {where}: {first['msg']}") from None
+        raise NodeError(f"recipe {path.name}: {complaint(error)}") from None
 
 
 def load_set(name: str) -> dict[str, Recipe]:

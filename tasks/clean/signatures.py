@@ -32,13 +32,6 @@ ROW = np.dtype(
         ("offset", "<u8"),  # where the record's line starts in its part
     ]
 )
-CODE = (
-    "tasks.clean.normalise",
-    "tasks.clean.operators",
-    "tasks.clean.fast",
-    "tasks.records.record",
-    "tasks.clean.recipe",
-)
 
 
 def hash_part(out: Path, path: Path, near: Mapping[str, Any], min_chars: int) -> None:

@@ -24,31 +24,22 @@ from tasks.records import record as records
 from tasks.records.account import Accounting
 from tasks.records.record import Record
 from tasks.settings.errors import NodeError
+from tasks.settings.files import link_or_copy
 from tasks.stage.node import Context, Outcome
 from tasks.work import partitions
 
 BATCH_RECORDS = 1000
 BATCH_CHARS = 4_000_000
-CODE = (
-    "tasks.clean.chain",
-    "tasks.clean.fast",
-    "tasks.clean.language",
-    "tasks.clean.operators",
-    "tasks.clean.own_operators",
-    "tasks.clean.recipe",
-    "tasks.records.record",
-    "tasks.records.account",
-)
 
 
 def body(ctx: Context) -> Outcome:
     """Clean the parts that have not been cleaned yet, then put them together."""
     started = time.monotonic()
-    source, assets = ctx.inputs["records"].node.partition(":")[2], ctx.inputs["assets"]
+    source, assets = ctx.unit, ctx.inputs["assets"]
     recipes, examples = ctx.config["recipes"], ctx.config["trace_examples"]
     jobs = [
         partitions.Job(
-            partitions.key(clean_part, source, recipes, examples, assets.digest, digest, code=CODE),
+            partitions.key(clean_part, source, recipes, examples, assets.digest, digest),
             clean_part,
             (path, assets.path, recipes, examples, source),
         )
@@ -74,7 +65,7 @@ def join(source: str, folders: Sequence[Path], out: Path, examples: int) -> dict
     for number, folder in enumerate(folders):
         for stem in ("records", "dropped"):
             name = parts.name(number, stem) if len(folders) > 1 else f"{stem}.jsonl"
-            partitions.link(folder / f"{stem}.jsonl", out / name)
+            link_or_copy(folder / f"{stem}.jsonl", out / name)
         for operator, shown in orjson.loads((folder / "examples.json").read_bytes()).items():
             found.setdefault(operator, []).extend(shown)
     result = accounting.total(

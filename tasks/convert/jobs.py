@@ -98,11 +98,10 @@ def cut(out: Path, path: str, job_bytes: int) -> None:
 def _cut(
     pieces: list[Piece], raw: Path, job_bytes: int, run: Callable[[list[partitions.Job]], list[Path]]
 ) -> dict[str, list[Span | None]]:
-    code = ("tasks.convert.formats",)
     folders = run(
         [
             partitions.Job(
-                partitions.key(cut, piece.digest, job_bytes, code=code),
+                partitions.key(cut, piece.digest, job_bytes),
                 cut,
                 (str(raw / piece.file), job_bytes),
             )

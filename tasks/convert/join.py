@@ -17,7 +17,7 @@ from tasks.convert import job, unique
 from tasks.convert.verdicts import chars, opening
 from tasks.records import parts
 from tasks.settings.errors import NodeError
-from tasks.work import partitions
+from tasks.settings.files import link_or_copy
 
 DUPLICATE = "duplicate-id"
 Submit = Callable[..., Future]
@@ -60,7 +60,7 @@ def gather(folders: Sequence[Path], benchmark: bool, out: Path, submit: Submit) 
     _concatenate([folder / job.QUARANTINE for folder in folders], out / job.QUARANTINE)
     lost = [folder / job.DROPPED for folder in folders]
     if benchmark:
-        partitions.link(folders[0] / job.QUESTIONS, out / job.QUESTIONS)
+        link_or_copy(folders[0] / job.QUESTIONS, out / job.QUESTIONS)
         _concatenate(lost, out / job.DROPPED)
         return gathered
     number, rewriting = 0, []
@@ -80,7 +80,7 @@ def gather(folders: Sequence[Path], benchmark: bool, out: Path, submit: Submit) 
                 future = submit(without, folder / part["file"], gone, target, aside)
                 rewriting.append((aside, future, part["records"], len(gone)))
             else:
-                partitions.link(folder / part["file"], target)
+                link_or_copy(folder / part["file"], target)
     for aside, future, held, repeats in rewriting:
         kept, records, size, shown = future.result()
         if (kept, records) != (held - repeats, repeats):

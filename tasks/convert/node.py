@@ -14,25 +14,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from tasks.settings.config import Source, SteelRun
-from tasks.settings.errors import NodeError
+from tasks.settings.errors import NodeError, complaint
 from tasks.stage.node import Context, Node, Outcome
-
-CODE = tuple(
-    f"tasks.convert.{module}"
-    for module in (
-        "source",
-        "jobs",
-        "job",
-        "join",
-        "unique",
-        "verdicts",
-        "formats",
-        "streams",
-        "tabular",
-        "json_array",
-        "readers",
-    )
-)
 
 
 def nodes(config: SteelRun) -> list[Node]:
@@ -47,7 +30,7 @@ def body(ctx: Context) -> Outcome:
 
     raw = ctx.inputs["raw"]
     files = {entry["path"]: entry["sha256"] for entry in raw.manifest["files"]}
-    name = ctx.name.partition(":")[2]
+    name = ctx.unit
     settings = {key: value for key, value in ctx.config.items() if key != "source"}
     account = convert_source(
         raw.path, ctx.out, name, ctx.config["source"], settings, files, place=ctx, submit=pool.submit
@@ -80,7 +63,6 @@ def _node(config: SteelRun, name: str, source: Source) -> Node:
             "examples": config.clean.trace_examples,
         },
         inputs={"raw": f"download:{name}"},
-        code=CODE,
     )
 
 
@@ -99,9 +81,7 @@ def _check(name: str, source: Source) -> None:
     try:
         reader.options.model_validate(source.options)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise NodeError(f"sources.{name}.options.{where}: {first['msg']}") from error
+        raise NodeError(complaint(error, f"sources.{name}.options")) from error
 
 
 def _summary(name: str, account: Mapping[str, Any]) -> str:

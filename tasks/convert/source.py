@@ -31,10 +31,6 @@ from tasks.work import partitions
 
 EXAMPLES = "examples.json"
 JOB_BYTES = 256 << 20
-CODE = tuple(
-    f"tasks.convert.{module}"
-    for module in ("verdicts", "formats", "streams", "tabular", "json_array", "readers")
-)
 
 
 def convert_source(
@@ -110,7 +106,6 @@ def _jobs(
                 source,
                 wanted,
                 [[p.file.encode("utf-8", "backslashreplace").decode(), p.digest, p.span] for p in group],
-                code=CODE,
             ),
             job.convert_pieces,
             (str(raw), group, name, source, wanted),

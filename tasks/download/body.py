@@ -1,12 +1,13 @@
-"""The body of a download node: from wherever the source lies to a folder of verified files.
+"""The bodies of download nodes: from wherever the source lies to a folder of verified files.
 
-It has a module of its own because its code is part of the node's identity, and what a line of progress
-says is not: fetching is verified against digests, so the files are what the source's fields say.
+There is one for each kind of hub, so that only what it runs is part of a node's code version: an edit of the demo's
+world downloads nothing of another hub again. How files are fetched does not count (tasks.stage.uncounted): they
+are verified against digests, so they are what the source's fields say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tasks.settings.config import World
@@ -17,14 +18,33 @@ RELISTINGS = 3
 """How often a data set that changes under the download is listed anew."""
 
 
-def body(ctx: Context) -> Outcome:
+def demo(ctx: Context) -> Outcome:
+    """Steel's own world, served on loopback meanwhile."""
+    return _fill(ctx, _from_world)
+
+
+def folder(ctx: Context) -> Outcome:
+    """Files of a local folder."""
+    return _fill(ctx, _from_folder)
+
+
+def web(ctx: Context) -> Outcome:
+    """Files by their addresses."""
+    return _fill(ctx, _from_web)
+
+
+def hub(ctx: Context) -> Outcome:
+    """A data set of Hugging Face or ModelScope."""
+    return _fill(ctx, _from_hub)
+
+
+def _fill(ctx: Context, get: Callable[[Context, str], tuple[list[str], dict]]) -> Outcome:
     """Fill ctx.out with the files of the source."""
     from tasks.download import archives
     from tasks.download.fetch import human, remove_strangers
 
-    hub, name = ctx.config["hub"], ctx.name.partition(":")[2]
-    how = {"demo": _from_world, "folder": _from_folder, "url": _from_web}.get(hub, _from_hub)
-    files, extra = how(ctx, name)
+    name = ctx.unit
+    files, extra = get(ctx, name)
     if ctx.config.get("unpack"):
         files = archives.unpack(ctx.out, files, ctx.config["unpack"])
     remove_strangers(ctx.out, files)

@@ -53,13 +53,3 @@ class Reservation:
 
     def __exit__(self, *_: object) -> None:
         self.used(self._left)
-
-
-def link_or_copy(origin: Path, target: Path) -> None:
-    """Have the file of `origin` at `target`: by hard link where the file system can, else by copy."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(origin, target)
-    except OSError:  # another disk, or a file system without links
-        shutil.copyfile(origin, target)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import httpx
 
-from tasks.download.disk import Reservation, link_or_copy
+from tasks.download.disk import Reservation
 from tasks.download.listing import (
     LOOPBACK,
     RETRY_STATUS,
@@ -31,6 +31,7 @@ from tasks.download.listing import (
     pause,
 )
 from tasks.settings.errors import NodeError
+from tasks.settings.files import link_or_copy
 
 PART = ".part"
 CHUNK = 1 << 20

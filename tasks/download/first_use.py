@@ -6,7 +6,6 @@ What arrived is noted below <artifacts>/.cache, one JSON file a source: {url: {s
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from tasks.download.listing import RemoteFile
 from tasks.settings.errors import NodeError
+from tasks.settings.files import write_json
 
 
 def pinned(files: Sequence[RemoteFile], notes: Path) -> list[RemoteFile]:
@@ -26,10 +26,7 @@ def note(notes: Path, arrived: Mapping[str, Mapping[str, Any]]) -> None:
     """Remember {url: {sha256, size}} of first downloads."""
     if not arrived:
         return
-    notes.parent.mkdir(parents=True, exist_ok=True)
-    aside = notes.with_name(f".{notes.name}.{os.getpid()}.tmp")
-    aside.write_text(json.dumps({**_read(notes), **arrived}, indent=1), "utf-8")
-    aside.replace(notes)
+    write_json(notes, {**_read(notes), **arrived})
 
 
 def _pinned(file: RemoteFile, first: Mapping[str, Any], notes: Path) -> RemoteFile:

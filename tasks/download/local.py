@@ -14,10 +14,10 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from tasks.download.disk import link_or_copy
 from tasks.download.patterns import matching
 from tasks.settings.config import Folders
 from tasks.settings.errors import NodeError
+from tasks.settings.files import link_or_copy, write_json
 
 SETTING = {"sources": "SOURCES", "posttrain": "POSTTRAIN", "benchmarks": "BENCHMARKS"}
 BELOW = {"pretrain": "sources", "sft": "posttrain", "preference": "posttrain", "benchmark": "benchmarks"}
@@ -81,10 +81,7 @@ def digests(folder: Path, files: Sequence[str], memo: Path) -> dict[str, str]:
             fresh[str(path)] = old
             result[file] = old[2]
         if fresh != known:
-            memo.parent.mkdir(parents=True, exist_ok=True)
-            aside = memo.with_name(f".{memo.name}.{os.getpid()}.tmp")
-            aside.write_text(json.dumps(fresh, indent=1), "utf-8")
-            aside.replace(memo)
+            write_json(memo, fresh)
     return result
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from tasks.download import local
-from tasks.download.body import body
+from tasks.download import body, local
 from tasks.settings.config import Source, SteelRun
 from tasks.stage.node import Node
 
@@ -22,22 +21,22 @@ def nodes(config: SteelRun) -> list[Node]:
 
 def _node(config: SteelRun, name: str, source: Source) -> Node:
     slice_ = {"hub": source.hub, "dataset": source.dataset, "files": source.files}
-    external, code = None, ()
+    fill, external = body.hub, None
     if source.unpack:
         slice_["unpack"] = source.unpack
     if source.hub == "demo":
         slice_["world"] = config.world.model_dump()
-        code = ("tasks.world",)
+        fill = body.demo
     elif source.hub == "folder":
         slice_["below"] = source.below or local.BELOW[source.use]
+        fill = body.folder
         external = _external(config, name, source)
     elif source.hub == "url":
         slice_["urls"] = [file.model_dump() for file in source.urls]
+        fill = body.web
     else:
         slice_["revision"] = source.revision
-    return Node(
-        name=f"download:{name}", body=body, config=slice_, external=external, code=code, resumable=True
-    )
+    return Node(name=f"download:{name}", body=fill, config=slice_, external=external, resumable=True)
 
 
 def _external(config: SteelRun, name: str, source: Source) -> Callable[[], Mapping[str, str]]:

@@ -11,17 +11,6 @@ from tasks.settings.config import SteelRun
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Node
 
-SCORING = (
-    "tasks.evaluate",
-    "model.chat_template",
-    "tasks.tokenize.chat",
-    "tasks.tokenize.encode",
-    "model.scoring",
-    "model.steel",
-    "model.training.parallel",
-)
-"""Modules that decide a model's answers."""
-
 
 def nodes(config: SteelRun) -> list[Node]:
     """A node for each model of the run."""
@@ -58,5 +47,5 @@ def _node(config: SteelRun, unit: str, model_from: str) -> Node:
             "tokenizer": "tokenize:tokenizer",
             **{name: f"convert:{name}" for name in settings.benchmarks},
         },
-        code=SCORING,
+        seeded=True,
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.figures import style
 from tasks.figures.canvas import drawn, new, number_ticks
 from tasks.figures.history import Curve, Points
+from tasks.stage.names import unit_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +40,7 @@ def sft_loss(curves: dict[str, Curve], chosen: str | None) -> Figure:
     """Loss of every SFT variant (Figure 4); the chosen one stands out."""
     figure, axes = new(HEIGHT)
     for index, (name, curve) in enumerate(curves.items()):
-        variant = name.partition(":")[2]
+        variant = unit_of(name)
         picked = variant == chosen
         axes.plot(
             *zip(*smooth(curve.loss), strict=True),

@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from tasks.stage.names import NodeRef
 from tasks.stage.node import Artifact
 
 MAX_POINTS = 2000
@@ -42,9 +43,9 @@ def units(nodes: Nodes, stage: str) -> dict[str, Artifact]:
     """The nodes of a stage by unit name (`pretrain` itself has the unit "")."""
     artifacts = {}
     for name, artifact in nodes.items():
-        head, _, unit = name.partition(":")
-        if head == stage:
-            artifacts[unit] = artifact
+        ref = NodeRef.parse(name)
+        if ref.stage == stage:
+            artifacts[ref.unit] = artifact
     return artifacts
 
 
@@ -103,16 +104,24 @@ def chosen_variant(nodes: Nodes) -> str | None:
     return str(nodes["sft:select"].read_json("choice.json")["variant"])
 
 
+def exports(nodes: Nodes) -> dict[str, Path]:
+    """Name -> export folder of the models that were trained, the furthest first: `dpo`, `sft` (the chosen
+    variant), `sft:<variant>` in the order of training, `base`."""
+    trained: dict[str, str] = {"dpo": "dpo:train"}
+    if variant := chosen_variant(nodes):
+        trained["sft"] = f"sft:{variant}"
+    trained |= {name: name for name in nodes if name.startswith("sft:") and name != "sft:select"}
+    trained["base"] = "pretrain"
+    folders = {model: nodes[node].path / "export" for model, node in trained.items() if node in nodes}
+    return {model: folder for model, folder in folders.items() if folder.is_dir()}
+
+
 def final_export(nodes: Nodes) -> tuple[str, Path] | None:
-    """(name of the model, its export folder) of the furthest model that was trained."""
+    """(name of the model, its export folder) of the furthest model on the way from base over the chosen
+    variant to DPO."""
     variant = chosen_variant(nodes)
-    order = [("dpo", "dpo:train")]
-    order += [(f"sft:{variant}", f"sft:{variant}")] if variant else []
-    order += [("base", "pretrain")]
-    for model, node in order:
-        if node in nodes and (nodes[node].path / "export").is_dir():
-            return model, nodes[node].path / "export"
-    return None
+    names = {"dpo": "dpo", "sft": f"sft:{variant}", "base": "base"}
+    return next(((names[model], folder) for model, folder in exports(nodes).items() if model in names), None)
 
 
 def seconds(artifact: Artifact) -> float:

@@ -11,32 +11,24 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.stage.store import write_json
+from tasks.settings.files import replacing, write_json
 
 
-def publish_latest(
-    artifacts_root: Path, profile: str, report_artifact: Path, stages: list[dict[str, Any]]
-) -> Path:
-    """Point the profile's folder at this report; returns that folder."""
-    folder = Path(artifacts_root).resolve() / "latest" / profile
-    folder.mkdir(parents=True, exist_ok=True)
-    report_artifact = Path(report_artifact).resolve()
-    numbers = json.loads((report_artifact / "summary.json").read_text("utf-8"))
+def publish_latest(folder: Path, report: Path, stages: Sequence[Mapping[str, Any]]) -> None:
+    """Point a profile's folder at this report artifact; `stages` are those of the flow run that has ended."""
+    numbers = json.loads((report / "summary.json").read_text("utf-8"))
     write_json(folder / "summary.json", {"stages": stages, **numbers})
-    link(report_artifact / "report.html", folder / "report.html")
-    return folder
+    link(report / "report.html", folder / "report.html")
 
 
 def link(target: Path, name: Path) -> None:
     """Make `name` a relative link to `target`, in one step."""
-    name.parent.mkdir(parents=True, exist_ok=True)
-    aside = name.with_name(f".{name.name}.{os.getpid()}.tmp")
-    aside.unlink(missing_ok=True)
-    try:
-        aside.symlink_to(os.path.relpath(Path(target).resolve(), name.parent.resolve()))
-    except OSError:  # a file system without links
-        shutil.copyfile(target, aside)
-    aside.replace(name)
+    with replacing(name) as aside:
+        try:
+            aside.symlink_to(os.path.relpath(Path(target).resolve(), name.parent.resolve()))
+        except OSError:  # a file system without links
+            shutil.copyfile(target, aside)

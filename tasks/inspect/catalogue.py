@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from tasks.settings.config import Source, SteelRun
 from tasks.settings.errors import NodeError
 from tasks.stage.fingerprint import encode
 from tasks.stage.node import Node
-from tasks.stage.store import MANIFEST
+from tasks.stage.store import Store
 
 USES = {
     "pretrain": "Pre-training",
@@ -129,9 +129,9 @@ def _access(source: Source) -> str:
 
 def _present(config: SteelRun, node: Node, source: Source) -> tuple[str, int | None, bool]:
     """(what is here, in words; its bytes; whether it is all here)."""
-    store = Path(config.runtime.artifacts) / "download"
+    store = Store(config.runtime.artifacts)
     mine, other = json.loads(encode(node.config)), False
-    for manifest in _manifests(store, node.unit):
+    for manifest in (artifact.manifest for artifact in store.artifacts(node.name)):
         theirs = manifest["identity"].get("config", {})
         other = other or all(theirs.get(key) == mine[key] for key in ("hub", "dataset"))
         if theirs == mine:
@@ -139,7 +139,7 @@ def _present(config: SteelRun, node: Node, source: Source) -> tuple[str, int | N
             return f"downloaded, {_files(counts['files'])}", counts["bytes"], True
     if source.hub == "folder":
         return _in_folder(config, node.unit, source)
-    partly = sum(_size_below(folder) for folder in store.glob(f"{node.unit}-*.partial"))
+    partly = sum(_size_below(folder) for folder in (store.root / node.stage).glob(f"{node.unit}-*.partial"))
     if partly:
         return f"begun, {human(partly)}", None, False
     if source.hub == "demo":
@@ -157,17 +157,6 @@ def _in_folder(config: SteelRun, name: str, source: Source) -> tuple[str, int | 
         return f"missing: {'set' if unset else 'not in'} {local.SETTING[below]}", None, False
     size = sum((folder / file).stat().st_size for file in files)
     return f"in its folder, {_files(len(files))}", size, True
-
-
-def _manifests(store: Path, name: str) -> Iterable[Mapping]:
-    """The manifests of a source's finished artifacts, newest first."""
-    found = [
-        p for p in store.glob(f"{name}-*/{MANIFEST}") if not p.parent.name.endswith((".partial", ".old"))
-    ]
-    for path in sorted(found, key=lambda p: p.stat().st_mtime, reverse=True):
-        manifest = json.loads(path.read_text("utf-8"))
-        if manifest["node"] == f"download:{name}":
-            yield manifest
 
 
 def _size_below(folder: Path) -> int:

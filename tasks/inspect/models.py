@@ -6,9 +6,12 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from tasks.figures.history import exports
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Artifact
-from tasks.stage.store import MANIFEST, Store
+from tasks.stage.store import Store
+
+TRAININGS = ("pretrain", "sft", "dpo")
 
 
 def last_run(store: Store, profile: str) -> dict[str, Artifact]:
@@ -16,53 +19,36 @@ def last_run(store: Store, profile: str) -> dict[str, Artifact]:
     note = store.root / "latest" / profile / "run.json"
     if not note.is_file():
         return {}
-    found = {}
-    for stage in json.loads(note.read_text("utf-8"))["stages"]:
-        if stage["name"] not in ("pretrain", "sft", "dpo"):
-            continue
-        made = {
-            path.parent: json.loads(path.read_text("utf-8"))
-            for path in store.root.glob(f"{stage['name']}/*/{MANIFEST}")
-        }
-        for node in stage.get("nodes", ()):
-            for folder, manifest in made.items():
-                if node["run_id"] and manifest["run_id"] == node["run_id"]:
-                    about = (manifest["digest"], manifest["fingerprint"], manifest, manifest["run_id"], True)
-                    found[node["name"]] = Artifact(node["name"], folder, *about)
-    return found
+    stages = json.loads(note.read_text("utf-8"))["stages"]
+    runs = {
+        node["name"]: node["run_id"]
+        for stage in stages
+        if stage["name"] in TRAININGS
+        for node in stage.get("nodes", ())
+        if node["run_id"]
+    }
+    artifacts = {
+        name: next((one for one in store.artifacts(name) if one.run_id == run_id), None)
+        for name, run_id in runs.items()
+    }
+    return {name: artifact for name, artifact in artifacts.items() if artifact}
 
 
-def find(wanted: str, profile: str, nodes: Mapping[str, Artifact]) -> tuple[str, Path]:
-    """(name, export folder). `wanted`: "" for the furthest one, `dpo`, `sft` (the chosen variant), `sft:<variant>`,
+def find(model: str, profile: str, nodes: Mapping[str, Artifact]) -> tuple[str, Path]:
+    """(name, export folder). `model`: "" for the furthest one, `dpo`, `sft` (the chosen variant), `sft:<variant>`,
     `base`, or a folder that holds a model. NodeError says what there is."""
-    there = _models(nodes)
-    if not wanted:
-        if not there:
+    folders = exports(nodes)
+    if not model:
+        if not folders:
             raise NodeError(
                 f"profile {profile!r} has no trained model here: `make run` trains one; MODEL=FOLDER takes another"
             )
-        wanted = next(iter(there))
-    if wanted in there:
-        return wanted, there[wanted]
-    if (Path(wanted) / "config.json").is_file():
-        return wanted, Path(wanted)
-    known = f"it has {', '.join(there)}" if there else "it has none yet"
+        model = next(iter(folders))
+    if model in folders:
+        return model, folders[model]
+    if (Path(model) / "config.json").is_file():
+        return model, Path(model)
+    choice = f"it has {', '.join(folders)}" if folders else "it has none yet"
     raise NodeError(
-        f"no model {wanted!r}: neither a folder with a model nor one of profile {profile!r} ({known})"
+        f"no model {model!r}: neither a folder with a model nor one of profile {profile!r} ({choice})"
     )
-
-
-def _models(nodes: Mapping[str, Artifact]) -> dict[str, Path]:
-    """The trained models of a run, furthest first."""
-    found = {}
-    if "dpo:train" in nodes:
-        found["dpo"] = nodes["dpo:train"]
-    if "sft:select" in nodes:
-        variant = nodes["sft:select"].read_json("choice.json")["variant"]
-        found["sft"] = nodes[f"sft:{variant}"]
-    for name, artifact in nodes.items():
-        if name.startswith("sft:") and name != "sft:select":
-            found[name] = artifact
-    if "pretrain" in nodes:
-        found["base"] = nodes["pretrain"]
-    return {name: artifact.path / "export" for name, artifact in found.items()}

@@ -19,6 +19,7 @@ import orjson
 from tasks.records import parts
 from tasks.settings.config import SteelRun
 from tasks.settings.errors import NodeError
+from tasks.stage.names import stage_of, unit_of
 from tasks.stage.node import Artifact
 
 ID = re.compile(r"[0-9a-f]{8,32}")
@@ -75,7 +76,7 @@ def _find(query: str, kind: str, nodes: Nodes) -> list[Found]:
     for name, artifact in nodes.items():
         if not name.startswith("convert:"):
             continue
-        source = name.partition(":")[2]
+        source = unit_of(name)
         for one in _matches(source, artifact.path, query, kind):
             # a duplicate is told of with the record it repeats
             key = (source, one.line.get("id") or (one.line["file"], one.line["position"]))
@@ -309,7 +310,7 @@ def _chosen(record: dict[str, Any], nodes: Nodes, source: str) -> Iterator[str]:
     manifests = {"sft": "mixture.jsonl", "dpo": "pairs.jsonl"}
     needle = b'"id":"' + record["id"].encode()
     for name, node in nodes.items():
-        path = node.path / manifests.get(name.partition(":")[0], "-")
+        path = node.path / manifests.get(stage_of(name), "-")
         if path.is_file():
             taken = [line for line in _lines_with(path, needle) if line["set"] == source]
             yield _said(name, f"taken, {taken[0]['split']}" if taken else "not in its mixture")

@@ -119,6 +119,6 @@ class _Joined(io.RawIOBase):
 
 def _below(artifact: Artifact, path: Path) -> str:
     """The path as the manifest of the whole artifact writes it (an input may be a folder of it)."""
-    prefix = artifact.node.partition("#")[2]
+    prefix = artifact.ref.folder
     relative = path.relative_to(artifact.path).as_posix()
     return f"{prefix}/{relative}" if prefix else relative

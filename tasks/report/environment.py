@@ -95,10 +95,19 @@ def versions() -> list[tuple[str, str]]:
 
 
 def origin(nodes: Nodes) -> list[tuple[str, str]]:
-    """Host, platform and commit: (what, value)."""
+    """Host, platform, version and commit of the nodes, as their manifests have them: (what, value)."""
     hosts = sorted({h for a in nodes.values() if (h := a.manifest.get("host"))})
-    commits = sorted({c[:12] for a in nodes.values() if (c := a.manifest.get("code_commit"))})
+    made = [artifact.manifest for artifact in nodes.values()]
+    commits = sorted({_short(commit) for m in made if (commit := m.get("code_commit"))})
+    releases = sorted({release for m in made if (release := m.get("steel_version"))})
     rows = [("platform", f"{platform.system()} {platform.machine()}")]
     rows += [("made on", ", ".join(hosts))] if hosts else []
+    rows += [("version", ", ".join(releases))] if releases else []
     rows += [("code", ", ".join(commits))] if commits else []
     return rows
+
+
+def _short(commit: str) -> str:
+    """Twelve digits of a commit, and whether the files differed from it."""
+    digits, dash, mark = commit.partition("-")
+    return digits[:12] + dash + mark

@@ -15,9 +15,8 @@ from typing import Any
 from tasks.figures.history import Nodes
 from tasks.settings.config import Source
 from tasks.settings.errors import NodeError
+from tasks.stage.names import stage_of, unit_of
 from tasks.stage.node import Artifact
-
-HOPS = ("convert", "clean", "dedup", "decontaminate")
 
 
 @dataclass
@@ -126,7 +125,7 @@ def _check_use(funnel: Funnel, nodes: Nodes) -> None:
 def _uses(source: str, nodes: Nodes) -> Iterator[tuple[str, dict[str, int]]]:
     """Every node that read the source's records: how many it found, and how many of them dropped before."""
     for name, artifact in nodes.items():
-        stage, _, unit = name.partition(":")
+        stage, unit = stage_of(name), unit_of(name)
         account = _read(artifact, "accounting.json") if _has(artifact, "accounting.json") else {}
         if stage == "tokenize" and unit == source and account:
             yield name, {"records": int(account["records_in"]), "dropped": int(account["dropped"]["drops"])}

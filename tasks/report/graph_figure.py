@@ -11,6 +11,7 @@ from html import escape
 from tasks.figures import style
 from tasks.figures.history import Nodes, seconds, units
 from tasks.settings.config import STAGES
+from tasks.stage.names import stage_of
 
 WIDTH, GAP, HEAD, LINE = 1080, 14, 50, 19
 MAX_LINES = 26
@@ -89,9 +90,9 @@ def _arcs(nodes: Nodes, stages: list[str]) -> list[tuple[int, int]]:
     place = {stage: i for i, stage in enumerate(stages)}
     arcs = set()
     for name, artifact in nodes.items():
-        to = place.get(name.partition(":")[0])
+        to = place.get(stage_of(name))
         for entry in artifact.manifest.get("inputs", {}).values():
-            start = place.get(str(entry.get("node", "")).partition("#")[0].partition(":")[0])
+            start = place.get(stage_of(str(entry.get("node", ""))))
             if start is not None and to is not None and start < to:
                 arcs.add((start, to))
     return sorted(arcs | {(i, i + 1) for i in range(len(stages) - 1)})

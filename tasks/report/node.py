@@ -17,6 +17,6 @@ def nodes(config: SteelRun, names: Iterable[str]) -> list[Node]:
             body=report,
             config=config.recipe,
             inputs={name: name for name in names},
-            code=("tasks.report", "tasks.figures", "tasks.evaluate.statistics", "model.scoring"),
+            seeded=True,
         )
     ]

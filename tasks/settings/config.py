@@ -13,8 +13,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 STAGES = ("download", "convert", "clean", "tokenize", "pretrain", "sft", "dpo", "evaluate", "report")
-ABLATION_STAGES = (*STAGES[: STAGES.index("tokenize") + 1], "ablation")
-"""Of the flow steel-ablation."""
+DATA_STAGES = STAGES[: STAGES.index("tokenize") + 1]
+"""What every study begins with."""
 StageName = Literal[
     "download", "convert", "clean", "tokenize", "pretrain", "sft", "dpo", "evaluate", "report"
 ]

@@ -25,7 +25,7 @@ from pydantic import (
 
 from tasks.settings import registry
 from tasks.settings.config import SteelRun
-from tasks.settings.errors import NodeError
+from tasks.settings.errors import NodeError, complaint
 from tasks.settings.paths import ROOT
 
 FOLDER = ROOT / "deployments" / "profiles"
@@ -44,10 +44,7 @@ def load(profile: str, overrides: Mapping[str, Any] | None = None) -> SteelRun:
     try:
         return SteelRun.model_validate({**tree, "profile": profile})
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole"
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise NodeError(f"profile {profile!r}, {where}: {first['msg']}{more}") from error
+        raise NodeError(f"profile {profile!r}, {complaint(error)}") from error
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,22 +15,20 @@ import yaml
 from pydantic import ValidationError
 
 from tasks.settings.config import Source
-from tasks.settings.errors import NodeError
+from tasks.settings.errors import NodeError, complaint
 
 PATH = Path(__file__).with_name("registry.yaml")
 
 
 def entries() -> dict[str, Source]:
     """Every entry, validated. NodeError names the entry and the field that are wrong."""
-    found = {}
+    sources = {}
     for name, fields in _raw().items():
         try:
-            found[name] = Source.model_validate({**fields, "entry": name})
+            sources[name] = Source.model_validate({**fields, "entry": name})
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise NodeError(f"registry.yaml, {name}: {where} {first['msg']}") from error
-    return found
+            raise NodeError(f"registry.yaml, {name}: {complaint(error)}") from error
+    return sources
 
 
 def filled(name: str, source: Mapping[str, Any]) -> Mapping[str, Any]:

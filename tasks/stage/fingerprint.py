@@ -10,21 +10,17 @@ import ast
 import hashlib
 import json
 import math
-import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from tasks.settings.paths import ROOT
+from tasks.stage.closure import closure, tree_of
+from tasks.stage.uncounted import uncounted
 
 SCHEMA = 1
-
-# Python 3.11 counts the depth of its parser per interpreter: two threads that parse at once can fail with
-# "AST constructor recursion depth mismatch"
-_parsing = threading.Lock()
 
 
 def canonical(value: Any) -> Any:
@@ -57,44 +53,20 @@ def digest(value: Any) -> str:
     return hashlib.sha256(encode(value).encode()).hexdigest()
 
 
-def code_digest(modules: Iterable[str]) -> str:
-    """Digest of the syntax trees of modules and packages, found below the repository root.
+def code_digest(body: Callable[..., Any], extra: Iterable[str] = ()) -> str:
+    """Digest of the code that decides what a function makes: the syntax trees of the modules it reaches
+    (tasks.stage.closure), less those that do not change a result (tasks.stage.uncounted), and their data files.
 
-    Comments, docstrings and formatting do not count. Modules are read, not imported: planning
-    must not cost an import of torch. Call it first where no other thread runs: see `_parsing`.
+    `extra` are modules or packages that it uses in a way that cannot be seen. Comments, docstrings and formatting do
+    not count. Modules are read, not imported: planning must not cost an import of torch.
     """
-    files = sorted({path for module in modules for path in _files(module)})
-    return digest([[str(path.relative_to(ROOT)), _tree_digest(path)] for path in files])
-
-
-def _files(module: str) -> list[Path]:
-    base = ROOT.joinpath(*module.split("."))
-    if base.is_dir():
-        # recipes and templates beside the code decide results just as code does
-        return [
-            p for p in base.rglob("*") if p.suffix in {".py", ".yaml", ".j2"} and "__pycache__" not in p.parts
-        ]
-    file = base.with_suffix(".py")
-    if not file.is_file():
-        raise FileNotFoundError(f"a node declares code {module!r}, but there is no {file.relative_to(ROOT)}")
-    return [file]
+    reached = closure(body, extra)
+    trees = [[name, _tree_digest(name)] for name in sorted(reached.modules) if not uncounted(name)]
+    # templates and recipes beside the code decide results just as code does
+    data = sorted((path.relative_to(ROOT).as_posix(), path) for path in reached.data)
+    return digest([trees, [[name, hashlib.sha256(path.read_bytes()).hexdigest()] for name, path in data]])
 
 
 @cache
-def _tree_digest(path: Path) -> str:
-    source = path.read_text("utf-8")
-    if path.suffix != ".py":
-        return hashlib.sha256(source.encode()).hexdigest()
-    with _parsing:
-        tree = ast.parse(source)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and body:
-            first = body[0]
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
-                node.body = body[1:] or [ast.Pass()]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+def _tree_digest(module: str) -> str:
+    return hashlib.sha256(ast.dump(tree_of(module)).encode()).hexdigest()

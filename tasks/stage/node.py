@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel
 
 from tasks.settings.config import Runtime
+from tasks.stage.names import NodeRef
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ class Artifact:
     manifest: Mapping[str, Any]
     run_id: str = ""
     cached: bool = False
+
+    @property
+    def ref(self) -> NodeRef:
+        """Stage, unit and, for a part of an artifact, folder."""
+        return NodeRef.parse(self.node)
 
     def read_json(self, name: str) -> Any:
         """Parse `<path>/<name>` as JSON."""
@@ -79,6 +85,11 @@ class Context:
     should_stop: Callable[[], bool] = lambda: False
     """True once the flow run has been cancelled; long loops poll it."""
 
+    @property
+    def unit(self) -> str:
+        """The node's name behind the colon: the source of `clean:zhihu`."""
+        return NodeRef.parse(self.name).unit
+
 
 @dataclass
 class Outcome:
@@ -103,7 +114,7 @@ class Node:
     name: str
     """`stage` or `stage:unit`, with the names of the house."""
     body: Callable[[Context], Outcome]
-    """A module-level function; the AST of its module is part of the code version."""
+    """A module-level function; the code that it reaches is part of the identity (tasks.stage.closure)."""
     config: BaseModel | Mapping[str, Any] = field(default_factory=dict)
     """Recipe slice: exactly what changes the meaning of the output. No paths, no process counts."""
     inputs: Mapping[str, str] = field(default_factory=dict)
@@ -113,9 +124,15 @@ class Node:
     Raises NodeError with one clear line when the outside thing is missing."""
     version: int = 1
     code: tuple[str, ...] = ()
-    """Further modules or packages whose AST is part of the code version (`model.training`)."""
+    """Modules or packages that the body uses in a way that cannot be seen by reading; they count whole."""
     resumable: bool = False
     """Keep the work folder of a failed try and give it back to the next one."""
+    seeded: bool = False
+    """Draws random numbers from the run's seed, which is then part of its identity. Data stages are functions
+    of their inputs alone; an ablation has its seeds in its config."""
+    trains: bool = False
+    """Is a training: worker processes are released before its stage, and runtime.parallel_trainings
+    says how many of its kind run beside each other."""
     exclusive: bool = False
     """Wants the whole machine and the main thread (torchrun): never beside another node."""
     on_code_change: str = "rerun"
@@ -123,8 +140,13 @@ class Node:
 
     @property
     def stage(self) -> str:
-        return self.name.partition(":")[0]
+        return NodeRef.parse(self.name).stage
 
     @property
     def unit(self) -> str:
-        return self.name.partition(":")[2]
+        return NodeRef.parse(self.name).unit
+
+    @property
+    def sources(self) -> dict[str, NodeRef]:
+        """Role -> what the input refers to."""
+        return {role: NodeRef.parse(text) for role, text in self.inputs.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tasks.stage.node import Artifact
 from tasks.stage.runner import Runner
 
 
@@ -18,18 +19,16 @@ class Step:
 
 
 def plan(runner: Runner) -> list[Step]:
-    """Resolve every node that can be resolved; nothing is written, no run is opened."""
-    steps = []
+    """Resolve every node that can be resolved; nothing is written, adopted or opened."""
+    steps, known = [], dict[str, Artifact]()
     for node in runner.nodes.values():
-        waits = [s for s in node.inputs.values() if s.partition("#")[0] not in runner.done]
-        if waits:
-            more = f" and {len(waits) - 1} more" if len(waits) > 1 else ""
-            steps.append(Step(node.name, "depends", f"runs if the content of {waits[0]}{more} changes"))
+        unknown = [ref for ref in node.sources.values() if ref.node not in known]
+        if unknown:
+            more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+            steps.append(Step(node.name, "depends", f"runs if the content of {unknown[0]}{more} changes"))
             continue
-        resolution = runner.resolve(node)
+        resolution = runner.resolve(node, known)
         if resolution.artifact:
-            runner.adopt(resolution)
-            steps.append(Step(node.name, "skip", resolution.reason))
-        else:
-            steps.append(Step(node.name, "run", resolution.reason))
+            known[node.name] = resolution.artifact
+        steps.append(Step(node.name, "skip" if resolution.artifact else "run", resolution.reason))
     return steps

@@ -4,14 +4,13 @@
 digests of inputs), looks for a FINISHED MLflow run of it whose artifact is whole, and otherwise
 runs the body in a work folder, seals and renames it, and closes the MLflow run. A killed run leaves
 either a work folder to resume from or a finished artifact, never half of one. It knows nothing of
-Prefect: `flows.steel` wraps its calls into tasks.
+Prefect: `flows.stages` wraps its calls into tasks.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import socket
 import threading
@@ -21,13 +20,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tasks.settings.config import SteelRun
+from tasks.stage import provenance
 from tasks.stage.fingerprint import SCHEMA, canonical, code_digest, digest
+from tasks.stage.names import NodeRef
 from tasks.stage.node import Artifact, Context, Node, Outcome
 from tasks.stage.store import MANIFEST, Store, content_digest
-from tasks.stage.tracking import DIGEST, FINGERPRINT, FLOW_RUN, NODE, PROFILE, Record, RunTrack, Tracker
-
-# Data stages are functions of their inputs alone; only these draw random numbers.
-SEEDED = {"pretrain", "sft", "dpo", "evaluate", "report"}  # an ablation has the seeds in its config
+from tasks.stage.tracking import (
+    COMMIT,
+    DIGEST,
+    FINGERPRINT,
+    FLOW_RUN,
+    NODE,
+    PROFILE,
+    VERSION,
+    Record,
+    RunTrack,
+    Tracker,
+)
 
 
 @dataclass
@@ -76,6 +85,7 @@ class Runner:
                 raise ValueError(f"force: there is no stage or node {item!r}")
         for node in self.nodes.values():
             _code(node)  # parsed now, while there is one thread
+        self.commit, self.version = provenance.commit(), provenance.version()
         self._stage_runs: dict[str, str] = {}
         self._lock = threading.Lock()
         self._by_fingerprint: dict[str, list[Record]] = {}
@@ -85,13 +95,12 @@ class Runner:
             self._by_node.setdefault(record.node, []).append(record)
 
     # -------------------------------------------------------------------------- planning
-    def ready(self, node: Node) -> bool:
-        """All inputs are there, so that the fingerprint can be computed."""
-        return all(source.partition("#")[0] in self.done for source in node.inputs.values())
+    def resolve(self, node: Node, known: Mapping[str, Artifact] | None = None) -> Resolution:
+        """Fingerprint a node and decide whether its artifact can be reused.
 
-    def resolve(self, node: Node) -> Resolution:
-        """Fingerprint a node and decide whether its artifact can be reused."""
-        identity = self._identity(node)
+        Its inputs are looked up in `known`, or else in what this run has made or adopted.
+        """
+        identity = self._identity(node, self.done if known is None else known)
         hashed = {k: v for k, v in identity.items() if k != "code" or node.on_code_change == "rerun"}
         fingerprint = digest(hashed)
         forced = self._forced(node)
@@ -133,25 +142,17 @@ class Runner:
         """Whether an earlier try of this very flow run has begun it: a Retry does not force again."""
         return any(r.flow_run_id == self.flow_run_id for r in self._by_fingerprint.get(fingerprint, []))
 
-    def _identity(self, node: Node) -> dict[str, Any]:
+    def _identity(self, node: Node, known: Mapping[str, Artifact]) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
             "node": node.name,
             "version": node.version,
             "code": _code(node),
             "config": canonical(node.config),
-            "seed": self.config.seed if node.stage in SEEDED else None,
-            "inputs": {role: self._input(source).digest for role, source in node.inputs.items()},
+            "seed": self.config.seed if node.seeded else None,
+            "inputs": {role: _input(ref, known).digest for role, ref in node.sources.items()},
             "external": dict(node.external()) if node.external else {},
         }
-
-    def _input(self, source: str) -> Artifact:
-        name, _, below = source.partition("#")
-        whole = self.done[name]
-        if not below:
-            return whole
-        part = content_digest(whole.manifest["files"], below)
-        return Artifact(source, whole.path / below, part, whole.fingerprint, whole.manifest, whole.run_id)
 
     def _explain(self, node: Node, identity: Mapping[str, Any]) -> str:
         """Which part of the identity differs from the last finished run of this node."""
@@ -177,7 +178,7 @@ class Runner:
     # --------------------------------------------------------------------------- running
     def begin(self) -> str:
         """Open the pipeline's MLflow run, with the resolved config as its artifact."""
-        tags = {PROFILE: self.config.profile, FLOW_RUN: self.flow_run_id, "host": socket.gethostname()}
+        tags = self._tags()
         self.pipeline_run = self.tracker.start("pipeline", f"pipeline-{self.config.profile}", None, tags)
         self.tracker.document(self.pipeline_run, self.config.model_dump(mode="json"), "config.yaml")
         return self.pipeline_run
@@ -218,14 +219,14 @@ class Runner:
                     return self.adopt(again), None
             work, resumed, run_id = self._open(resolution, tags)
             track = RunTrack(self.tracker, run_id)
-            inputs = {role: self._input(source) for role, source in node.inputs.items()}
+            inputs = {role: _input(ref, self.done) for role, ref in node.sources.items()}
             context = Context(
                 name=node.name,
                 out=work,
                 config=node.config,
                 inputs=inputs,
                 runtime=self.config.runtime,
-                seed=self.config.seed if node.stage in SEEDED else 0,
+                seed=self.config.seed if node.seeded else 0,
                 log=logger,
                 track=track,
                 progress=progress,
@@ -277,9 +278,7 @@ class Runner:
         every = {
             NODE: node.name,
             FINGERPRINT: fingerprint,
-            PROFILE: self.config.profile,
-            FLOW_RUN: self.flow_run_id,
-            "host": socket.gethostname(),
+            **self._tags(),
             "steel.reason": resolution.reason[:4000],
             **{f"steel.part.{k}": v for k, v in _parts(resolution.identity).items()},
             **tags,
@@ -288,6 +287,12 @@ class Runner:
             self.tracker.reopen(unfinished[0].run_id, every)
             return work, True, unfinished[0].run_id
         return work, resumed, self.tracker.start("node", node.name, self._stage_run(node.stage), every)
+
+    def _tags(self) -> dict[str, str]:
+        """What pipeline and node runs both say of where they were made."""
+        tags = {PROFILE: self.config.profile, FLOW_RUN: self.flow_run_id, "host": socket.gethostname()}
+        origin = {COMMIT: self.commit, VERSION: self.version}
+        return tags | {key: value for key, value in origin.items() if value}
 
     def _stage_run(self, stage: str) -> str:
         with self._lock:
@@ -321,7 +326,8 @@ class Runner:
                 },
                 "run_id": run_id,
                 "flow_run_id": self.flow_run_id,
-                "code_commit": os.environ.get("STEEL_COMMIT", ""),
+                "code_commit": self.commit,
+                "steel_version": self.version,
                 "host": socket.gethostname(),
             },
         )
@@ -338,13 +344,18 @@ class Runner:
             self.tracker.file(run_id, final / name, name.rpartition("/")[0])
 
 
-def stages_of(nodes: Iterable[Node]) -> list[str]:
-    """Stage names in the order of their first node."""
-    return list(dict.fromkeys(node.stage for node in nodes))
+def _input(ref: NodeRef, known: Mapping[str, Artifact]) -> Artifact:
+    """The artifact that an input refers to, or the part of it below a folder."""
+    whole = known[ref.node]
+    if not ref.folder:
+        return whole
+    digest_of_part = content_digest(whole.manifest["files"], ref.folder)
+    path = whole.path / ref.folder
+    return Artifact(str(ref), path, digest_of_part, whole.fingerprint, whole.manifest, whole.run_id)
 
 
 def _code(node: Node) -> str:
-    return code_digest([node.body.__module__, *node.code])
+    return code_digest(node.body, node.code)
 
 
 def _parts(identity: Mapping[str, Any]) -> dict[str, str]:

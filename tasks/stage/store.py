@@ -14,12 +14,16 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tasks.settings.files import write_json
 from tasks.stage.fingerprint import digest
+from tasks.stage.names import NodeRef
+from tasks.stage.node import Artifact
 
 MANIFEST = "manifest.json"
 LOGS = {"metrics.jsonl", "train.log", "CONFIG.json"}
@@ -32,8 +36,19 @@ class Store:
         self.root = Path(root).resolve()
 
     def final(self, node: str, fingerprint: str) -> Path:
-        stage, _, unit = node.partition(":")
-        return self.root / stage / f"{unit or stage}-{fingerprint[:16]}"
+        ref = NodeRef.parse(node)
+        return self.root / ref.stage / f"{ref.unit or ref.stage}-{fingerprint[:16]}"
+
+    def artifacts(self, node: str) -> Iterator[Artifact]:
+        """The finished artifacts of a node, newest first; a manifest is read when its turn comes."""
+        ref = NodeRef.parse(node)
+        name = re.compile(rf"{re.escape(ref.unit or ref.stage)}-[0-9a-f]{{16}}")
+        folders = [path for path in (self.root / ref.stage).glob("*") if name.fullmatch(path.name)]
+        manifests = [path / MANIFEST for path in folders if (path / MANIFEST).is_file()]
+        for path in sorted(manifests, key=lambda p: (p.stat().st_mtime_ns, p.parent.name), reverse=True):
+            manifest = json.loads(path.read_text("utf-8"))
+            digests = manifest["digest"], manifest["fingerprint"]
+            yield Artifact(node, path.parent, *digests, manifest, manifest.get("run_id", ""), True)
 
     def work(self, node: str, fingerprint: str) -> Path:
         path = self.final(node, fingerprint)
@@ -135,17 +150,6 @@ def is_log(path: str) -> bool:
 def file_digest(path: Path) -> str:
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, also after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(aside, "w", encoding="utf-8") as handle:
-        json.dump(value, handle, ensure_ascii=False, indent=1)
-        handle.flush()
-        os.fsync(handle.fileno())
-    aside.replace(path)
 
 
 def _sync_folder(path: Path) -> None:

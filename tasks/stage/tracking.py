@@ -28,6 +28,7 @@ from tasks.stage.node import Artifact
 EXPERIMENT = "steel"
 KIND, NODE, FINGERPRINT, DIGEST = "steel.kind", "steel.node", "steel.fingerprint", "steel.digest"
 FLOW_RUN, PROFILE, PARENT = "prefect.flow_run_id", "steel.profile", "mlflow.parentRunId"
+COMMIT, VERSION = "mlflow.source.git.commit", "steel.version"
 _BATCH = 500
 _FLUSH_SECONDS = 2.0
 
@@ -62,8 +63,10 @@ class Tracker:
         self.client = MlflowClient(self.uri)
         self._lineage = threading.Lock()
         try:
-            found = self.client.get_experiment_by_name(EXPERIMENT)
-            self.experiment = found.experiment_id if found else self.client.create_experiment(EXPERIMENT)
+            experiment = self.client.get_experiment_by_name(EXPERIMENT)
+            self.experiment = (
+                experiment.experiment_id if experiment else self.client.create_experiment(EXPERIMENT)
+            )
         except MlflowException as error:
             raise NodeError(
                 f"MLflow does not answer at {self.uri}: start the servers with `make up` ({error})"

@@ -10,8 +10,6 @@ from tasks.settings.errors import NodeError
 from tasks.stage.node import Node
 from tasks.tokenize import manifest, source, tokenizer
 
-ENCODING = ("model.chat_template", "tasks.tokenize.chat", "tasks.tokenize.encode")
-
 
 def nodes(config: SteelRun) -> list[Node]:
     """tokenize:tokenizer, tokenize:<source> for every pre-training source, tokenize:manifest."""
@@ -33,7 +31,6 @@ def nodes(config: SteelRun) -> list[Node]:
                     "drops": f"clean:decontaminate#{name}",
                     "tokenizer": "tokenize:tokenizer",
                 },
-                code=source.CODE,
             )
             for name in names
         ),
@@ -61,7 +58,6 @@ def _tokenizer_node(config: SteelRun, names: list[str]) -> Node:
             body=tokenizer.folder_body,
             config={"tokenizer": "folder"},
             external=partial(tokenizer.folder_digests, config.runtime.folders.tokenizer),
-            code=ENCODING,
         )
     return Node(
         name="tokenize:tokenizer",
@@ -70,5 +66,4 @@ def _tokenizer_node(config: SteelRun, names: list[str]) -> Node:
             include={"tokenizer", "vocab_size", "merge_han", "max_token_bytes"}
         ),
         inputs={**{name: f"clean:{name}" for name in names}, "decontaminate": "clean:decontaminate"},
-        code=(*ENCODING, "tasks.tokenize.source"),
     )

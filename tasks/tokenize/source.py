@@ -13,24 +13,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from tasks.settings.files import link_or_copy
 from tasks.stage.node import Context, Outcome
 
 SPLITS = ("train", "val")
-CODE = (
-    "model.chat_template",
-    "tasks.tokenize.chat",
-    "tasks.tokenize.documents",
-    "tasks.tokenize.encode",
-    "tasks.tokenize.packing",
-    "tasks.tokenize.job",
-    "model.training.shards",
-)
-"""Modules that decide what is in a shard."""
 
 
 def body(ctx: Context) -> Outcome:
     """Tokenize the parts of one source in the pool's workers."""
-    source = ctx.name.partition(":")[2]
+    source = ctx.unit
     account = collect(source, _run(ctx, source), ctx.out)
     for warning in account["warnings"]:
         ctx.log.warning(warning)
@@ -70,7 +61,7 @@ def _run(ctx: Context, source: str) -> list[Path]:
     for (part, content), ids in zip(found, dropped, strict=True):
         made_from = (source, content, ids.result().hex(), digest, backend, settings)
         args = (source, str(part), ids.result(), str(folder), backend, settings)
-        jobs.append(partitions.Job(partitions.key(tokenize_part, *made_from, code=CODE), tokenize_part, args))
+        jobs.append(partitions.Job(partitions.key(tokenize_part, *made_from), tokenize_part, args))
     return partitions.run(ctx, jobs)
 
 
@@ -111,7 +102,6 @@ def collect(source: str, folders: Sequence[Path], out: Path) -> dict[str, Any]:
     import orjson
 
     from tasks.tokenize.job import write_account
-    from tasks.work import partitions
 
     accounts = [orjson.loads((folder / "accounting.json").read_bytes()) for folder in folders]
     total: dict[str, Any] = {
@@ -130,7 +120,7 @@ def collect(source: str, folders: Sequence[Path], out: Path) -> dict[str, Any]:
         for folder, account in zip(folders, accounts, strict=True):
             for shard in account[split]["shards"]:
                 name = f"{split}-{len(shards):05d}.arrow"
-                partitions.link(folder / shard["file"], out / name)
+                link_or_copy(folder / shard["file"], out / name)
                 shards.append({**shard, "file": name})
         sums = {k: sum(account[split][k] for account in accounts) for k in ("documents", "rows", "tokens")}
         total[split] = {**sums, "shards": shards}

@@ -19,15 +19,6 @@ from tasks.training import engine, trials
 from tasks.training.select import chosen
 from tasks.work import pool
 
-PAIRS = (
-    "tasks.training.mixtures",
-    "tasks.training.pairs",
-    "tasks.training.trials",
-    "model.chat_template",
-    "tasks.tokenize.chat",
-    "tasks.tokenize.encode",
-)
-"""Modules that decide what is trained on, and how its effect is measured."""
 PARTS = ("train", "held_out")
 LOGPROBS = "logprobs.arrow"
 """Written by the engine's objective of that name; read by its objective dpo."""
@@ -69,7 +60,8 @@ def nodes(config: SteelRun) -> list[Node]:
         prepared[f"{source}.drops"] = f"clean:decontaminate#{source}"
     reading = Train(epochs=1, batch_size=config.dpo.train.batch_size, precision=config.dpo.train.precision)
     more = {
-        "code": (*engine.CODE, *PAIRS, "model.scoring"),
+        "seeded": True,
+        "trains": True,
         "exclusive": config.runtime.parallel_trainings == 1,
         "on_code_change": "keep" if config.keep_trained_on_code_change else "rerun",
     }
@@ -133,7 +125,7 @@ def reference(ctx: Context) -> Outcome:
     return Outcome(
         headline=f"{counts['train']:,} pairs ({languages}), {counts['held_out']:,} held out",
         counts={name: value for name, value in counts.items() if isinstance(value, int)},
-        extra={"variant": start.node.partition(":")[2], "sets": counts["sets"]},
+        extra={"variant": start.ref.unit, "sets": counts["sets"]},
         summary=_pairs_table(counts),
     )
 
@@ -180,7 +172,7 @@ def train(ctx: Context) -> Outcome:
         },
     )
     metrics = trained.headline()
-    extra = {"variant": start.node.partition(":")[2], **trained.execution}
+    extra = {"variant": start.ref.unit, **trained.execution}
     if before is None:
         return Outcome(
             headline=f"loss {metrics['final_loss']:.4f}, nothing held out", metrics=metrics, extra=extra

@@ -24,8 +24,6 @@ from tasks.stage.node import Context
 from tasks.training import launch
 from tasks.work import pool
 
-CODE = ("tasks.training.engine", "model.training", "model.steel", "kernels")
-"""Modules that decide what a training gives, beside the node's own."""
 RUNTIME = ("micro_batch_size", "compile", "attention", "kernels", "device", "keep_checkpoints")
 """Fields of `runtime` that the engine has under the same name."""
 

@@ -35,9 +35,9 @@ import psutil
 
 from model.training.config import TrainConfig, to_dict
 from tasks.settings.errors import NodeError
+from tasks.settings.files import write_json
 from tasks.settings.paths import ROOT
 from tasks.stage.node import Context
-from tasks.stage.store import write_json
 
 CONFIG, LOG, METRICS = "CONFIG.json", "train.log", "metrics.jsonl"
 STOPPED = 75

@@ -40,8 +40,9 @@ def nodes(config: SteelRun) -> list[Node]:
                 **{name: f"tokenize:{name}" for name in config.using("pretrain")},
             },
             external=body.identity if config.pretrain.continue_from else None,
-            code=(*engine.CODE, "tasks.training.continuation"),
             resumable=True,
+            seeded=True,
+            trains=True,
             exclusive=True,
             on_code_change="keep" if config.keep_trained_on_code_change else "rerun",
         )

@@ -10,22 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 from tasks.evaluate.benchmarks import reported_split
-from tasks.evaluate.node import SCORING
 from tasks.settings.config import Section, SteelRun, Train
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Context, Node, Outcome
 from tasks.training import engine, select
 from tasks.work import pool
-
-EXAMPLES = (
-    "tasks.training.mixtures",
-    "tasks.training.examples",
-    "model.chat_template",
-    "tasks.tokenize.chat",
-    "tasks.tokenize.encode",
-    "tasks.tokenize.packing",
-)
-"""Modules that decide what a variant is trained on."""
 
 
 class Recipe(Section):
@@ -67,8 +56,9 @@ def _variant(config: SteelRun, name: str) -> Node:
             train=config.sft.train,
         ),
         inputs=inputs,
-        code=(*engine.CODE, *EXAMPLES),
         resumable=True,
+        seeded=True,
+        trains=True,
         exclusive=config.runtime.parallel_trainings == 1,
         on_code_change="keep" if config.keep_trained_on_code_change else "rerun",
     )
@@ -94,7 +84,7 @@ def _select(config: SteelRun) -> Node:
             "tokenizer": "tokenize:tokenizer",
             **{name: f"convert:{name}" for name in benchmarks},
         },
-        code=SCORING,
+        seeded=True,
     )
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-import os
 import shutil
 import tempfile
 import time
@@ -25,9 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from tasks.settings.errors import NodeError
+from tasks.settings.files import write_json
 from tasks.stage import fingerprint
 from tasks.stage.node import Context
-from tasks.stage.store import file_digest, list_files, write_json
+from tasks.stage.store import file_digest, list_files
 from tasks.work import places
 
 DONE = "done.json"
@@ -49,10 +49,10 @@ class Job:
 def key(function: Callable[..., Any], *made_from: Any, code: Sequence[str] = ()) -> str:
     """Address of what `function` makes from JSON-like values (settings, digests of the input).
 
-    The syntax trees of its module and of those named in `code` count; paths must not be in `made_from`.
+    The code that it reaches counts, and modules named in `code` do too; paths must not be in `made_from`.
     """
     name = f"{function.__module__}.{function.__qualname__}"
-    trees = fingerprint.code_digest([function.__module__, *code])
+    trees = fingerprint.code_digest(function, code)
     return fingerprint.digest([name, trees, list(made_from)])[:40]
 
 
@@ -84,15 +84,6 @@ def run(place: Context | Path, jobs: Sequence[Job], engine: places.Submit | None
         log.info("%d of %d partitions were done before", len(wanted) - len(missing), len(wanted))
     _make(ctx, root, missing, len(wanted), engine)
     return [root / job.key for job in jobs]
-
-
-def link(source: Path, target: Path) -> None:
-    """Give a finished file a second name; copy it where the file system cannot."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # another device, or no links there: a copy holds the same
-        shutil.copyfile(source, target)
 
 
 def make(root: Path, key: str, function: Callable[..., Any], args: tuple[Any, ...]) -> None:

@@ -17,10 +17,10 @@ def line(name: str, state: str, seconds: float = 1.0, message: str = "") -> Task
     return TaskLine(name, state, done, state in ("Completed", "Cached"), seconds, message)
 
 
-def told(*snapshots: Snapshot) -> list[str]:
+def printed(*snapshots: Snapshot) -> list[str]:
     out, seen = io.StringIO(), {}
     for snapshot in snapshots:
-        follow._tell(snapshot, seen, 0.0, Terminal(out))
+        follow._print_news(snapshot, seen, 0.0, Terminal(out))
     return [text.split(maxsplit=1)[1] for text in out.getvalue().splitlines()]
 
 
@@ -29,7 +29,7 @@ def snapshot(*tasks: TaskLine) -> Snapshot:
 
 
 def test_a_line_for_each_stage_that_ended_and_each_node_that_failed_once():
-    lines = told(
+    lines = printed(
         snapshot(line("download", "Running")),
         snapshot(line("download", "Cached"), line("convert", "Running"), line("convert:zhihu", "Completed")),
         snapshot(

@@ -19,6 +19,11 @@ def test_real_samples_reach_the_tests_by_an_absolute_path():
     assert "STEEL_SAMPLES" not in would_run("test-full")
 
 
+def test_a_study_is_named_or_left_to_the_command_line():
+    assert "--study 'ffn'" in would_run("ablation", "STUDY=ffn")
+    assert "--study" not in would_run("ablation")
+
+
 @pytest.mark.parametrize("target", ["setup", "test", "test-full", "run", "check"])
 def test_peers_are_installed_on_request_only(target):
     assert "requirements-peers" in would_run("peers")

@@ -9,9 +9,11 @@ from typing import Any, get_args, get_origin
 import pytest
 import yaml
 from prefect.cli.deploy._models import ConcurrencyLimitSpec, PrefectYamlModel
+from prefect.flows import load_flow_from_entrypoint
 from pydantic import BaseModel
 
 from flows.settings import POOL, ROOT, Addresses, State, variables
+from flows.spec import PIPELINE, SPECS, FlowSpec
 from tasks.settings.config import STAGES
 
 TEXT = (ROOT / "prefect.yaml").read_text("utf-8")
@@ -58,14 +60,20 @@ def test_the_check_itself_sees_typos(typo):
     assert unknown_keys(PrefectYamlModel, typo)
 
 
-def test_a_deployment_for_the_pipeline_and_one_for_each_stage():
-    by_name = {d["name"]: d for d in TREE["deployments"]}
-    assert list(by_name) == ["full-pipeline", *STAGES, "ffn"]
-    assert by_name["ffn"]["entrypoint"] == "flows/sweep.py:steel_ablation"
+def deployed(flow: FlowSpec) -> dict[str, dict[str, Any]]:
+    return {d["name"]: d for d in TREE["deployments"] if d["entrypoint"] == flow.entrypoint}
+
+
+def test_every_flow_has_its_deployments_and_nothing_else_is_deployed():
+    assert {flow.entrypoint: tuple(deployed(flow)) for flow in SPECS} == {
+        flow.entrypoint: flow.deployments for flow in SPECS
+    }
+    assert {d["entrypoint"] for d in TREE["deployments"]} == {flow.entrypoint for flow in SPECS}
+    for flow in SPECS:
+        assert set(deployed(flow)[flow.deployments[0]].get("parameters", {})) == set(), "runs all stages"
     for stage in STAGES:
-        assert by_name[stage]["parameters"] == {"until": stage, "force": [stage]}
-    for deployment in by_name.values():
-        assert deployment["entrypoint"] == "flows/steel.py:steel" or deployment["name"] == "ffn"
+        assert deployed(PIPELINE)[stage]["parameters"] == {"until": stage, "force": [stage]}
+    for deployment in TREE["deployments"]:
         assert deployment["work_pool"]["name"] == POOL
         assert deployment["work_pool"]["job_variables"]["stream_output"] is False
         assert deployment["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
@@ -78,11 +86,18 @@ def test_every_variable_in_it_is_set_by_make_up(tmp_path):
 
 
 def test_the_parameters_are_those_of_the_flow():
-    from flows.steel import steel
-    from flows.sweep import steel_ablation
-
-    for deployment in TREE["deployments"]:
-        flow = steel_ablation if deployment["name"] == "ffn" else steel
-        flow.validate_parameters(deployment.get("parameters") or {})
+    for spec in SPECS:
+        flow = load_flow_from_entrypoint(str(ROOT / spec.entrypoint), use_placeholder_flow=False)
+        assert flow.name == spec.name
+        for deployment in deployed(spec).values():
+            flow.validate_parameters(deployment.get("parameters") or {})
+        assert ("until" in flow.parameters.properties) == spec.takes_until
+        for name in (*spec.stages, f"{spec.stages[-1]}:some-1.unit"):
+            flow.validate_parameters({"force": [name]})
+        with pytest.raises(Exception, match="force"):
+            flow.validate_parameters({"force": ["no-such-stage"]})
+        described = [field.get("description") for field in flow.parameters.properties.values()]
+        assert all(described), "the form explains every parameter"
+    pipeline = load_flow_from_entrypoint(str(ROOT / PIPELINE.entrypoint), use_placeholder_flow=False)
     with pytest.raises(Exception, match="until"):
-        steel.validate_parameters({"until": "pretrian"})
+        pipeline.validate_parameters({"until": "pretrian"})

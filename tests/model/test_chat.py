@@ -14,8 +14,9 @@ from model.chat import Dialogue, converse, open_dialogue
 from model.training.export import write_export
 from tasks.inspect import models
 from tasks.settings.errors import NodeError
+from tasks.settings.files import write_json
 from tasks.stage.node import Artifact
-from tasks.stage.store import Store, write_json
+from tasks.stage.store import Store
 from tests.support import engine_helpers as tiny
 from tests.support.tiny import byte_tokenizer, steel
 
@@ -131,7 +132,9 @@ def test_a_model_that_is_not_there_is_one_clear_line(tmp_path, capsys):
 def test_the_last_run_is_read_without_a_server(tmp_path):
     store = Store(tmp_path)
     assert models.last_run(store, "demo") == {}
-    for n, name in enumerate(["pretrain/pretrain-1", "pretrain/pretrain-2", "sft/a-1"]):
+    for n, name in enumerate(
+        [f"pretrain/pretrain-{1:016x}", f"pretrain/pretrain-{2:016x}", f"sft/a-{1:016x}"]
+    ):
         manifest = {"run_id": f"run{n}", "digest": "d", "fingerprint": "f", "files": []}
         write_json(tmp_path / name / "manifest.json", manifest)
     nodes = [{"name": "pretrain", "run_id": "run1"}]
@@ -141,14 +144,16 @@ def test_the_last_run_is_read_without_a_server(tmp_path):
     ]
     write_json(tmp_path / "latest" / "demo" / "run.json", {"stages": [{"name": "download"}, *stages]})
     found = models.last_run(store, "demo")
-    assert {name: artifact.path.name for name, artifact in found.items()} == {"pretrain": "pretrain-2"}
+    assert {name: artifact.path.name for name, artifact in found.items()} == {
+        "pretrain": f"pretrain-{2:016x}"
+    }
 
 
 def test_the_furthest_model_is_taken_unless_another_is_named(tmp_path):
     nodes = {}
     for name in ("pretrain", "sft:a", "sft:b", "sft:select", "dpo:train"):
         nodes[name] = Artifact(name, tmp_path / name, "", "", {})
-    (tmp_path / "sft:select").mkdir()
+        (tmp_path / name / "export").mkdir(parents=True)
     (tmp_path / "sft:select" / "choice.json").write_text(json.dumps({"variant": "b"}), "utf-8")
     assert models.find("", "demo", nodes) == ("dpo", tmp_path / "dpo:train" / "export")
     del nodes["dpo:train"]

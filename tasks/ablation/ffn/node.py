@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tasks.ablation import study
 from tasks.ablation.ffn import table
@@ -27,7 +29,6 @@ def nodes(config: SteelRun) -> list[Node]:
         body=table.body,
         config=table.Recipe(kinds=settings.kinds, seeds=settings.seeds, profile=config.profile),
         inputs={node.unit: node.name for node in trainings},
-        code=("tasks.ablation", "tasks.figures"),
     )
     return [*trainings, compare]
 
@@ -40,7 +41,7 @@ def _model(config: SteelRun, kind: str) -> Model:
     return Model.model_validate({**values, "ffn": kind, "allow_future_leakage": kind in LEAKY_KINDS})
 
 
-def publish(folder: Path, artifact: Path) -> None:
-    """Link the newest comparison into artifacts/latest/<profile>/ffn-ablation/."""
+def publish(folder: Path, artifact: Path, stages: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Link the newest comparison into artifacts/latest/<profile>/ffn-ablation/ (`stages` are in run.json there)."""
     for name in (table.PAGE, table.NUMBERS):
         link(artifact / name, folder / name)

@@ -28,7 +28,7 @@ def config(**source):
         ({"reader": "ceval"}, "not for use: pretrain"),
         ({"reader": "skypile", "use": "benchmark"}, "not for use: benchmark"),
         ({"reader": "alpaca", "use": "preference"}, "not for use: preference"),
-        ({"reader": "zhihu", "options": {"min_vote": 1}}, r"sources\.s\.options\.min_vote: Extra"),
+        ({"reader": "zhihu", "options": {"min_vote": 1}}, "there is no setting 'sources.s.options.min_vote'"),
         ({"reader": "zhihu", "options": {"min_votes": "many"}}, r"options\.min_votes"),
     ],
 )

@@ -155,8 +155,8 @@ def test_latest_adds_the_stages_and_links_the_page(tmp_path, seen):
     (artifact / "report.html").write_text("<p>first</p>")
     (artifact / "summary.json").write_text(json.dumps(seen.summary()))
     stages = [{"name": "download", "state": "Cached", "seconds": 0.1}]
-    folder = publish_latest(tmp_path, "demo", artifact, stages)
-    assert folder == tmp_path / "latest" / "demo"
+    folder = tmp_path / "latest" / "demo"
+    publish_latest(folder, artifact, stages)
     numbers = json.loads((folder / "summary.json").read_text())
     assert numbers["stages"] == stages
     assert numbers["funnel"] == seen.summary()["funnel"]
@@ -166,7 +166,7 @@ def test_latest_adds_the_stages_and_links_the_page(tmp_path, seen):
     newer.mkdir()
     (newer / "report.html").write_text("<p>second</p>")
     (newer / "summary.json").write_text("{}")
-    publish_latest(tmp_path, "demo", newer, [])
+    publish_latest(folder, newer, [])
     assert (folder / "report.html").read_text() == "<p>second</p>"
     assert sorted(p.name for p in folder.iterdir()) == ["report.html", "summary.json"]
 
@@ -180,6 +180,7 @@ def test_latest_copies_where_links_cannot_be_made(tmp_path, monkeypatch):
         raise OSError("no links here")
 
     monkeypatch.setattr("pathlib.Path.symlink_to", refuse)
-    folder = publish_latest(tmp_path, "demo", tmp_path / "a", [])
+    folder = tmp_path / "latest" / "demo"
+    publish_latest(folder, tmp_path / "a", [])
     assert not (folder / "report.html").is_symlink()
     assert (folder / "report.html").read_text() == "page"

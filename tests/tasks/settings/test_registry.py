@@ -97,10 +97,12 @@ def test_what_is_here_is_told(tmp_path):
     runtime = {"artifacts": tmp_path / "artifacts", "folders": {"sources": tmp_path / "raw"}}
     config = SteelRun(profile="t", sources=sources, runtime=runtime)
     first = nodes(config)[0]
-    done = tmp_path / "artifacts/download/zhihu-0123"
+    done = tmp_path / "artifacts/download/zhihu-0123456789abcdef"
     done.mkdir(parents=True)
     manifest = {
         "node": first.name,
+        "digest": "",
+        "fingerprint": "",
         "identity": {"config": dict(first.config)},
         "counts": {"files": 3, "bytes": 7},
     }

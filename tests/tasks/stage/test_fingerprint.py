@@ -23,36 +23,3 @@ def test_models_are_encoded_by_value():
 def test_what_has_no_stable_form_is_refused(value):
     with pytest.raises(TypeError):
         fingerprint.encode({"x": value})
-
-
-@pytest.fixture
-def module(tmp_path, monkeypatch):
-    monkeypatch.setattr(fingerprint, "ROOT", tmp_path)
-    fingerprint._tree_digest.cache_clear()
-
-    def write(text: str) -> str:
-        (tmp_path / "room.py").write_text(text)
-        fingerprint._tree_digest.cache_clear()
-        return fingerprint.code_digest(["room"])
-
-    yield write
-    fingerprint._tree_digest.cache_clear()
-
-
-def test_comments_docstrings_and_layout_are_not_code(module):
-    plain = module("def f(x):\n    return x + 1\n")
-    assert plain == module(
-        '"""Doc."""\n\n\ndef f(x):\n    """More."""\n    # why\n    return (x +\n            1)\n'
-    )
-    assert plain != module("def f(x):\n    return x + 2\n")
-
-
-def test_a_package_counts_whole_and_a_missing_one_is_an_error(tmp_path, module):
-    room = tmp_path / "rooms"
-    room.mkdir()
-    (room / "a.py").write_text("x = 1\n")
-    before = fingerprint.code_digest(["rooms"])
-    (room / "recipe.yaml").write_text("op: 1\n")
-    assert fingerprint.code_digest(["rooms"]) != before
-    with pytest.raises(FileNotFoundError):
-        fingerprint.code_digest(["nowhere"])

@@ -165,7 +165,10 @@ def test_a_node_that_cannot_resume_starts_in_an_empty_folder(world):
 
 
 def test_the_seed_counts_where_random_numbers_are_drawn(world):
-    data, trained = Node("convert:seed", make, {"text": "s"}), Node("dpo:train", make, {"text": "s"})
+    data, trained = (
+        Node("convert:seed", make, {"text": "s"}),
+        Node("dpo:train", make, {"text": "s"}, seeded=True),
+    )
     world(data, trained)
     assert states(world(data, trained, seed=2)) == ["Cached", "Completed"]
 
@@ -221,3 +224,33 @@ def test_a_crash_before_the_manifest_leaves_nothing_under_the_final_name(world, 
     assert not list((world.root / "convert").glob(f"crash-*/{MANIFEST}"))
     monkeypatch.undo()
     assert states(world(node)) == ["Completed"]
+
+
+def test_manifests_and_mlflow_say_the_commit_and_the_version(world, monkeypatch):
+    monkeypatch.setattr("tasks.stage.provenance.commit", lambda: "abc-dirty")
+    monkeypatch.setattr("tasks.stage.provenance.version", lambda: "1.2.3")
+    runner = world(*two("origin"))
+    for artifact in runner.done.values():
+        assert artifact.manifest["code_commit"] == "abc-dirty"
+        assert artifact.manifest["steel_version"] == "1.2.3"
+    for run in (runner.pipeline_run, *(result.run_id for result in runner.results.values())):
+        tags = world.tracker.client.get_run(run).data.tags
+        assert (tags["mlflow.source.git.commit"], tags["steel.version"]) == ("abc-dirty", "1.2.3")
+    monkeypatch.setattr("tasks.stage.provenance.commit", lambda: "")
+    again = world(*two("origin"))
+    assert states(again) == ["Cached", "Cached"], "no part of the identity"
+    assert "mlflow.source.git.commit" not in world.tracker.client.get_run(again.pipeline_run).data.tags
+
+
+def test_the_artifacts_of_a_node_are_found_newest_first(world):
+    for text in "abc":
+        world(*two("scan", text=text))
+    world(*two("scan2"))
+    store = Store(world.root)
+    (world.root / "download" / "scan-0123456789abcdef.partial").mkdir()
+    (world.root / "download" / "scan-0123456789abcdef").mkdir()  # no manifest: not finished
+    artifacts = list(store.artifacts("download:scan"))
+    assert [artifact.manifest["identity"]["config"]["text"] for artifact in artifacts] == ["c", "b", "a"]
+    assert {artifact.node for artifact in artifacts} == {"download:scan"}
+    assert artifacts[0].path == store.final("download:scan", artifacts[0].fingerprint)
+    assert list(store.artifacts("download:nothing")) == []

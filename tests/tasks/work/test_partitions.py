@@ -61,7 +61,7 @@ def test_a_key_knows_the_function_its_code_and_what_it_is_made_from():
     keys = [
         partitions.key(function, {"a": 1}, "x"),
         partitions.key(function, {"a": 2}, "x"),
-        partitions.key(function, {"a": 1}, "x", code=("tasks.records.parts",)),
+        partitions.key(function, {"a": 1}, "x", code=("tasks.clean.near",)),
         partitions.key(partition_jobs.fail, {"a": 1}, "x"),
     ]
     assert len(set(keys)) == 4
@@ -187,21 +187,6 @@ def test_the_slower_of_two_runs_takes_the_piece_of_the_faster(tmp_path):
     for _ in range(2):
         partitions.make(tmp_path / "p", job.key, job.function, job.args)
     assert [f.name for f in (tmp_path / "p").iterdir()] == [job.key]
-
-
-def test_files_are_linked_and_copied_where_that_fails(tmp_path, monkeypatch):
-    source = tmp_path / "source"
-    source.write_text("text")
-    partitions.link(source, tmp_path / "a" / "linked")
-    assert (tmp_path / "a" / "linked").stat().st_ino == source.stat().st_ino
-
-    def refuse(*args):
-        raise OSError("no links here")
-
-    monkeypatch.setattr(os, "link", refuse)
-    partitions.link(source, tmp_path / "b" / "copied")
-    assert (tmp_path / "b" / "copied").read_text() == "text"
-    assert (tmp_path / "b" / "copied").stat().st_ino != source.stat().st_ino
 
 
 def test_a_killed_run_goes_on_with_the_pieces_left(tmp_path):
