@@ -10,13 +10,13 @@ from tasks.clean import assets, decontaminate, dedup, signatures
 from tasks.clean import source as partition
 from tasks.clean.overlap import Index
 from tasks.clean.recipe import load_set
+from tasks.convert.job import Reading, Settings
 from tasks.convert.source import convert_source
 from tasks.records import record
 from tasks.settings.config import World
 
 WORLD = World(size="small")
 SOURCES = ("skypile", "wikipedia_cn", "baidu_qa", "starcoder")
-SETTINGS = {"max_chars": 2_000_000, "max_quarantined_share": 0.2}
 BAD = ("broken_json", "null_fields")
 
 
@@ -32,8 +32,8 @@ def run(tmp_path_factory):
             file.write_bytes(content)
         out = folder / "converted" / name
         out.mkdir(parents=True)
-        source = {"reader": reader, "language": language}
-        convert_source(str(folder / "raw" / name), str(out), name, source, SETTINGS)
+        settings = Settings(source=Reading(reader=reader, language=language))
+        convert_source(str(folder / "raw" / name), str(out), name, settings)
         return out
 
     converted = {n: convert(n, n, "code" if n == "starcoder" else "zh") / "records.jsonl" for n in SOURCES}
