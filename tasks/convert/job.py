@@ -106,7 +106,9 @@ class Tally(TypedDict):
     """`convert` or the step that dropped -> the first examples."""
 
 
-def convert_file(path: str | Path, out: str | Path, reader: str, source: str = "source", **settings: Any) -> Tally:
+def convert_file(
+    path: str | Path, out: str | Path, reader: str, source: str = "source", **settings: Any
+) -> Tally:
     """Convert one raw file into the (empty, existing) folder `out`, here and now; returns the tally.
 
     For measuring a core and for a look at a file by hand: no pool, no finished jobs, no uniqueness

@@ -75,9 +75,7 @@ def jobs(
     for piece in pieces:
         own = (raw / piece.file).stat().st_size
         if own * SMALL >= job_bytes:
-            grouped += [
-                [Piece(piece.file, piece.digest, span)] for span in spans_of.get(piece.file, [None])
-            ]
+            grouped += [[Piece(piece.file, piece.digest, span)] for span in spans_of.get(piece.file, [None])]
             size = None
             continue
         if size is None or (size + own) * SMALL > job_bytes:

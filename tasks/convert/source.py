@@ -144,13 +144,13 @@ def _account(name: str, joined: Joined, files: int, ignored: int) -> SourceAccou
     }
 
 
-def _steps(
-    records: int, chars: int, dropped: Counter[str], dropped_chars: Counter[str]
-) -> list[StepAccount]:
+def _steps(records: int, chars: int, dropped: Counter[str], dropped_chars: Counter[str]) -> list[StepAccount]:
     steps: list[Any] = []
     for step, n in sorted(dropped.items()):
         after = {"out": records - n, "chars_out": chars - dropped_chars[step]}
-        steps.append({"operator": step, "in": records, "changed": 0, "dropped": n, "chars_in": chars, **after})
+        steps.append(
+            {"operator": step, "in": records, "changed": 0, "dropped": n, "chars_in": chars, **after}
+        )
         records, chars = after["out"], after["chars_out"]
     return steps
 

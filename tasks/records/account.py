@@ -209,9 +209,7 @@ class Accounting:
             lost += step.records_in - step.records_out
             lost_chars += step.chars_in - step.chars_out
         if (+dropped, quarantined) != (+self.dropped, self.quarantined.total()):
-            raise NodeError(
-                f"{self.source}: the steps dropped {dict(+dropped)}, not {dict(+self.dropped)}"
-            )
+            raise NodeError(f"{self.source}: the steps dropped {dict(+dropped)}, not {dict(+self.dropped)}")
         if (lost, lost_chars) != (self.records_in - self.kept, self.chars_in - self.chars_out):
             raise NodeError(
                 f"{self.source}: the steps took {lost} records and {lost_chars} characters away, the source lost "

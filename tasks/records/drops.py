@@ -88,7 +88,7 @@ def of_part(part: Path | str, drops: Path | str) -> bytes:
     if not (dropped := ids(drops)):
         return b""
     with open(part, "rb") as lines:
-        return b"".join(found for found in map(id_of, lines) if found in dropped)
+        return b"".join(one for one in map(id_of, lines) if one in dropped)
 
 
 def unpacked(joined: bytes) -> frozenset[bytes]:

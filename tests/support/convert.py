@@ -13,6 +13,7 @@ from tasks.convert.job import Reading, Settings
 from tasks.convert.source import convert_source
 from tasks.records import parts
 
+
 def convert_settings(
     reader: str, options: dict[str, Any] | None = None, language: str = "zh", **changes: Any
 ) -> Settings:
@@ -62,7 +63,9 @@ def convert(
         (raw / name).write_bytes(body)
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
-    account = convert_source(str(raw), str(out), "src", convert_settings(reader, options, language, **changes))
+    account = convert_source(
+        str(raw), str(out), "src", convert_settings(reader, options, language, **changes)
+    )
     done = Converted(out, account)
     quarantined, dropped = sum(account["quarantined"].values()), sum(account["dropped"].values())
     assert account["records_in"] == account["kept"] + quarantined + dropped
