@@ -93,7 +93,7 @@ Draft = Mapping[str, Any]
 """What a reader makes: a record or question without id and source; language only where the reader knows it."""
 
 
-def read(place: Path) -> Iterator[Any]:
+def read(place: Path | str) -> Iterator[Any]:
     """The records of a folder or of one JSON-lines file, one at a time; questions and dropped lines as well."""
     return map(orjson.loads, parts.lines(place))
 

@@ -7,7 +7,7 @@ import pytest
 
 from tasks import world
 from tasks.clean import assets, decontaminate, dedup, signatures
-from tasks.clean import source as partition
+from tasks.clean.job import clean_part
 from tasks.clean.overlap import Index
 from tasks.clean.recipe import load_set
 from tasks.convert.job import Reading, Settings
@@ -41,18 +41,17 @@ def run(tmp_path_factory):
     questions = convert("demo_exam", "ceval") / "questions.jsonl"
 
     (folder / "assets").mkdir()
-    config = {"assets": {"vocab_size": 2000, "order": 3, "max_chars": 300_000}, "code_tokenizer": False}
-    models = assets.train({n: converted[n] for n in SOURCES}, folder / "assets", config)
+    training = assets.Training(vocab_size=2000, order=3, max_chars=300_000)
+    settings = assets.Settings(assets=training, code_tokenizer=False)
+    models = assets.train({n: converted[n] for n in SOURCES}, folder / "assets", settings)
     recipes = load_set("steel")
-    steps = {kind: [s.model_dump() for s in recipe.steps] for kind, recipe in recipes.items()}
-    near = {kind: recipe.near_duplicates.model_dump() for kind, recipe in recipes.items()}
+    steps = {kind: recipe.steps for kind, recipe in recipes.items()}
+    near = {kind: recipe.near_duplicates for kind, recipe in recipes.items()}
     accounts, cleaned = {}, {}
     for name in SOURCES:
         out = folder / "cleaned" / name
         out.mkdir(parents=True)
-        accounts[name] = partition.clean_source(
-            converted[name], folder / "assets", out, steps, 3, source=name
-        )
+        accounts[name] = clean_part(out, converted[name], folder / "assets", steps, 3, name)
         cleaned[name] = out / "records.jsonl"
     hashed = []
     for name, path in cleaned.items():
