@@ -19,6 +19,9 @@ from tasks.training.select import select
 EXAMPLES = (
     "tasks.training.mixtures",
     "tasks.training.examples",
+    "tasks.records.record",
+    "tasks.records.drops",
+    "tasks.records.parts",
     "model.chat_template",
     "tasks.tokenize.chat",
     "tasks.tokenize.encode",
