@@ -145,8 +145,8 @@ def _texts(folder: Path) -> list[str]:
 
 def _convert(work: Path, documents: Sequence[tuple[str, str]]) -> float:
     """MB/s of JSON lines, one process, all of convert's work: read, check, identify, count, write."""
+    from tasks.convert.job import Reading, Settings
     from tasks.convert.source import convert_source
-    from tasks.settings.config import Convert
 
     raw, out = work / "raw", work / f"out-{time.monotonic_ns()}"
     out.mkdir(parents=True)
@@ -158,7 +158,7 @@ def _convert(work: Path, documents: Sequence[tuple[str, str]]) -> float:
                     line = {"text": f"{file.tell()} {text}"}
                     file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
     started = cpu_seconds()
-    convert_source(raw, out, "bench", {"reader": "skypile"}, Convert().model_dump())
+    convert_source(raw, out, "bench", Settings(source=Reading(reader="skypile")))
     return (raw / "bench.jsonl").stat().st_size / 1e6 / (cpu_seconds() - started)
 
 

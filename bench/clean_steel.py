@@ -45,12 +45,11 @@ def main() -> None:
 
 
 def clean(records: Path, out: Path, models: Path, recipe, hasher) -> None:
-    from tasks.clean.source import clean_source
+    from tasks.clean.job import clean_part
 
     aside = out.with_name(out.name + "-with-duplicates")
     aside.mkdir(parents=True)
-    steps = {KIND: [step.model_dump() for step in recipe.steps]}
-    clean_source(records, models, aside, steps, 10, source="bench")
+    clean_part(aside, records, models, {KIND: recipe.steps}, 10, "bench")
     deduplicate(aside / "records.jsonl", out, recipe.near_duplicates, hasher)
 
 

@@ -110,17 +110,18 @@ def unified_records(data: Path | None, work: Path, worlds: int = 1) -> dict[str,
     With `worlds` the demo's sources are told that many times over, each time with another seed.
     """
     from tasks import world
+    from tasks.convert.job import Reading, Settings
     from tasks.convert.source import convert_source
     from tasks.settings.profiles import load
 
     run = load("samples" if data else "demo")
-    settings = run.convert.model_dump()
     found: dict[str, Path] = {}
 
     def convert(name: str, source: Any, raw: Path) -> None:
         out = found[name] = work / "records" / name
         out.mkdir(parents=True)
-        convert_source(str(raw), str(out), name, source.model_dump(), settings)
+        settings = Settings(source=Reading.of(source), **run.convert.model_dump())
+        convert_source(str(raw), str(out), name, settings)
 
     for name, source in run.using("pretrain").items():
         if data and (data / source.dataset).is_dir():

@@ -75,7 +75,7 @@ def one(count: int) -> str:
     """Deduplicate `count` synthetic documents; returns a JSON line."""
     import orjson
 
-    near = {kind: recipe.near_duplicates.model_dump() for kind, recipe in load_set("steel").items()}
+    near = {kind: recipe.near_duplicates for kind, recipe in load_set("steel").items()}
     with tempfile.TemporaryDirectory(prefix="bench-dedup-") as folder:
         hashed = _synthetic(Path(folder), count)
         largest = _watch_buckets()

@@ -30,7 +30,6 @@ import orjson
 from bench import common
 
 BLOCK = 2048
-SETTINGS = {"block_size": BLOCK, "val_share": 0.01}
 WORLDS = 6
 """The demo's corpus has 2 MB: too little to time."""
 SLOW = ("datasets.map", "original")
@@ -100,13 +99,13 @@ def measure(work: Path, args: Any) -> dict[str, Any]:
 def _train(work: Path, sources: dict[str, Path]) -> Path:
     """A tokenizer as the demo trains it."""
     from tasks.settings.profiles import load
-    from tasks.tokenize.tokenizer import train
+    from tasks.tokenize.tokenizer import Settings, train
 
     (work / "drops.jsonl").touch()
     (work / "tokenizer").mkdir()
-    settings = load("demo").tokenize.model_dump()
+    chosen = load("demo").tokenize.model_dump(include=set(Settings.model_fields) - {"tokenizer"})
     files = {name: (str(folder), str(work / "drops.jsonl")) for name, folder in sources.items()}
-    train(files, str(work / "tokenizer"), settings)
+    train(files, str(work / "tokenizer"), Settings(**chosen))
     return work / "tokenizer"
 
 
@@ -150,12 +149,13 @@ def _timed(work: Callable[[], Any]) -> dict[str, Any]:
 
 def _shards(work: Path, tokenizer: Path, name: str, file: str = "timed.jsonl") -> Path:
     """Tokenize a file into an empty folder."""
-    from tasks.tokenize.job import tokenize_part
+    from tasks.tokenize.job import Settings, tokenize_part
 
     out = work / f"shards-{name}"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
-    tokenize_part(out, "bench", str(work / file), b"", str(tokenizer), "auto", SETTINGS)
+    settings = Settings(block_size=BLOCK, val_share=0.01)
+    tokenize_part(out, "bench", str(work / file), b"", str(tokenizer), "auto", settings)
     return out
 
 

@@ -9,7 +9,7 @@ each language that has enough of it:
     assets.json        what they were trained on, and the perplexity of held-out lines
 
 A model whose own held-out lines it finds unlikely would drop good text, so such a language goes
-without (the filter's step is then skipped and said to be).
+without: the step of the filter is skipped, and the account lists it.
 With recipe `paper` also a byte-level BPE of code, at the place where alphanumeric_filter(tokenization:
 true) looks for the tokenizer of pythia-6.9b, for which it stands in.
 
@@ -24,11 +24,12 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
 from tasks.clean import operators
+from tasks.settings.config import Section
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Context, Outcome
 from tasks.stage.store import file_digest
@@ -43,6 +44,29 @@ COVERAGE = 0.9995
 LANGUAGES = ("zh", "en")
 _NAMES = "<lang>.sp.model and <lang>.arpa.bin"
 CODE_VOCABULARY = 8000
+
+
+class Training(Section):
+    """How a language model is trained."""
+
+    vocab_size: int
+    order: int
+    max_chars: int
+    """Characters of seed corpus."""
+
+
+class Settings(Section):
+    """The recipe of the node clean:assets where the models are trained."""
+
+    assets: Training
+    code_tokenizer: bool
+    """Also a tokenizer of code: a recipe counts letters per token."""
+
+
+class FolderSettings(Section):
+    """The recipe of the node clean:assets where the models are given."""
+
+    models: Literal["folder"] = "folder"
 
 
 def body(ctx: Context) -> Outcome:
@@ -124,16 +148,16 @@ def _model_files(folder: Path) -> list[Path]:
     return [folder / name for name in names if (folder / name).is_file()] + code
 
 
-def train(files: Mapping[str, Path], out: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Train all models into `out`; returns what is in assets.json."""
+def train(files: Mapping[str, Path], out: Path, settings: Settings) -> dict[str, Any]:
+    """Train all models into `out`; returns the content of assets.json."""
     from tasks.clean.seeds import seed_lines
 
-    settings = config["assets"]
+    training = settings.assets
     info: dict[str, Any] = {}
-    for lang, lines in seed_lines(files, settings["max_chars"]).items():
-        info[lang] = train_language(lang, lines, out, settings["vocab_size"], settings["order"])
-    if config["code_tokenizer"]:
-        info["code"] = _train_code_tokenizer(files, out, settings["max_chars"])
+    for lang, lines in seed_lines(files, training.max_chars).items():
+        info[lang] = train_language(lang, lines, out, training.vocab_size, training.order)
+    if settings.code_tokenizer:
+        info["code"] = _train_code_tokenizer(files, out, training.max_chars)
     (out / "assets.json").write_bytes(orjson.dumps(info, option=orjson.OPT_INDENT_2))
     return info
 

@@ -21,8 +21,9 @@ import regex
 from tasks.clean import operators
 from tasks.clean.language import language_of
 from tasks.clean.recipe import Step
-from tasks.records.account import StepCount, excerpt, first_difference
-from tasks.records.record import Record, length, texts_of, with_texts
+from tasks.clean.shown import excerpt, first_difference
+from tasks.records.account import SkippedStep, StepCount
+from tasks.records.record import Record, length, texts, with_texts
 from tasks.settings.errors import NodeError
 
 MAX_FAILURES, MAX_FAILED_SHARE = 10, 0.001
@@ -57,7 +58,7 @@ class Row:
     @cached_property
     def language(self) -> str:
         """Of the record as it came."""
-        return language_of("\n".join(texts_of(self.record)[:4]))
+        return language_of("\n".join(texts(self.record)[:4]))
 
     def result(self) -> Record:
         return with_texts(self.record, self.texts) if self.changed else self.record
@@ -69,7 +70,7 @@ class Chain:
     def __init__(self, kind: str, steps: Sequence[Step], models: Path | None, examples: int):
         self.kind = kind
         self.skipped = [
-            {"recipe": kind, "operator": step.operator, "reason": reason}
+            SkippedStep(recipe=kind, operator=step.operator, reason=reason)
             for step in steps
             if (reason := _cannot_run(step, models))
         ]
@@ -77,26 +78,26 @@ class Chain:
         self.steps = [(step, _loaded(step.model_dump_json(), models)) for step in steps]
         self.counts = [StepCount(step.operator, kind) for step in steps]
         self.seen = self.failures = 0
-        self.wanted_examples = examples
+        self.most_examples = examples
         self.examples: dict[str, list[dict[str, Any]]] = {}
 
     def run(self, records: Iterable[Record]) -> list[Row]:
         """Clean one batch; every record comes back as a row, in order."""
         rows = []
         for record in records:
-            texts = texts_of(record)
-            rows.append(Row(record, texts, length(texts)))
+            own = texts(record)
+            rows.append(Row(record, own, length(own)))
         self.seen += len(rows)
-        here, chars = rows, sum(row.chars for row in rows)
+        reached, chars = rows, sum(row.chars for row in rows)
         for (step, op), count in zip(self.steps, self.counts, strict=True):
-            count.records_in += len(here)
+            count.records_in += len(reached)
             count.chars_in += chars
-            self._apply(step, op, _chosen(step, here), count)
-            left = [row for row in here if not row.gone]
-            count.quarantined += sum(bool(row.failed_at) for row in here)
-            count.dropped += sum(bool(row.dropped_by) for row in here)
-            here, chars = left, sum(row.chars for row in left)
-            count.records_out += len(here)
+            self._apply(step, op, _chosen(step, reached), count)
+            left = [row for row in reached if not row.gone]
+            count.quarantined += sum(bool(row.failed_at) for row in reached)
+            count.dropped += sum(bool(row.dropped_by) for row in reached)
+            reached, chars = left, sum(row.chars for row in left)
+            count.records_out += len(reached)
             count.chars_out += chars
         return rows
 
@@ -106,7 +107,7 @@ class Chain:
             (self._filter if step.is_filter else self._map)(step, op, rows, count)
         except (OSError, MemoryError, NodeError):
             raise  # the machine's or the house's, not the record's
-        except Exception as error:  # whatever it is: told in dropped.jsonl, and raised if it is not rare
+        except Exception as error:  # whatever it is: written to dropped.jsonl, and raised if it is not rare
             if len(rows) > 1:
                 for half in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
                     self._apply(step, op, half, count)
@@ -122,9 +123,9 @@ class Chain:
 
     def _map(self, step: Step, op: Any, rows: Sequence[Row], count: StepCount) -> None:
         before = [text for row in rows for text in row.texts]
-        texts = iter(_sparing_code(op, before) if step.spare_code else _mapped(op, before))
+        mapped = iter(_sparing_code(op, before) if step.spare_code else _mapped(op, before))
         for row in rows:
-            new = list(islice(texts, len(row.texts)))
+            new = list(islice(mapped, len(row.texts)))
             if new == row.texts:
                 continue
             count.changed += 1
@@ -148,7 +149,7 @@ class Chain:
 
     def _keep_example(self, step: Step, row: Row, new: list[str] | None) -> None:
         examples = self.examples.setdefault(f"{self.kind}/{step.operator}", [])
-        if len(examples) >= self.wanted_examples:
+        if len(examples) >= self.most_examples:
             return
         if new is None:
             examples.append(
@@ -160,15 +161,15 @@ class Chain:
         examples.append({"id": row.record["id"], "before": excerpt(old, at), "after": excerpt(text, at)})
 
 
-def _mapped(op: Any, texts: list[str]) -> list[str]:
+def _mapped(op: Any, before: list[str]) -> list[str]:
     # the operators write into the list they are given
-    return op.process_batched({"text": list(texts)})["text"] if texts else []
+    return op.process_batched({"text": list(before)})["text"] if before else []
 
 
-def _sparing_code(op: Any, texts: list[str]) -> Iterator[str]:
+def _sparing_code(op: Any, before: list[str]) -> Iterator[str]:
     """The mapped texts, with the code in them as it was."""
     # prose at even positions, code at odd ones
-    pieces = [_CODE.split(text) if "`" in text else [text] for text in texts]
+    pieces = [_CODE.split(text) if "`" in text else [text] for text in before]
     after = iter(_mapped(op, [prose for parts in pieces for prose in parts[::2]]))
     for parts in pieces:
         yield "".join(part if at % 2 else next(after) for at, part in enumerate(parts))

@@ -16,18 +16,22 @@ dropped by source, examples.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import orjson
 
-from tasks.records import account as accounting
-from tasks.records import parts
+from tasks.clean.shown import excerpt, sources_table
+from tasks.records import account as accounts
+from tasks.records import drops, parts
 from tasks.records import record as records
-from tasks.records.account import Accounting, StepCount
+from tasks.records.account import Accounting, SourceAccount, StepCount
+from tasks.records.drops import DROPS, HITS
+from tasks.records.drops import Hit as HitLine
+from tasks.settings.config import Section
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Context, Outcome
 from tasks.work import partitions
@@ -38,6 +42,32 @@ if TYPE_CHECKING:
 GENERIC = 50
 """An n-gram in more records than this is a phrase of the language or of the exam, not a leak."""
 STEP = "decontaminate"
+
+
+class Settings(Section):
+    """The recipe of the node clean:decontaminate."""
+
+    sources: list[str]
+    """For pre-training,"""
+    sets: list[str]
+    """and for post-training."""
+    benchmarks: list[str]
+    ngram: int
+    """Units of overlap with a question."""
+    action: Literal["drop", "report"]
+    examples: int
+    """Kept of each benchmark."""
+
+
+class Match(TypedDict):
+    """A line of matches.jsonl: a record with any gram of a question."""
+
+    id: str
+    chars: int
+    offset: int
+    """Where its line starts in the part."""
+    grams: list[tuple[int, list[str]]]
+    """[number of the question in the index, the grams of it that the record holds]"""
 
 
 @dataclass(frozen=True)
@@ -62,39 +92,39 @@ class Searched:
 
 def body(ctx: Context) -> Outcome:
     """Search the parts that have not been searched for these questions, decide here."""
-    config = ctx.config
-    names = [*config["sources"], *config["sets"]]
-    asked = {name: parts.digested(ctx.inputs[name], "questions")[0] for name in config["benchmarks"]}
+    settings: Settings = ctx.config
+    names = [*settings.sources, *settings.sets]
+    asked = {name: parts.digested(ctx.inputs[name], "questions")[0] for name in settings.benchmarks}
     benchmarks = {name: str(path) for name, (path, _) in asked.items()}
     digests = [[name, digest] for name, (_, digest) in asked.items()]
-    found = [(name, *part) for name in names for part in parts.digested(ctx.inputs[name])]
+    read = [(name, *part) for name in names for part in parts.digested(ctx.inputs[name])]
     jobs = [
         partitions.Job(
-            partitions.key(search_part, digests, config["ngram"], digest),
+            partitions.key(search_part, digests, settings.ngram, digest),
             search_part,
-            (path, benchmarks, config["ngram"]),
+            (path, benchmarks, settings.ngram),
         )
-        for _, path, digest in found
+        for _, path, digest in read
     ]
     searched: dict[str, list[Searched]] = {name: [] for name in names}
-    for (name, path, _), folder in zip(found, partitions.run(ctx, jobs), strict=True):
+    for (name, path, _), folder in zip(read, partitions.run(ctx, jobs), strict=True):
         searched[name].append(Searched(path, folder))
-    dedup = {name: ctx.inputs["dedup"].path / name for name in config["sources"]}
-    index = _index(tuple(benchmarks.items()), config["ngram"])
+    dedup = {name: ctx.inputs["dedup"].path / name for name in settings.sources}
+    index = _index(tuple(benchmarks.items()), settings.ngram)
     hits, ignored = decide(index, searched, dedup)
-    dropping = config["action"] == "drop"
-    accounts, report = [], Report(index, ignored, dropping, config["examples"])
+    dropping = settings.action == "drop"
+    made, report = [], Report(index, ignored, dropping, settings.examples)
     for name in names:
         totals = totals_of(name, searched[name], dedup.get(name))
-        accounts.append(write(ctx.out / name, name, dedup.get(name), totals, hits[name], index, dropping))
+        made.append(write(ctx.out / name, name, dedup.get(name), totals, hits[name], index, dropping))
         report.add(name, hits[name])
     (ctx.out / "report.json").write_bytes(orjson.dumps(report.content, option=orjson.OPT_INDENT_2))
     held = sum(map(len, hits.values()))
     return Outcome(
         headline=f"{held:,} records held benchmark questions" + ("" if dropping else ", and were kept"),
         counts={
-            "records_in": sum(a["records_in"] for a in accounts),
-            "kept": sum(a["kept"] for a in accounts),
+            "records_in": sum(a["records_in"] for a in made),
+            "kept": sum(a["kept"] for a in made),
             "held": held,
             "dropped": held if dropping else 0,
         },
@@ -103,13 +133,13 @@ def body(ctx: Context) -> Outcome:
                 name: part["questions_hit"] for name, part in report.content["benchmarks"].items()
             }
         },
-        summary=report.table() + "\n" + accounting.sources_table(accounts),
-        files=["report.json", *(f"{name}/accounting.json" for name in names)],
+        summary=report.table() + "\n" + sources_table(made),
+        files=["report.json", *(f"{name}/{accounts.FILE}" for name in names)],
     )
 
 
 def search_part(out: Path, path: Path, benchmarks: Mapping[str, str], ngram: int) -> None:
-    """One partition: totals.json, and matches.jsonl, the records with any gram of a question."""
+    """Job: totals.json of a part, and matches.jsonl, its records with any gram of a question."""
     index = _index(tuple(benchmarks.items()), ngram)
     totals = {"records": 0, "chars": 0}
     offset = 0
@@ -121,8 +151,7 @@ def search_part(out: Path, path: Path, benchmarks: Mapping[str, str], ngram: int
             totals["chars"] += chars
             if match := index.search(records.whole_text(record)):
                 grams = [[number, sorted(grams)] for number, grams in sorted(match.items())]
-                found = {"id": record["id"], "chars": chars, "offset": offset, "grams": grams}
-                file.write(records.dump(found))
+                file.write(records.dump(Match(id=record["id"], chars=chars, offset=offset, grams=grams)))
             offset += len(line)
     (out / "totals.json").write_bytes(orjson.dumps(totals))
 
@@ -139,13 +168,13 @@ def decide(
     gone = {name: _gone(searched[name], folder) for name, folder in dedup.items()}
     held_by: Counter[str] = Counter()
     for name, some in searched.items():
-        for _, match in _matches(some, gone.get(name)):
+        for _, match in _matches(some, gone.get(name, frozenset())):
             held_by.update({gram for _, grams in match["grams"] for gram in grams})
     generic = frozenset(gram for gram, count in held_by.items() if count > GENERIC)
     hits: dict[str, dict[str, Hit]] = {}
     for name, some in searched.items():
         hits[name] = {}
-        for path, match in _matches(some, gone.get(name)):
+        for path, match in _matches(some, gone.get(name, frozenset())):
             questions = [n for n, grams in match["grams"] if is_hit(index.questions[n], grams, generic)]
             if questions:
                 hits[name][match["id"]] = Hit(questions, match["chars"], path, match["offset"])
@@ -154,12 +183,12 @@ def decide(
 
 def totals_of(name: str, searched: Sequence[Searched], dedup: Path | None) -> dict[str, int]:
     """Records and characters that are training data before this step; `searched` counts also dropped copies."""
-    read = [orjson.loads((part.folder / "totals.json").read_bytes()) for part in searched]
-    totals = {key: sum(part[key] for part in read) for key in ("records", "chars")}
+    counted = [orjson.loads((part.folder / "totals.json").read_bytes()) for part in searched]
+    totals = {key: sum(part[key] for part in counted) for key in ("records", "chars")}
     totals["searched"] = totals["records"]
     if dedup is None:
         return totals
-    account = orjson.loads((dedup / "accounting.json").read_bytes())
+    account: SourceAccount = accounts.read(dedup)
     if account["records_in"] != totals["records"]:
         raise NodeError(
             f"{name}: {totals['records']:,} records were searched, but clean:dedup counted {account['records_in']:,}"
@@ -167,17 +196,16 @@ def totals_of(name: str, searched: Sequence[Searched], dedup: Path | None) -> di
     return totals | {"records": account["kept"], "chars": account["chars_out"]}
 
 
-def _matches(searched: Sequence[Searched], gone: set[str] | None) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _matches(searched: Sequence[Searched], gone: Set[bytes] = frozenset()) -> Iterator[tuple[Path, Match]]:
     for part in searched:
-        for match in records.read(part.folder / "matches.jsonl"):
-            if not gone or match["id"] not in gone:
-                yield part.path, match
+        for match in drops.without(records.read(part.folder / "matches.jsonl"), gone):
+            yield part.path, match
 
 
-def _gone(searched: Sequence[Searched], dedup: Path) -> set[str]:
+def _gone(searched: Sequence[Searched], dedup: Path) -> Set[bytes]:
     """Of the records with matches those that deduplication dropped."""
-    matching = {match["id"] for _, match in _matches(searched, None)}
-    return matching.intersection(line["id"] for line in records.read(dedup / "drops.jsonl"))
+    matching = {records.id_bytes(match) for _, match in _matches(searched)}
+    return matching.intersection(drops.read_ids(dedup / DROPS))
 
 
 @lru_cache(maxsize=2)
@@ -200,7 +228,7 @@ def write(
     hits: Mapping[str, Hit],
     index: Index,
     dropping: bool,
-) -> dict[str, Any]:
+) -> SourceAccount:
     """drops.jsonl, hits.jsonl and accounting.json of one source; returns the account.
 
     NodeError if the drops, read back, do not leave as many records as were counted.
@@ -210,20 +238,20 @@ def write(
     for record_id, hit in hits.items():
         asked = [index.questions[n] for n in hit.questions]
         lines.append(
-            {"id": record_id, "questions": [[question.benchmark, question.id] for question in asked]}
+            HitLine(id=record_id, questions=[[question.benchmark, question.id] for question in asked])
         )
-    with (folder / "drops.jsonl").open("wb") as file:
-        for line in records.read(dedup / "drops.jsonl") if dedup else ():
+    with (folder / DROPS).open("wb") as file:
+        for line in records.read(dedup / DROPS) if dedup else ():
             if line["id"] in hits:
                 raise NodeError(f"{name}: record {line['id']} was dropped by clean:dedup already")
             file.write(records.dump({"id": line["id"], "step": "dedup"} | line))
         for line in lines if dropping else ():
             file.write(records.dump({"id": line["id"], "step": STEP} | line))
-    (folder / "hits.jsonl").write_bytes(b"".join(map(records.dump, lines)))
+    (folder / HITS).write_bytes(b"".join(map(records.dump, lines)))
     lost = len(hits) if dropping else 0
     lost_chars = sum(hit.chars for hit in hits.values()) if dropping else 0
     reached, chars = totals["records"], totals["chars"]
-    listed = Counter(line["step"] for line in records.read(folder / "drops.jsonl"))
+    listed = Counter(line["step"] for line in records.read(folder / DROPS))
     kept = totals["searched"] - listed.total()
     if (totals["searched"] - listed["dedup"], listed[STEP]) != (reached, lost):
         raise NodeError(
@@ -241,7 +269,7 @@ def write(
         steps=[step],
     )
     result = account.as_json()
-    (folder / "accounting.json").write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
+    accounts.write(folder, result)
     return result
 
 
@@ -291,7 +319,7 @@ class Report:
                 part = self.content["benchmarks"][benchmark]
                 part["held"][source] = part["held"].get(source, 0) + 1
                 if len(part["examples"]) < self.most:
-                    text = accounting.excerpt(records.whole_text(_read_at(hit.path, hit.offset)))
+                    text = excerpt(records.whole_text(_read_at(hit.path, hit.offset)))
                     example = {"source": source, "id": record_id, "question": question_id, "excerpt": text}
                     part["examples"].append(example)
         for benchmark, part in self.content["benchmarks"].items():
@@ -300,9 +328,9 @@ class Report:
 
     def table(self) -> str:
         """Markdown: one line per benchmark."""
-        told = "dropped" if self.content["action"] == "drop" else "that hold one (kept)"
+        fate = "dropped" if self.content["action"] == "drop" else "that hold one (kept)"
         lines = [
-            f"| benchmark | questions | found in training | not testable | records {told} |",
+            f"| benchmark | questions | found in training | not testable | records {fate} |",
             "|---|---:|---:|---:|---|",
         ]
         for name, part in self.content["benchmarks"].items():

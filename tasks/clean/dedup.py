@@ -30,13 +30,16 @@ import numpy as np
 import orjson
 
 from tasks.clean import signatures
-from tasks.clean.dedup_account import DROP, METHODS, Account, Examples, Largest, Part
+from tasks.clean.dedup_account import DROP, METHODS, Examples, Largest, Part, SourceDrops
 from tasks.clean.near import CHUNK, Groups, close_pairs
 from tasks.clean.recipe import NearDuplicates
+from tasks.clean.shown import sources_table
 from tasks.clean.signatures import KINDS, Shingles
 from tasks.clean.spill import Spill
-from tasks.records import account as accounting
+from tasks.records import account as accounts
 from tasks.records import parts
+from tasks.records.account import SourceAccount
+from tasks.settings.config import Section
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Context, Outcome
 from tasks.work import partitions
@@ -61,12 +64,26 @@ _MEMBER = np.dtype(
 _PAIR = np.dtype([("group", "<u8"), ("pair", "<u8", 2)])
 
 
+class Settings(Section):
+    """The recipe of the node clean:dedup."""
+
+    order: list[str]
+    """The sources, those first whose records are kept."""
+    min_chars: int
+    """Shorter texts have exact copies only."""
+    near_duplicates: dict[str, NearDuplicates]
+    """By kind of record."""
+    examples: int
+    """Kept of each source and method."""
+
+
 def body(ctx: Context) -> Outcome:
     """Make the signatures that are missing, then decide in a worker process."""
     from tasks.work import pool
 
-    order, near, min_chars = ctx.config["order"], ctx.config["near_duplicates"], ctx.config["min_chars"]
-    found = [(name, *part) for name in order for part in parts.digested(ctx.inputs[name])]
+    settings: Settings = ctx.config
+    order, near, min_chars = settings.order, settings.near_duplicates, settings.min_chars
+    read = [(name, *part) for name in order for part in parts.digested(ctx.inputs[name])]
     hash_part = signatures.hash_part
     folders = partitions.run(
         ctx,
@@ -76,24 +93,23 @@ def body(ctx: Context) -> Outcome:
                 hash_part,
                 (path, near, min_chars),
             )
-            for _, path, digest in found
+            for _, path, digest in read
         ],
     )
     hashed = [
-        (name, path, folder / signatures.FILE) for (name, path, _), folder in zip(found, folders, strict=True)
+        (name, path, folder / signatures.FILE) for (name, path, _), folder in zip(read, folders, strict=True)
     ]
-    examples = ctx.config["examples"]
-    accounts, report = pool.submit(decide, order, hashed, near, ctx.out, examples=examples).result()
+    made, report = pool.submit(decide, order, hashed, near, ctx.out, examples=settings.examples).result()
     return Outcome(
-        headline=accounting.headline(accounts),
-        counts={f"dropped.{method}": sum(a["dropped"].get(method, 0) for a in accounts) for method in METHODS}
-        | {"records_in": sum(a["records_in"] for a in accounts), "kept": sum(a["kept"] for a in accounts)},
+        headline=accounts.headline(made),
+        counts={f"dropped.{method}": sum(a["dropped"].get(method, 0) for a in made) for method in METHODS}
+        | {"records_in": sum(a["records_in"] for a in made), "kept": sum(a["kept"] for a in made)},
         extra={"largest_group": report["largest_groups"][0]["size"] if report["largest_groups"] else 1},
-        summary=accounting.sources_table(accounts)
+        summary=sources_table(made)
         + f"\nPairs with close hashes: {report['pairs_compared']:,} compared, {report['pairs_similar']:,} similar. "
         f"Copies of a record of another source: {sum(report['across_sources'].values()):,}. "
         f"Records without any shingle (hash 0): {report['hash_zero']:,}.\n",
-        files=["report.json", "examples.json", *(f"{name}/accounting.json" for name in order)],
+        files=["report.json", "examples.json", *(f"{name}/{accounts.FILE}" for name in order)],
     )
 
 
@@ -119,10 +135,10 @@ class Search:
     def drop(self, rows: np.ndarray, first: np.ndarray, method: str) -> None:
         """Record that the records `rows` (with at) are copies of the records `first` (with at and id)."""
         self.report["dropped"] += len(rows)
-        found = np.zeros(len(rows), DROP)
-        found["at"], found["of"], found["of_id"] = rows["at"], first["at"], first["id"]
-        found["method"] = METHODS.index(method)
-        self.drops.by_rank(found["at"], self.total, found)
+        drops = np.zeros(len(rows), DROP)
+        drops["at"], drops["of"], drops["of_id"] = rows["at"], first["at"], first["id"]
+        drops["method"] = METHODS.index(method)
+        self.drops.by_rank(drops["at"], self.total, drops)
 
     def left(self, kind: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Part by part: (its number, numbers of records, their signatures) of those to search near copies of."""
@@ -137,30 +153,30 @@ class Search:
 def decide(
     order: Sequence[str],
     hashed: Sequence[tuple[str, Path, Path]],
-    near: Mapping[str, Any],
+    near: Mapping[str, NearDuplicates],
     out: Path,
     memory: int = MEMORY,
     examples: int = 0,
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+) -> tuple[list[SourceAccount], dict[str, Any]]:
     """Find all duplicates and write the node's output; returns the accounts and the report.
 
     `hashed`: (source, its part, the part's signatures) in the order of the sources.
     """
-    found, first = [], 0
+    all_parts, first = [], 0
     for source, path, signed in hashed:
         count = len(np.load(signed, mmap_mode="r", allow_pickle=False))
-        found.append(Part(source, path, signed, first, count))
+        all_parts.append(Part(source, path, signed, first, count))
         first += count
     work = out / ".work"
     shutil.rmtree(work, ignore_errors=True)
     drops = Spill(work / "drops", DROP, first, memory)
-    search = Search(found, work, memory, np.zeros(first // 8 + 1, np.uint8), drops)
+    search = Search(all_parts, work, memory, np.zeros(first // 8 + 1, np.uint8), drops)
     _exact(search)
     for kind, settings in near.items():
-        _near(search, KINDS.index(kind), NearDuplicates.model_validate(settings))
-    accounts, report = _write(search, order, out, examples)
+        _near(search, KINDS.index(kind), settings)
+    made, report = _write(search, order, out, examples)
     shutil.rmtree(work)
-    return accounts, report
+    return made, report
 
 
 def _exact(search: Search) -> None:
@@ -195,20 +211,20 @@ def _near(search: Search, kind: int, settings: NearDuplicates) -> None:
     members = search.spill(f"{name}-members", _MEMBER, 16 * len(groups.hashes))
     for number, at, rows in search.left(kind):
         held, group = groups.of(rows["simhash"])
-        found = np.zeros(len(group), _MEMBER)
-        found["group"], found["at"], found["part"] = group, at[held], number
+        some = np.zeros(len(group), _MEMBER)
+        some["group"], some["at"], some["part"] = group, at[held], number
         for column in ("simhash", "id", "offset"):
-            found[column] = rows[column][held]
-        members.by_hash(group, found)
+            some[column] = rows[column][held]
+        members.by_hash(group, some)
     if settings.min_similarity is None:
         for number in range(members.buckets):
             _drop_clusters(search, members.pieces(number))
         return
     close = search.spill(f"{name}-close", _PAIR, 0, members.buckets)
     for chunk in _stream(pairs, 2):
-        found = np.zeros(len(chunk), _PAIR)
-        found["group"], found["pair"] = groups.of(chunk[:, 0])[1], chunk
-        close.by_hash(found["group"], found)
+        rows = np.zeros(len(chunk), _PAIR)
+        rows["group"], rows["pair"] = groups.of(chunk[:, 0])[1], chunk
+        close.by_hash(rows["group"], rows)
     shingles = Shingles(settings)
     for number in range(members.buckets):
         bucket = members.bucket(number)
@@ -317,10 +333,10 @@ def _compare(
 
 def _write(
     search: Search, order: Sequence[str], out: Path, examples: int
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+) -> tuple[list[SourceAccount], dict[str, Any]]:
     """drops.jsonl and accounting.json per source, report.json, examples.json."""
     starts = np.array([part.first for part in search.parts], np.uint64)
-    sources = {name: Account(name, out / name) for name in order}
+    sources = {name: SourceDrops(name, out / name) for name in order}
     for part in search.parts:
         sources[part.source].take(part)
     largest = Largest(search.spill("copied", DROP, search.total))
@@ -333,8 +349,8 @@ def _write(
             part = search.parts[number]
             sources[part.source].drop(part, bucket[of_part == number])
             shown.add(part.source, bucket[of_part == number])
-    accounts = [sources[name].close() for name in order]
-    written = sum(sum(account["dropped"].values()) for account in accounts)
+    made = [sources[name].close() for name in order]
+    written = sum(sum(account["dropped"].values()) for account in made)
     if written != search.report["dropped"]:
         raise NodeError(f"{search.report['dropped']:,} copies were found, but {written:,} written down")
     report = {
@@ -345,6 +361,6 @@ def _write(
         "across_sources": {name: account.across for name, account in sources.items()},
         "largest_groups": largest.top(),
     }
-    for name, content in (("report.json", report), ("examples.json", shown.found)):
+    for name, content in (("report.json", report), ("examples.json", shown.shown)):
         (out / name).write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2))
-    return accounts, report
+    return made, report

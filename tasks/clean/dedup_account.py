@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 import orjson
 
+from tasks.clean.shown import excerpt
 from tasks.clean.spill import Spill
+from tasks.records import account as accounts
 from tasks.records import record
-from tasks.records.account import Accounting, StepCount, excerpt
+from tasks.records.account import Accounting, SourceAccount, StepCount
+from tasks.records.drops import DROPS, Copy
 from tasks.settings.errors import NodeError
 
 METHODS = ("exact", "near")
@@ -40,13 +43,13 @@ class Part:
         return np.arange(self.first, self.first + self.count, dtype=np.uint64)
 
 
-class Account:
-    """What is written of one source, while its dropped records come by in order, each once."""
+class SourceDrops:
+    """drops.jsonl and account of one source; its dropped records come in their order, each once."""
 
     def __init__(self, source: str, folder: Path):
         folder.mkdir(parents=True)
         self.source, self.folder = source, folder
-        self.file = (folder / "drops.jsonl").open("wb")
+        self.file = (folder / DROPS).open("wb")
         self.records_in = self.chars_in = self.across = 0
         self.first: int | None = None
         self.last = -1
@@ -70,14 +73,11 @@ class Account:
             self.dropped[method] += int(chosen.sum())
             self.chars[method] += int(mine["chars"][chosen].sum(dtype=np.int64))
         for row, record_id in zip(rows, mine["id"], strict=True):
-            line = {
-                "id": record_id.tobytes().hex(),
-                "duplicate_of": row["of_id"].tobytes().hex(),
-                "method": METHODS[row["method"]],
-            }
+            kept, method = row["of_id"].tobytes().hex(), METHODS[row["method"]]
+            line = Copy(id=record_id.tobytes().hex(), duplicate_of=kept, method=method)
             self.file.write(record.dump(line))
 
-    def close(self) -> dict[str, Any]:
+    def close(self) -> SourceAccount:
         """The account, also written; NodeError if drops.jsonl, read back, does not hold what was counted."""
         self.file.close()
         listed = Counter(line["method"] for line in record.read(Path(self.file.name)))
@@ -106,7 +106,7 @@ class Account:
             self.source, self.records_in, self.chars_in, kept, chars, dropped=self.dropped, steps=steps
         )
         result = account.as_json()
-        (self.folder / "accounting.json").write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
+        accounts.write(self.folder, result)
         return result
 
 
@@ -116,11 +116,12 @@ class Examples:
     def __init__(self, parts: Sequence[Part], most: int):
         self.parts, self.most = parts, most
         self.starts = np.array([part.first for part in parts], np.uint64)
-        self.found: dict[str, dict[str, list[dict[str, str]]]] = {}
+        self.shown: dict[str, dict[str, list[dict[str, str]]]] = {}
+        """Source -> method -> the examples."""
 
     def add(self, source: str, rows: np.ndarray) -> None:
         """Some dropped records (of DROP) of a source, in order."""
-        shown = self.found.setdefault(source, {})
+        shown = self.shown.setdefault(source, {})
         for number, method in enumerate(METHODS):
             mine = shown.setdefault(method, [])
             for row in rows[rows["method"] == number][: self.most - len(mine)]:
@@ -145,13 +146,13 @@ class Largest:
 
     def top(self, count: int = 10) -> list[dict[str, Any]]:
         """The largest groups; of two that are equal the one with the smaller id comes first."""
-        found: list[tuple[int, str, str]] = []
+        largest: list[tuple[int, str, str]] = []
         for bucket in self.spill.read():
             keys = bucket["of"] * np.uint64(2) + bucket["method"]
             _, at, sizes = np.unique(keys, return_index=True, return_counts=True)
             ids = bucket["of_id"][at].view(">u8")
             for i in np.lexsort((bucket["method"][at], ids[:, 1], ids[:, 0], -sizes))[:count]:
                 row = bucket[at[i]]
-                found.append((-int(sizes[i]), row["of_id"].tobytes().hex(), METHODS[row["method"]]))
-            found = sorted(found)[:count]
-        return [{"id": kept, "method": method, "size": 1 - size} for size, kept, method in found]
+                largest.append((-int(sizes[i]), row["of_id"].tobytes().hex(), METHODS[row["method"]]))
+            largest = sorted(largest)[:count]
+        return [{"id": kept, "method": method, "size": 1 - size} for size, kept, method in largest]

@@ -129,8 +129,8 @@ def _discounts(count: np.ndarray) -> np.ndarray:
     if min(n1, n2, n3, n4) == 0:
         return np.array([0.0, 0.75, 0.75, 0.75])
     y = n1 / (n1 + 2 * n2)
-    found = [1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3]
-    return np.array([0.0] + [d if 0 < d < k else 0.75 for k, d in enumerate(found, start=1)])
+    estimates = [1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3]
+    return np.array([0.0] + [d if 0 < d < k else 0.75 for k, d in enumerate(estimates, start=1)])
 
 
 def _write(file: TextIO, words: list[str], orders: list[Order], levels: list[Level], unknown: float) -> None:

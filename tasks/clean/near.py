@@ -78,15 +78,15 @@ def _agreeing(values: np.ndarray, mask: np.uint64) -> Iterator[tuple[np.ndarray,
         apart += 1
 
 
-def _first_choice(differ: np.ndarray, masks: list[np.uint64], wanted: int) -> np.ndarray:
-    """Mask of the first `wanted` blocks on which each pair agrees: the one pass that reports it."""
-    found = np.zeros(len(differ), np.uint64)
+def _first_choice(differ: np.ndarray, masks: list[np.uint64], blocks: int) -> np.ndarray:
+    """Mask of the first `blocks` blocks on which each pair agrees: the one pass that reports it."""
+    choice = np.zeros(len(differ), np.uint64)
     taken = np.zeros(len(differ), np.int64)
     for mask in masks:
-        equal = ((differ & mask) == 0) & (taken < wanted)
-        found[equal] |= mask
+        equal = ((differ & mask) == 0) & (taken < blocks)
+        choice[equal] |= mask
         taken += equal
-    return found
+    return choice
 
 
 class Groups:

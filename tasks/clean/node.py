@@ -1,8 +1,10 @@
 """Clean: Data-Juicer recipes, the models they need, deduplication, decontamination, and who did what.
 
-Rooms: recipe.py (typed YAML) → operators.py (Data-Juicer, made safe) → chain.py (operators at work,
-attributed) → partition.py (a source) ; seeds.py + kneser_ney.py → assets.py (models) ; normalise.py →
-dedup.py and overlap.py → decontaminate.py.
+clean:assets          seeds.py and kneser_ney.py → assets.py (models)
+clean:<source>        recipe.py (typed YAML) → operators.py (Data-Juicer, made safe) → chain.py (operators at
+                      work, attributed) → job.py (a part) → join.py → source.py
+clean:dedup           normalise.py → signatures.py (the job) → near.py, spill.py → dedup.py, dedup_account.py
+clean:decontaminate   normalise.py → overlap.py → decontaminate.py (its job is search_part)
 """
 
 from __future__ import annotations
@@ -29,12 +31,10 @@ def nodes(config: SteelRun) -> list[Node]:
             Node(
                 name=f"clean:{name}",
                 body=source.body,
-                config={
-                    "recipes": {
-                        kind: [step.model_dump() for step in recipe.steps] for kind, recipe in recipes.items()
-                    },
-                    "trace_examples": config.clean.trace_examples,
-                },
+                config=source.Settings(
+                    recipes={kind: recipe.steps for kind, recipe in recipes.items()},
+                    trace_examples=config.clean.trace_examples,
+                ),
                 inputs={"records": f"convert:{name}", "assets": "clean:assets"},
             )
             for name in sources
@@ -42,27 +42,25 @@ def nodes(config: SteelRun) -> list[Node]:
         Node(
             name="clean:dedup",
             body=dedup.body,
-            config={
-                "order": sources,
-                "min_chars": config.clean.dedup_min_chars,
-                "near_duplicates": {
-                    kind: recipe.near_duplicates.model_dump() for kind, recipe in recipes.items()
-                },
-                "examples": config.clean.trace_examples,
-            },
+            config=dedup.Settings(
+                order=sources,
+                min_chars=config.clean.dedup_min_chars,
+                near_duplicates={kind: recipe.near_duplicates for kind, recipe in recipes.items()},
+                examples=config.clean.trace_examples,
+            ),
             inputs={name: f"clean:{name}" for name in sources},
         ),
         Node(
             name="clean:decontaminate",
             body=decontaminate.body,
-            config={
-                "sources": sources,
-                "sets": sets,
-                "benchmarks": benchmarks,
-                "ngram": config.clean.ngram,
-                "action": config.clean.decontaminate,
-                "examples": config.clean.trace_examples,
-            },
+            config=decontaminate.Settings(
+                sources=sources,
+                sets=sets,
+                benchmarks=benchmarks,
+                ngram=config.clean.ngram,
+                action=config.clean.decontaminate,
+                examples=config.clean.trace_examples,
+            ),
             inputs={name: f"clean:{name}" for name in sources}
             | {"dedup": "clean:dedup"}
             | {name: f"convert:{name}" for name in (*sets, *benchmarks)},
@@ -76,23 +74,25 @@ def _assets_node(config: SteelRun, sources: list[str], recipes: Mapping[str, Rec
         return Node(
             name="clean:assets",
             body=assets.folder_body,
-            config={"models": "folder"},
+            config=assets.FolderSettings(),
             external=partial(assets.folder_digests, config.runtime.folders.models),
         )
-    wanted = sources if settings.sources is None else settings.sources
-    if unknown := sorted(set(wanted) - set(sources)):
+    learnt = sources if settings.sources is None else settings.sources
+    if unknown := sorted(set(learnt) - set(sources)):
         raise NodeError(f"clean.assets.sources names no pre-training source: {', '.join(unknown)}")
     # one recipe counts letters per token: that tokenizer learns from programs, whoever is named for the prose
     code_tokenizer = any(step.settings().get("tokenization") for step in recipes["code"].steps)
     if code_tokenizer:
         programs = [name for name in sources if config.sources[name].language == "code"]
-        wanted = list(dict.fromkeys([*wanted, *programs]))
+        learnt = list(dict.fromkeys([*learnt, *programs]))
     return Node(
         name="clean:assets",
         body=assets.body,
-        config={
-            "assets": settings.model_dump(include={"vocab_size", "order", "max_chars"}),
-            "code_tokenizer": code_tokenizer,
-        },
-        inputs={name: f"convert:{name}" for name in wanted},
+        config=assets.Settings(
+            assets=assets.Training(
+                vocab_size=settings.vocab_size, order=settings.order, max_chars=settings.max_chars
+            ),
+            code_tokenizer=code_tokenizer,
+        ),
+        inputs={name: f"convert:{name}" for name in learnt},
     )

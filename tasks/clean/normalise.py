@@ -38,11 +38,11 @@ def code_key(text: str) -> str:
 @cache
 def _noise() -> re.Pattern[str]:
     """Every punctuation, separator and control character but those that numbers use."""
-    found = [
+    noise = [
         chr(c)
         for c in range(0x10000)
         if unicodedata.category(chr(c))[0] in "PZC"
         and unicodedata.category(chr(c)) not in ("Cn", "Co", "Cs")
         and chr(c) not in "-./:%"
     ]
-    return re.compile(f"[{''.join(map(re.escape, found))}]+")
+    return re.compile(f"[{''.join(map(re.escape, noise))}]+")

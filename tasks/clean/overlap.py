@@ -18,13 +18,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import regex
 
 from tasks.clean import normalise
 from tasks.clean.language import language_of
+from tasks.records import record as records
 
 MIN_ZH, MIN_EN = 8, 6
 SHARE = 0.5
@@ -60,7 +60,9 @@ class Question:
         if not self.choices:
             return True
         held = [choice in squeezed for choice in self.choices]
-        telling = any(here and len(choice) >= 2 for here, choice in zip(held, self.choices, strict=True))
+        telling = any(
+            is_held and len(choice) >= 2 for is_held, choice in zip(held, self.choices, strict=True)
+        )
         return all(held) or (telling and not self.all_choices)
 
 
@@ -100,11 +102,11 @@ class Grams:
 
     def _hashes(self, codes: np.ndarray, buckets: int) -> np.ndarray:
         windows = len(codes) - self.size + 1
-        found = np.zeros(windows, dtype=np.uint64)
+        hashes = np.zeros(windows, dtype=np.uint64)
         for k in range(self.size):
-            found = found * np.uint64(0x9E3779B97F4A7C15) + codes[k : k + windows]
-        found ^= found >> np.uint64(29)
-        return (found * np.uint64(0xBF58476D1CE4E5B9)) >> np.uint64(65 - buckets.bit_length())
+            hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + codes[k : k + windows]
+        hashes ^= hashes >> np.uint64(29)
+        return (hashes * np.uint64(0xBF58476D1CE4E5B9)) >> np.uint64(65 - buckets.bit_length())
 
 
 @dataclass
@@ -118,8 +120,8 @@ class Index:
     empty: Counter[str] = field(default_factory=Counter)
     """Benchmark -> questions of no words at all (a picture, a formula's signs), which nothing can find."""
 
-    def add(self, benchmark: str, question: dict[str, Any]) -> None:
-        """Index one question of the unified form."""
+    def add(self, benchmark: str, question: records.Question) -> None:
+        """Index one question."""
         stem = _BLANK.sub(" ", question["question"])
         language = language_of(stem)
         units = _units(stem, language)
@@ -131,11 +133,11 @@ class Index:
         very_short = len(units) < (MIN_ZH if language == "zh" else MIN_EN)
         if len(units) >= self.ngram:
             windows = [units[i : i + self.ngram] for i in range(len(units) - self.ngram + 1)]
-            wanted = {_join(window, language): window for window in windows}
-            for gram, window in wanted.items():
+            grams = {_join(window, language): window for window in windows}
+            for gram, window in grams.items():
                 self._of(language, self.ngram).add(window, gram, number)
         else:
-            wanted = {_join(units, language): units}
+            grams = {_join(units, language): units}
             first = units[: KEY_ZH if language == "zh" else KEY_EN]
             self._of(language, len(first)).add(first, _join(units, language), number)
             choices = tuple(normalise.squeezed(choice) for choice in question["choices"])
@@ -144,7 +146,7 @@ class Index:
                 benchmark,
                 question["id"],
                 language,
-                frozenset(wanted),
+                frozenset(grams),
                 choices,
                 very_short,
                 len(units) >= LONG * self.ngram,
@@ -153,7 +155,7 @@ class Index:
 
     def search(self, text: str) -> dict[int, set[str]]:
         """Question -> which of its grams the text holds; only questions with at least one."""
-        found: dict[int, set[str]] = defaultdict(set)
+        held: dict[int, set[str]] = defaultdict(set)
         for language in ("zh", "en"):
             indexed = [grams for (of, _), grams in self.grams.items() if of == language]
             if not indexed or (language == "zh" and text.isascii()):
@@ -162,20 +164,20 @@ class Index:
             codes = _codes(units, language)
             for grams in indexed:
                 for gram, number in grams.matches(units, codes):
-                    found[number].add(gram)
-        if any(self.questions[number].choices for number in found):
+                    held[number].add(gram)
+        if any(self.questions[number].choices for number in held):
             squeezed = normalise.squeezed(text)
-            for number in [n for n in found if not self.questions[n].confirmed_by(squeezed)]:
-                del found[number]
-        return found
+            for number in [n for n in held if not self.questions[n].confirmed_by(squeezed)]:
+                del held[number]
+        return held
 
     def _of(self, language: str, size: int) -> Grams:
         return self.grams.setdefault((language, size), Grams(language, size))
 
 
-def is_hit(question: Question, found: Iterable[str], generic: frozenset[str]) -> bool:
-    """Whether the grams found in a record make it a copy of the question."""
-    own, held = question.grams - generic, set(found)
+def is_hit(question: Question, grams: Iterable[str], generic: frozenset[str]) -> bool:
+    """Whether the grams that a record holds make it a copy of the question."""
+    own, held = question.grams - generic, set(grams)
     if question.long and held >= question.grams:
         return True
     return bool(own) and len(held - generic) >= SHARE * len(own)

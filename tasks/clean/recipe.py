@@ -190,6 +190,10 @@ class Step(BaseModel):
         return parameters.model_dump(exclude_none=True)
 
 
+Steps = dict[str, list[Step]]
+"""Kind of record -> the steps of its recipe."""
+
+
 class NearDuplicates(BaseModel):
     """How documents of this kind are compared: document_simhash_deduplicator and Steel's check of it."""
 

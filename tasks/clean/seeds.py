@@ -17,7 +17,7 @@ import regex
 
 from tasks.clean.language import language_of
 from tasks.records import parts
-from tasks.records.record import texts_of
+from tasks.records.record import Record, texts
 
 MAX_WINDOWS, WINDOW_CHARS = 256, 2000
 MIN_LINE, MAX_LINE = 8, 1000
@@ -103,9 +103,9 @@ def _texts(path: Path, quota: int, *, code: bool = False) -> Iterator[str]:
                 line = file.readline()
                 if not line:
                     break
-                record = orjson.loads(line)
+                record: Record = orjson.loads(line)
                 if (record["kind"] == "code") != code:
                     continue
-                for text in texts_of(record):
+                for text in texts(record):
                     taken += len(text)
                     yield text

@@ -1,4 +1,4 @@
-"""What deduplication knows of a record: 53 bytes, made once for each part of a source (a partition).
+"""What deduplication knows of a record: 53 bytes, made once for each part of a source and kept as a partition.
 
 The near-duplicate hash is that of Data-Juicer's document_simhash_deduplicator; `Shingles` cuts a text
 as that operator does.
@@ -10,7 +10,6 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import orjson
@@ -19,6 +18,7 @@ from tasks.clean import normalise
 from tasks.clean.recipe import NearDuplicates
 from tasks.records import parts
 from tasks.records import record as records
+from tasks.records.record import Record
 
 FILE = "signatures.npy"
 KINDS = ("text", "dialogue", "code")
@@ -34,18 +34,18 @@ ROW = np.dtype(
 )
 
 
-def hash_part(out: Path, path: Path, near: Mapping[str, Any], min_chars: int) -> None:
-    """One partition: signatures.npy, an array [records] of ROW."""
-    searches = {kind: _Simhash(NearDuplicates.model_validate(settings)) for kind, settings in near.items()}
+def hash_part(out: Path, path: Path, near: Mapping[str, NearDuplicates], min_chars: int) -> None:
+    """Job: signatures.npy of a part, an array [records] of ROW."""
+    searches = {kind: _Simhash(settings) for kind, settings in near.items()}
     rows, offset = [], 0
     for line in parts.lines(path):
-        record = orjson.loads(line)
+        record: Record = orjson.loads(line)
         text = records.whole_text(record)
         search = searches[record["kind"]]
         is_near = search.settings.every_length or len(text) >= min_chars
         rows.append(
             (
-                np.frombuffer(bytes.fromhex(record["id"]), np.uint8),
+                np.frombuffer(records.id_bytes(record), np.uint8),
                 np.frombuffer(_digest(record["kind"], text), "<u8"),
                 search(text) if is_near else 0,
                 KINDS.index(record["kind"]) if is_near else -1,
@@ -94,11 +94,11 @@ class Shingles:
         if at in self.latest:
             self.latest.move_to_end(at)
             return self.latest[at]
-        found = self.latest[at] = self._read(path, offset)
-        self.remembered += len(found)
+        shingles = self.latest[at] = self._read(path, offset)
+        self.remembered += len(shingles)
         while self.remembered > self.MAX_REMEMBERED and len(self.latest) > 2:
             self.remembered -= len(self.latest.popitem(last=False)[1])
-        return found
+        return shingles
 
     def _read(self, path: Path, offset: int) -> frozenset[str]:
         with path.open("rb") as file:

@@ -1,6 +1,6 @@
-"""One convert job: pieces of raw files in; records, quarantine, what was dropped and a tally out.
+"""One job of convert: pieces of raw files in; records, quarantine, dropped lines and a tally out.
 
-Runs in a worker process and fills one folder:
+It runs in a worker process and fills one folder:
 
     records-00000.jsonl …   rolled at part_bytes (benchmarks: questions.jsonl, whole)
     ids.npy                 (hi, lo, row) of every record, sorted by id, for unique.py
@@ -14,9 +14,9 @@ Runs in a worker process and fills one folder:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NotRequired, TypedDict
 
 import numpy as np
 import orjson
@@ -24,31 +24,91 @@ import orjson
 from tasks.convert import readers
 from tasks.convert.formats import check_object
 from tasks.convert.jobs import Piece
-from tasks.convert.verdicts import (
-    Bad,
-    Malformed,
-    Unwanted,
-    chars,
-    check_sum,
-    content,
-    excerpt,
-    guess_language,
-    opening,
-    stable_id,
-)
+from tasks.convert.verdicts import Bad, Malformed, Unwanted, excerpt, guess_language
 from tasks.records import parts
+from tasks.records.account import balance
+from tasks.records.drops import NotConverted
+from tasks.records.record import ID_BYTES, Draft, Question, Record, chars, content, dump, opening, stable_id
+from tasks.settings.config import Convert, Section, Source
 
 BUFFER = 1 << 20
 QUESTIONS, QUARANTINE, DROPPED = "questions.jsonl", "quarantine.jsonl", "dropped.jsonl"
 IDS, TALLY = "ids.npy", "tally.json"
 ID = np.dtype([("hi", ">u8"), ("lo", ">u8"), ("row", "<u4")])
 """16 bytes of an id as two numbers, and the record's place in its job."""
-SETTINGS = {"max_chars": 2_000_000, "part_bytes": parts.MAX_PART_BYTES, "examples": 10}
+
+
+class Reading(Section):
+    """How a source is read."""
+
+    reader: str
+    language: str = "zh"
+    options: dict[str, Any] = {}
+
+    @classmethod
+    def of(cls, source: Source) -> Reading:
+        return cls(reader=source.reader, language=source.language, options=source.options)
+
+
+class Settings(Convert):
+    """The recipe of a node convert:<source>."""
+
+    source: Reading
+    examples: int = 10
+    """Kept of each step."""
+
+
+class Example(TypedDict):
+    """A record that was kept: the beginning of its raw form and of its text."""
+
+    id: str
+    at: str
+    before: str
+    after: str
+
+
+class Quarantined(TypedDict):
+    """A line of quarantine.jsonl: raw data that gave no record."""
+
+    file: str
+    position: int
+    """Of a line or row, from 1; 0: the file itself."""
+    reason: str
+    excerpt: str
+    detail: NotRequired[str]
+    records: NotRequired[int]
+    """How many, where it is not one."""
+
+
+class PartTally(TypedDict):
+    """A file of records."""
+
+    file: str
+    records: int
+
+
+class Tally(TypedDict):
+    """tally.json: what one job counted."""
+
+    bytes_in: int
+    bytes_lost: int
+    records_in: int
+    chars_in: int
+    kept: int
+    chars_out: int
+    quarantined: dict[str, int]
+    first: dict[str, Quarantined]
+    """Reason -> the first line of quarantine."""
+    dropped: dict[str, int]
+    dropped_chars: dict[str, int]
+    parts: list[PartTally]
+    examples: dict[str, list[Example | NotConverted]]
+    """`convert` or the step that dropped -> the first examples."""
 
 
 def convert_file(
     path: str | Path, out: str | Path, reader: str, source: str = "source", **settings: Any
-) -> dict[str, Any]:
+) -> Tally:
     """Convert one raw file into the (empty, existing) folder `out`, here and now; returns the tally.
 
     For measuring a core and for a look at a file by hand: no pool, no finished jobs, no uniqueness
@@ -56,25 +116,17 @@ def convert_file(
     CPU seconds.
     """
     path = Path(path)
-    what = {"reader": reader, "language": "zh", "options": {}}
-    return convert_pieces(Path(out), str(path.parent), [Piece(path.name, "")], source, what, settings)
+    whole = Settings(source=Reading(reader=reader), **settings)
+    return convert_pieces(Path(out), str(path.parent), [Piece(path.name, "")], source, whole)
 
 
-def convert_pieces(
-    out: Path,
-    raw: str,
-    pieces: Sequence[Piece],
-    name: str,
-    source: Mapping[str, Any],
-    settings: Mapping[str, Any],
-) -> dict[str, Any]:
-    """The job. `source` has reader, language and options; `settings` is over SETTINGS."""
-    settings = {**SETTINGS, **settings}
+def convert_pieces(out: Path, raw: str, pieces: Sequence[Piece], name: str, settings: Settings) -> Tally:
+    """The job: the pieces, below the folder `raw`, of the source `name`."""
     with (
         open(out / QUARANTINE, "wb", BUFFER) as quarantine,
         open(out / DROPPED, "wb", BUFFER) as dropped,
     ):
-        job = _Job(out, name, source, settings, quarantine, dropped)
+        job = _Job(out, name, settings, quarantine, dropped)
         for piece in pieces:
             job.take(Path(raw, piece.file), piece)
         tally = job.close()
@@ -85,33 +137,25 @@ def convert_pieces(
 class _Job:
     """The counts and outputs of one job while its pieces go through."""
 
-    def __init__(
-        self,
-        out: Path,
-        name: str,
-        source: Mapping[str, Any],
-        settings: Mapping[str, Any],
-        quarantine: BinaryIO,
-        dropped: BinaryIO,
-    ):
-        self.name, self.language = name, source.get("language") or "zh"
-        self.reader = readers.load(source["reader"])
-        self.options = self.reader.options.model_validate(source.get("options") or {})
-        self.max_chars, self.examples = settings["max_chars"], settings["examples"]
+    def __init__(self, out: Path, name: str, settings: Settings, quarantine: BinaryIO, dropped: BinaryIO):
+        self.name, self.language = name, settings.source.language
+        self.reader = readers.load(settings.source.reader)
+        self.options = self.reader.options.model_validate(settings.source.options)
+        self.max_chars, self.examples = settings.max_chars, settings.examples
         # a character takes at most 12 bytes in JSON (an escaped surrogate pair)
         self.max_bytes = 12 * self.max_chars + (1 << 16)
         asks = self.reader.makes == "benchmark"
         self.finish = self._question if asks else self._record
         self.out, self.quarantine_file, self.dropped_file = out, quarantine, dropped
-        self.parts = _Parts(out, None if asks else settings["part_bytes"])
+        self.parts = _Parts(out, None if asks else settings.part_bytes)
         self.ids = bytearray()
         self.records_in = self.chars_in = self.chars_out = self.bytes_in = self.bytes_lost = 0
         self.quarantined: Counter[str] = Counter()
-        self.first: dict[str, dict[str, Any]] = {}
+        self.first: dict[str, Quarantined] = {}
         self.dropped: Counter[str] = Counter()
         self.dropped_chars: Counter[str] = Counter()
         self.asked: Counter[bytes] = Counter()
-        self.shown: dict[str, list[dict[str, str]]] = {}
+        self.shown: dict[str, list[Example | NotConverted]] = {}
 
     def take(self, path: Path, piece: Piece) -> None:
         """Take every record of one piece."""
@@ -143,13 +187,13 @@ class _Job:
     def _sound(self) -> int:
         return self.parts.records + self.dropped.total()
 
-    def close(self) -> dict[str, Any]:
+    def close(self) -> Tally:
         """Finish the files; the tally. NodeError when it does not add up."""
         lost = Counter(quarantined=self.quarantined.total(), dropped=self.dropped.total())
-        check_sum(self.name, "records", self.records_in, self.parts.records, **lost)
-        check_sum(self.name, "characters", self.chars_in, self.chars_out, dropped=self.dropped_chars.total())
+        balance(self.name, "records", self.records_in, self.parts.records, **lost)
+        balance(self.name, "characters", self.chars_in, self.chars_out, dropped=self.dropped_chars.total())
         if self.reader.makes != "benchmark":
-            check_sum(self.name, "ids", len(self.ids) // 16, self.parts.records)
+            balance(self.name, "ids", len(self.ids) // ID_BYTES, self.parts.records)
         np.save(self.out / IDS, _sorted_ids(self.ids))
         return {
             "bytes_in": self.bytes_in,
@@ -177,25 +221,25 @@ class _Job:
             raise Malformed("over-long record", f"{size} characters")
         draft["meta"]["at"] = at = f"{file}:{position}"
         identity, record = self.finish(draft)
-        line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+        line = dump(record)
         # nothing has been counted yet: whatever failed above is one quarantined record
         self.records_in += 1
         self.chars_in += size
         if step:
             self.dropped[step] += 1
             self.dropped_chars[step] += size
-            lost = {"id": identity.hex(), "operator": step, "at": at, "excerpt": opening(record)}
-            self.dropped_file.write(orjson.dumps(lost, option=orjson.OPT_APPEND_NEWLINE))
+            lost = NotConverted(id=identity.hex(), operator=step, at=at, excerpt=opening(record))
+            self.dropped_file.write(dump(lost))
             self._show(step, lost)
         else:
             self.chars_out += size
             self.parts.write(line)
             self.ids += identity
             if len(self.shown.get("convert", ())) < self.examples:
-                shown = {"id": identity.hex(), "at": at, "before": excerpt(raw), "after": opening(record)}
-                self._show("convert", shown)
+                example = Example(id=identity.hex(), at=at, before=excerpt(raw), after=opening(record))
+                self._show("convert", example)
 
-    def _record(self, draft: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    def _record(self, draft: Draft) -> tuple[bytes, Record]:
         """The draft with id, source and language."""
         identity = stable_id(self.name, content(draft))
         language = draft.get("language") or self.language
@@ -203,30 +247,30 @@ class _Job:
             language = guess_language(draft.get("text") or draft["messages"][-1]["content"])
         return identity, {"id": identity.hex(), "source": self.name, **draft, "language": language}
 
-    def _question(self, draft: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    def _question(self, draft: Draft) -> tuple[bytes, Question]:
         """A benchmark keeps its repeated questions: scores are over all of them."""
-        about = [draft["subject"], draft["split"], draft["question"], draft["choices"]]
-        identity = stable_id(self.name, about)
+        asked = [draft["subject"], draft["split"], draft["question"], draft["choices"]]
+        identity = stable_id(self.name, asked)
         self.asked[identity] += 1
         if self.asked[identity] > 1:
-            identity = stable_id(self.name, [*about, self.asked[identity]])
+            identity = stable_id(self.name, [*asked, self.asked[identity]])
         language = draft.get("language") or self.language
         if language == "mixed":
             language = guess_language(draft["question"])
         return identity, {"id": identity.hex(), "benchmark": self.name, **draft, "language": language}
 
     def _set_aside(self, bad: Bad, file: str, position: int, raw: Any) -> None:
-        line = {"file": file, "position": position, "reason": bad.reason, "excerpt": excerpt(raw)}
+        line = Quarantined(file=file, position=position, reason=bad.reason, excerpt=excerpt(raw))
         if bad.detail:
             line["detail"] = bad.detail
         if bad.records != 1:
             line["records"] = bad.records
-        self.quarantine_file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+        self.quarantine_file.write(dump(line))
         self.records_in += bad.records
         self.quarantined[bad.reason] += bad.records
         self.first.setdefault(bad.reason, line)
 
-    def _show(self, step: str, example: dict[str, str]) -> None:
+    def _show(self, step: str, example: Example | NotConverted) -> None:
         examples = self.shown.setdefault(step, [])
         if len(examples) < self.examples:
             examples.append(example)
@@ -237,7 +281,7 @@ class _Parts:
 
     def __init__(self, out: Path, limit: int | None):
         self.out, self.limit = out, limit
-        self.done: list[dict[str, Any]] = []
+        self.done: list[PartTally] = []
         self.file: BinaryIO | None = None
         self.records = 0
         if limit is None:
@@ -251,7 +295,7 @@ class _Parts:
         self.records += 1
         self.done[-1]["records"] += 1
 
-    def close(self) -> list[dict[str, Any]]:
+    def close(self) -> list[PartTally]:
         """File and number of records of every part."""
         if self.file:
             self.file.close()
@@ -265,7 +309,7 @@ class _Parts:
 
 def _sorted_ids(ids: bytearray) -> np.ndarray:
     pairs = np.frombuffer(ids, ">u8").reshape(-1, 2)
-    found = np.empty(len(pairs), ID)
+    rows = np.empty(len(pairs), ID)
     order = np.lexsort((pairs[:, 1], pairs[:, 0]))  # stable: of equal ids the first row comes first
-    found["hi"], found["lo"], found["row"] = pairs[order, 0], pairs[order, 1], order
-    return found
+    rows["hi"], rows["lo"], rows["row"] = pairs[order, 0], pairs[order, 1], order
+    return rows

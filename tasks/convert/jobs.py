@@ -28,7 +28,7 @@ BORDER = 256
 
 @dataclass(frozen=True)
 class Piece:
-    """A raw file, or a part of one. Picklable."""
+    """A raw file, or a span of one. Picklable."""
 
     file: str
     """Relative path below the raw folder."""
@@ -75,8 +75,7 @@ def jobs(
     for piece in pieces:
         own = (raw / piece.file).stat().st_size
         if own * SMALL >= job_bytes:
-            parts = spans_of.get(piece.file, [None])
-            grouped += [[Piece(piece.file, piece.digest, span)] for span in parts]
+            grouped += [[Piece(piece.file, piece.digest, span)] for span in spans_of.get(piece.file, [None])]
             size = None
             continue
         if size is None or (size + own) * SMALL > job_bytes:
@@ -91,8 +90,8 @@ def jobs(
 
 def cut(out: Path, path: str, job_bytes: int) -> None:
     """Job: the spans of one large file, as spans.json (an empty list if it is no plain JSON lines)."""
-    found = spans(Path(path), job_bytes) if is_lines(Path(path)) else []
-    (out / "spans.json").write_text(json.dumps(found))
+    cuts = spans(Path(path), job_bytes) if is_lines(Path(path)) else []
+    (out / "spans.json").write_text(json.dumps(cuts))
 
 
 def _cut(
@@ -108,11 +107,11 @@ def _cut(
             for piece in pieces
         ]
     )
-    found = {}
+    spans_of: dict[str, list[Span | None]] = {}
     for piece, folder in zip(pieces, folders, strict=True):
-        listed = json.loads((folder / "spans.json").read_text())
-        found[piece.file] = [Span(*span) for span in listed] or [None]
-    return found
+        cuts = json.loads((folder / "spans.json").read_text())
+        spans_of[piece.file] = [Span(*span) for span in cuts] or [None]
+    return spans_of
 
 
 def _is_large(raw: Path, piece: Piece, reader: Reader, job_bytes: int) -> bool:

@@ -1,4 +1,4 @@
-"""What the jobs of a source made, put together without the records that repeat an earlier one."""
+"""The folders of a source's jobs put together, without the records that repeat an earlier one."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import orjson
 
 from tasks.convert import job, unique
-from tasks.convert.verdicts import chars, opening
+from tasks.convert.job import Example, Quarantined, Tally
 from tasks.records import parts
+from tasks.records.drops import NotConverted
+from tasks.records.record import chars, dump, opening
 from tasks.settings.errors import NodeError
 from tasks.settings.files import link_or_copy
 
@@ -24,13 +25,13 @@ Submit = Callable[..., Future]
 
 
 @dataclass
-class Gathered:
+class Joined:
     """What the jobs counted, and what of their records repeats an earlier one."""
 
-    tallies: list[dict[str, Any]]
+    tallies: list[Tally]
     repeated: int = 0
     repeated_chars: int = 0
-    shown: list[dict[str, str]] = field(default_factory=list)
+    shown: list[NotConverted] = field(default_factory=list)
 
     def total(self, key: str) -> int:
         return sum(tally[key] for tally in self.tallies)
@@ -39,34 +40,37 @@ class Gathered:
         return sum((Counter(tally[key]) for tally in self.tallies), Counter())
 
     @property
-    def first(self) -> dict[str, dict[str, Any]]:
+    def first(self) -> dict[str, Quarantined]:
         """Reason -> the first line of quarantine."""
         return {reason: line for tally in reversed(self.tallies) for reason, line in tally["first"].items()}
 
-    def examples(self, most: int) -> dict[str, list[dict[str, str]]]:
+    def examples(self, most: int) -> dict[str, list[Example | NotConverted]]:
         """Step -> its first examples."""
-        found: dict[str, list[dict[str, str]]] = {}
+        by_step: dict[str, list[Example | NotConverted]] = {}
         for tally in self.tallies:
             for step, examples in tally["examples"].items():
-                found.setdefault(step, []).extend(examples)
+                by_step.setdefault(step, []).extend(examples)
         if self.shown:
-            found[DUPLICATE] = self.shown
-        return {step: examples[:most] for step, examples in sorted(found.items())}
+            by_step[DUPLICATE] = list(self.shown)
+        return {step: examples[:most] for step, examples in sorted(by_step.items())}
 
 
-def gather(folders: Sequence[Path], benchmark: bool, out: Path, submit: Submit) -> Gathered:
-    """Link what the jobs made into `out`, without the records that repeat an earlier one."""
-    gathered = Gathered([orjson.loads((folder / job.TALLY).read_bytes()) for folder in folders])
+def join(folders: Sequence[Path], benchmark: bool, out: Path, examples: int, submit: Submit) -> Joined:
+    """Link what the jobs made into `out`, without the records that repeat an earlier one.
+
+    At most `examples` of those are kept to show.
+    """
+    joined = Joined([orjson.loads((folder / job.TALLY).read_bytes()) for folder in folders])
     _concatenate([folder / job.QUARANTINE for folder in folders], out / job.QUARANTINE)
     lost = [folder / job.DROPPED for folder in folders]
     if benchmark:
         link_or_copy(folders[0] / job.QUESTIONS, out / job.QUESTIONS)
         _concatenate(lost, out / job.DROPPED)
-        return gathered
+        return joined
     number, rewriting = 0, []
-    many = gathered.total("kept") > unique.BUDGET
+    many = joined.total("kept") > unique.BUDGET
     repeated = submit(unique.repeats, folders).result() if many else unique.repeats(folders)
-    for folder, tally, rows in zip(folders, gathered.tallies, repeated, strict=True):
+    for folder, tally, rows in zip(folders, joined.tallies, repeated, strict=True):
         before = 0
         for part in tally["parts"]:
             gone = rows[(rows >= before) & (rows < before + part["records"])] - before
@@ -77,7 +81,7 @@ def gather(folders: Sequence[Path], benchmark: bool, out: Path, submit: Submit) 
                 target, number = out / parts.name(number), number + 1
             if len(gone):
                 aside = out / f"{len(rewriting):05d}.{job.DROPPED}.part"
-                future = submit(without, folder / part["file"], gone, target, aside)
+                future = submit(without, folder / part["file"], gone, target, aside, examples)
                 rewriting.append((aside, future, part["records"], len(gone)))
             else:
                 link_or_copy(folder / part["file"], target)
@@ -87,23 +91,25 @@ def gather(folders: Sequence[Path], benchmark: bool, out: Path, submit: Submit) 
             raise NodeError(
                 f"{aside.name}: {kept} + {records} records were written, not {held - repeats} + {repeats}"
             )
-        gathered.repeated += records
-        gathered.repeated_chars += size
-        gathered.shown += shown
+        joined.repeated += records
+        joined.repeated_chars += size
+        joined.shown += shown
         lost.append(aside)
     _concatenate(lost, out / job.DROPPED)
     for aside, *_ in rewriting:
         aside.unlink()
     if number == 1:  # no reason for a number
         (out / parts.name(0)).rename(out / "records.jsonl")
-    return gathered
+    return joined
 
 
 def without(
-    path: Path, rows: np.ndarray, out: Path | None, aside: Path
-) -> tuple[int, int, int, list[dict[str, str]]]:
-    """Copy a part without these rows, which are listed in `aside`: records written here and there (counted as
-    they are), characters and examples of the latter."""
+    path: Path, rows: np.ndarray, out: Path | None, aside: Path, examples: int
+) -> tuple[int, int, int, list[NotConverted]]:
+    """Copy a part without these rows, which are listed in `aside`.
+
+    Returns the records written to `out` and to `aside`, and of the latter the characters and some examples.
+    """
     gone, left, listed, size, shown = set(rows.tolist()), 0, 0, 0, []
     with path.open("rb") as source, open(out or "/dev/null", "wb") as kept, aside.open("wb") as lost:
         for row, line in enumerate(source):
@@ -113,12 +119,13 @@ def without(
                 continue
             record = orjson.loads(line)
             size += chars(record)
-            found = {"id": record["id"], "operator": DUPLICATE, "at": record["meta"]["at"]}
-            found["excerpt"] = opening(record)
-            lost.write(orjson.dumps(found, option=orjson.OPT_APPEND_NEWLINE))
+            repeat = NotConverted(
+                id=record["id"], operator=DUPLICATE, at=record["meta"]["at"], excerpt=opening(record)
+            )
+            lost.write(dump(repeat))
             listed += 1
-            if len(shown) < job.SETTINGS["examples"]:
-                shown.append(found)
+            if len(shown) < examples:
+                shown.append(repeat)
     return left, listed, size, shown
 
 

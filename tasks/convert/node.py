@@ -1,18 +1,17 @@
 """Convert: each source's own schema → unified records, one node a source.
 
 A reader (readers/<schema>.py) maps one raw value to one record; formats.py and tabular.py stream the
-values out of JSON, parquet and CSV; job.py does so for one job, source.py for a source. Malformed
-input goes to quarantine.jsonl with reason, file and position, and the run goes on, up to
-convert.max_quarantined_share.
+values out of JSON, parquet and CSV; job.py does so for one job, join.py puts the jobs together and
+source.py is the way through. Malformed input goes to quarantine.jsonl with reason, file and position, and
+the run goes on, up to convert.max_quarantined_share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from pydantic import ValidationError
 
+from tasks.convert.job import Reading, Settings
+from tasks.records.account import SourceAccount, headline
 from tasks.settings.config import Source, SteelRun
 from tasks.settings.errors import NodeError, complaint
 from tasks.stage.node import Context, Node, Outcome
@@ -31,14 +30,11 @@ def body(ctx: Context) -> Outcome:
     raw = ctx.inputs["raw"]
     files = {entry["path"]: entry["sha256"] for entry in raw.manifest["files"]}
     name = ctx.unit
-    settings = {key: value for key, value in ctx.config.items() if key != "source"}
-    account = convert_source(
-        raw.path, ctx.out, name, ctx.config["source"], settings, files, place=ctx, submit=pool.submit
-    )
+    account = convert_source(raw.path, ctx.out, name, ctx.config, files, place=ctx, submit=pool.submit)
     quarantined, dropped = sum(account["quarantined"].values()), sum(account["dropped"].values())
     ctx.log.info("%s: %d of %d records kept", name, account["kept"], account["records_in"])
     return Outcome(
-        headline=f"{account['kept']:,} of {account['records_in']:,} kept",
+        headline=headline([account]),
         counts={
             "files": account["files"],
             "records_in": account["records_in"],
@@ -57,11 +53,11 @@ def _node(config: SteelRun, name: str, source: Source) -> Node:
     return Node(
         name=f"convert:{name}",
         body=body,
-        config={
-            "source": source.model_dump(include={"reader", "language", "options"}),
+        config=Settings(
+            source=Reading.of(source),
+            examples=config.clean.trace_examples,
             **config.convert.model_dump(),
-            "examples": config.clean.trace_examples,
-        },
+        ),
         inputs={"raw": f"download:{name}"},
     )
 
@@ -84,7 +80,7 @@ def _check(name: str, source: Source) -> None:
         raise NodeError(complaint(error, f"sources.{name}.options")) from error
 
 
-def _summary(name: str, account: Mapping[str, Any]) -> str:
+def _summary(name: str, account: SourceAccount) -> str:
     rows = [f"| kept | {account['kept']:,} |"]
     rows += [f"| dropped: {step} | {n:,} |" for step, n in account["dropped"].items()]
     rows += [f"| quarantined: {reason} | {n:,} |" for reason, n in account["quarantined"].items()]

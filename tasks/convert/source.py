@@ -2,8 +2,8 @@
 
     jobs.py     which files, cut and grouped into jobs
     job.py      one job, in a worker
-    join.py     the jobs' parts put together; unique.py says which records repeat an earlier one
-    here        the way through, and the account of the whole
+    join.py     the jobs' folders put together; unique.py says which records repeat an earlier one
+    source.py   the way through, and the account of the whole
 
 Invariants, asserted at the end: every raw record is kept, quarantined (with reason, file and
 position) or dropped by a named step; records_in = kept + quarantined + dropped; an id occurs once.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -23,41 +24,38 @@ import orjson
 
 from tasks.convert import job, readers
 from tasks.convert import jobs as plan
-from tasks.convert.join import DUPLICATE, Gathered, Submit, gather
-from tasks.convert.verdicts import check_sum
+from tasks.convert.job import Quarantined, Settings
+from tasks.convert.join import DUPLICATE, Joined, Submit, join
+from tasks.records import account as accounts
+from tasks.records.account import Accounting, SourceAccount, StepAccount, balance
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Context
 from tasks.work import partitions
 
 EXAMPLES = "examples.json"
-JOB_BYTES = 256 << 20
 
 
 def convert_source(
     raw: str | Path,
     out: str | Path,
     name: str,
-    source: Mapping[str, Any],
-    settings: Mapping[str, Any],
+    settings: Settings,
     files: Mapping[str, str] | Sequence[str] | None = None,
     *,
     place: Context | None = None,
     submit: Submit | None = None,
-) -> dict[str, Any]:
-    """Convert the source `name` from folder `raw` into folder `out`; returns its accounting.
+) -> SourceAccount:
+    """Convert the source `name` from folder `raw` into folder `out`; returns its account.
 
-    `source` has reader, language and options; `settings` those of config.Convert and `examples`.
-    `files` are the raw files' relative paths, best with their sha256 (default: all that are there).
+    `files` are the raw files' relative paths, best with their sha256 (default: every file in `raw`).
     In a node, `place` is its context (finished jobs are kept beside its artifact) and `submit` its
     pool; without them everything happens here and now, and nothing is kept.
     """
     raw, out, submit = Path(raw), Path(out), submit or at_once
     if files is None:
         files = [p.relative_to(raw).as_posix() for p in raw.rglob("*") if p.is_file()]
-    reader = readers.load(source["reader"])
-    chosen = plan.choose(
-        name, reader, reader.options.model_validate(source.get("options") or {}), list(files)
-    )
+    reader = readers.load(settings.source.reader)
+    chosen = plan.choose(name, reader, reader.options.model_validate(settings.source.options), list(files))
     digests = {file: files[file] if isinstance(files, Mapping) else "" for file in chosen}
     if not place:  # no job is looked up by its content: it is enough to tell the files apart
         digests = {file: f"file {number}" for number, file in enumerate(chosen)}
@@ -67,16 +65,17 @@ def convert_source(
         def run(jobs: list[partitions.Job]) -> list[Path]:
             return partitions.run(place or scratch, jobs, None if place else submit)
 
-        pieces = plan.jobs(raw, digests, reader, settings.get("job_bytes", JOB_BYTES), run)
-        folders = run(_jobs(raw, pieces, name, dict(source), settings))
-        gathered = gather(folders, reader.makes == "benchmark", out, submit)
+        pieces = plan.jobs(raw, digests, reader, settings.job_bytes, run)
+        folders = run(_jobs(raw, pieces, name, settings))
+        joined = join(folders, reader.makes == "benchmark", out, settings.examples, submit)
     finally:
         if scratch:
             shutil.rmtree(scratch)
-    account = _account(name, gathered, len(chosen), len(files) - len(chosen))
-    _write(out / "accounting.json", account)
-    _write(out / EXAMPLES, gathered.examples(settings.get("examples", job.SETTINGS["examples"])))
-    _check_share(name, account, gathered.first, settings["max_quarantined_share"], out / job.QUARANTINE)
+    account = _account(name, joined, len(chosen), len(files) - len(chosen))
+    accounts.write(out, account, b"\n")
+    examples = orjson.dumps(joined.examples(settings.examples), option=orjson.OPT_INDENT_2) + b"\n"
+    (out / EXAMPLES).write_bytes(examples)
+    _check_share(name, account, joined.first, settings.max_quarantined_share, out / job.QUARANTINE)
     return account
 
 
@@ -91,73 +90,62 @@ def at_once(function: Callable[..., Any], *args: Any) -> Future:
 
 
 def _jobs(
-    raw: Path,
-    pieces: Sequence[Sequence[plan.Piece]],
-    name: str,
-    source: dict[str, Any],
-    settings: Mapping[str, Any],
+    raw: Path, pieces: Sequence[Sequence[plan.Piece]], name: str, settings: Settings
 ) -> list[partitions.Job]:
-    wanted = {key: settings.get(key, default) for key, default in job.SETTINGS.items()}
+    counted = settings.model_dump(include={"source", "max_chars", "part_bytes", "examples"})
     return [
         partitions.Job(
             partitions.key(
                 job.convert_pieces,
                 name,
-                source,
-                wanted,
+                counted,
                 [[p.file.encode("utf-8", "backslashreplace").decode(), p.digest, p.span] for p in group],
             ),
             job.convert_pieces,
-            (str(raw), group, name, source, wanted),
+            (str(raw), group, name, settings),
         )
         for group in pieces
     ]
 
 
-def _account(name: str, gathered: Gathered, files: int, ignored: int) -> dict[str, Any]:
-    """The accounting of the source; NodeError when it does not add up."""
-    records_in, chars_in = gathered.total("records_in"), gathered.total("chars_in")
-    dropped, dropped_chars = gathered.counts("dropped"), gathered.counts("dropped_chars")
-    if gathered.repeated:
-        dropped[DUPLICATE], dropped_chars[DUPLICATE] = gathered.repeated, gathered.repeated_chars
-    kept, chars_out = (
-        gathered.total("kept") - gathered.repeated,
-        gathered.total("chars_out") - gathered.repeated_chars,
+def _account(name: str, joined: Joined, files: int, ignored: int) -> SourceAccount:
+    """The account of the source; NodeError when it does not add up."""
+    dropped, dropped_chars = joined.counts("dropped"), joined.counts("dropped_chars")
+    if joined.repeated:
+        dropped[DUPLICATE], dropped_chars[DUPLICATE] = joined.repeated, joined.repeated_chars
+    account = Accounting(
+        name,
+        records_in=joined.total("records_in"),
+        chars_in=joined.total("chars_in"),
+        kept=joined.total("kept") - joined.repeated,
+        chars_out=joined.total("chars_out") - joined.repeated_chars,
+        dropped=dropped,
+        quarantined=joined.counts("quarantined"),
     )
-    quarantined = dict(sorted(gathered.counts("quarantined").items()))
-    set_aside = sum(quarantined.values())
-    check_sum(name, "records", records_in, kept, quarantined=set_aside, dropped=dropped.total())
-    check_sum(name, "characters", chars_in, chars_out, dropped=dropped_chars.total())
-    return {
-        "source": name,
-        "records_in": records_in,
-        "chars_in": chars_in,
-        "kept": kept,
-        "chars_out": chars_out,
-        "quarantined": quarantined,
-        "dropped": dict(sorted(dropped.items())),
-        "changed": {},
-        "steps": _steps(records_in - sum(quarantined.values()), chars_in, dropped, dropped_chars),
+    balance(name, "characters", account.chars_in, account.chars_out, dropped=dropped_chars.total())
+    reached = account.records_in - account.quarantined.total()
+    return account.without_steps() | {
+        "steps": _steps(reached, account.chars_in, dropped, dropped_chars),
         "files": files,
         "files_ignored": ignored,
-        "bytes_in": gathered.total("bytes_in"),
-        "bytes_lost": gathered.total("bytes_lost"),
+        "bytes_in": joined.total("bytes_in"),
+        "bytes_lost": joined.total("bytes_lost"),
     }
 
 
-def _steps(
-    records: int, size: int, dropped: Mapping[str, int], dropped_chars: Mapping[str, int]
-) -> list[dict[str, Any]]:
-    steps = []
+def _steps(records: int, chars: int, dropped: Counter[str], dropped_chars: Counter[str]) -> list[StepAccount]:
+    steps: list[Any] = []
     for step, n in sorted(dropped.items()):
-        after = {"out": records - n, "chars_out": size - dropped_chars[step]}
-        steps.append({"operator": step, "in": records, "changed": 0, "dropped": n, "chars_in": size, **after})
-        records, size = after["out"], after["chars_out"]
+        after = {"out": records - n, "chars_out": chars - dropped_chars[step]}
+        steps.append(
+            {"operator": step, "in": records, "changed": 0, "dropped": n, "chars_in": chars, **after}
+        )
+        records, chars = after["out"], after["chars_out"]
     return steps
 
 
 def _check_share(
-    name: str, account: Mapping[str, Any], first: Mapping[str, Any], limit: float, where: Path
+    name: str, account: SourceAccount, first: Mapping[str, Quarantined], limit: float, where: Path
 ) -> None:
     """NodeError when too much was quarantined: records, or bytes of files that gave no record."""
     quarantined = sum(account["quarantined"].values())
@@ -183,12 +171,8 @@ def _check_share(
         )
 
 
-def _place(line: Mapping[str, Any]) -> str:
-    """file:position, what exactly, and how it begins, on one line."""
+def _place(line: Quarantined) -> str:
+    """file:position, the detail and the beginning of the raw data, on one line."""
     detail = f", {line['detail']}" if line.get("detail") else ""
     excerpt = " ".join(line["excerpt"][:60].split())
     return f"{line['file']}:{line['position']}{detail}{f' «{excerpt}»' if excerpt else ''}"
-
-
-def _write(path: Path, value: Any) -> None:
-    path.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n")

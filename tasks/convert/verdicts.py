@@ -1,4 +1,4 @@
-"""What readers and formats share: verdicts on bad input, checked access to fields, stable ids.
+"""What readers and formats share: verdicts on bad input, and checked access to fields.
 
 A reader never guesses: a field is there with the right type, or `Malformed` says what is wrong in
 one of a few fixed reasons (they are counted), with the field's name as detail.
@@ -6,16 +6,12 @@ one of a few fixed reasons (they are counted), with the field's name as detail.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
+from tasks.records.record import EXCERPT, Draft
 
-from tasks.settings.errors import NodeError
-
-EXCERPT = 200
 META_STRING = 300
 LARGEST = 2**63 - 1
 """Whole numbers beyond this cannot be written."""
@@ -32,7 +28,7 @@ class Malformed(Exception):
 class Unwanted(Exception):
     """This record is sound, but an option of the source excludes it; it is counted as dropped."""
 
-    def __init__(self, step: str, record: dict[str, Any]):
+    def __init__(self, step: str, record: Draft):
         super().__init__(step)
         self.step, self.record = step, record
 
@@ -47,21 +43,9 @@ class Bad:
     """How many records are lost with it (a damaged parquet row group holds many)."""
 
 
-def check_sum(source: str, what: str, came: int, kept: int, **lost: int) -> None:
-    """NodeError when what came in is not what was kept and lost: a fault of the house, never of the data."""
-    if came != kept + sum(lost.values()):
-        told = "".join(f" + {n} {name}" for name, n in lost.items())
-        raise NodeError(f"{source}: {came} {what} came in, but {kept} kept{told} are accounted for")
-
-
 def text(item: Mapping[str, Any], key: str) -> str:
     """A required, non-blank string."""
-    try:
-        value = item[key]
-    except KeyError:
-        raise Malformed("missing field", key) from None
-    if type(value) is not str:
-        raise Malformed("null field" if value is None else "wrong type", key)
+    value = _required(item, key, str)
     if not value or value.isspace():
         raise Malformed("empty text", key)
     return value
@@ -79,57 +63,25 @@ def optional(item: Mapping[str, Any], key: str) -> str:
 
 def a_list(item: Mapping[str, Any], key: str) -> list[Any]:
     """A required list."""
-    try:
-        value = item[key]
-    except KeyError:
-        raise Malformed("missing field", key) from None
-    if type(value) is not list:
-        raise Malformed("null field" if value is None else "wrong type", key)
-    return value
+    return _required(item, key, list)
 
 
 def small(item: Mapping[str, Any], *keys: str) -> dict[str, Any]:
     """The scalars among these fields, for `meta`; anything large or nested stays behind."""
-    found = {}
+    scalars = {}
     for key in keys:
         value = item.get(key)
         if isinstance(value, str) and value:
-            found[key] = value[:META_STRING]
+            scalars[key] = value[:META_STRING]
         elif isinstance(value, float) or isinstance(value, int) and abs(value) <= LARGEST:
-            found[key] = value
-    return found
+            scalars[key] = value
+    return scalars
 
 
-def dialogue(*turns: tuple[str, str], **meta: Any) -> dict[str, Any]:
-    """A dialogue record from (role, content) pairs."""
+def dialogue(*turns: tuple[str, str], **meta: Any) -> Draft:
+    """The draft of a dialogue from (role, content) pairs."""
     messages = [{"role": role, "content": content} for role, content in turns]
     return {"kind": "dialogue", "messages": messages, "meta": meta}
-
-
-def content(record: Mapping[str, Any]) -> list[Any]:
-    """The part of a record that gives it its identity: everything but meta and language."""
-    kind = record["kind"]
-    if kind in ("text", "code"):
-        return [kind, record["text"]]
-    turns = [[m["role"], m["content"]] for m in record["messages"]]
-    if kind == "preference":
-        return [kind, turns, record["chosen"], record["rejected"]]
-    return [kind, turns]
-
-
-def stable_id(source: str, parts: list[Any]) -> bytes:
-    """16 bytes (32 hex characters in a record): the hash of canonical JSON of source and content."""
-    return hashlib.blake2b(orjson.dumps([source, *parts]), digest_size=16).digest()
-
-
-def chars(record: Mapping[str, Any]) -> int:
-    """Characters of everything that a model may be trained on, or is asked."""
-    if "text" in record:
-        return len(record["text"])
-    if "question" in record:
-        return len(record["question"]) + sum(map(len, record["choices"]))
-    total = sum(len(m["content"]) for m in record["messages"])
-    return total + len(record.get("chosen", "")) + len(record.get("rejected", ""))
 
 
 def excerpt(raw: Any) -> str:
@@ -141,18 +93,6 @@ def excerpt(raw: Any) -> str:
     return str(raw)[:EXCERPT].encode("utf-8", "replace").decode("utf-8")
 
 
-def _shown(value: Any) -> str:
-    """Texts and numbers; of anything nested, maybe a thousand levels deep, only what it is."""
-    return type(value).__name__ if isinstance(value, list | dict) else str(value)[:60]
-
-
-def opening(record: Mapping[str, Any]) -> str:
-    """The first characters of a record's content."""
-    texts = [record[key] for key in ("text", "question") if key in record]
-    texts += [message["content"] for message in record.get("messages", ())]
-    return "\n".join(text[:EXCERPT] for text in texts)[:EXCERPT]
-
-
 def guess_language(sample: str) -> str:
     """zh or en for a source of mixed languages: by the share of Chinese among the letters."""
     sample = sample[:2000]
@@ -160,3 +100,19 @@ def guess_language(sample: str) -> str:
     latin = sum(c.isascii() and c.isalpha() for c in sample)
     # a Chinese character carries about as much as three letters
     return "zh" if chinese * 3 >= latin else "en"
+
+
+def _required(item: Mapping[str, Any], key: str, kind: type) -> Any:
+    """The value of a field that has to be there with this type."""
+    try:
+        value = item[key]
+    except KeyError:
+        raise Malformed("missing field", key) from None
+    if type(value) is not kind:
+        raise Malformed("null field" if value is None else "wrong type", key)
+    return value
+
+
+def _shown(value: Any) -> str:
+    """Texts and numbers; of anything nested, maybe a thousand levels deep, only what it is."""
+    return type(value).__name__ if isinstance(value, list | dict) else str(value)[:60]

@@ -7,15 +7,48 @@ are verified against digests, so they are what the source's fields say.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
-from tasks.settings.config import World
+from tasks.settings.config import WebFile, World
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Context, Outcome
 
 RELISTINGS = 3
 """How often a data set that changes under the download is listed anew."""
+
+
+@dataclass(frozen=True, eq=False)
+class Settings(Mapping[str, Any]):
+    """The recipe of a node download:<source>; as a mapping it has only the fields that its hub uses."""
+
+    hub: str
+    dataset: str
+    files: list[str]
+    """Glob patterns."""
+    unpack: list[str] | None = None
+    """Glob patterns in the archives among the files."""
+    world: World | None = None
+    """Of the hub `demo`."""
+    below: str | None = None
+    """Of `folder`: which of runtime.folders."""
+    urls: list[WebFile] | None = None
+    """Of `url`."""
+    revision: str | None = None
+    """Of the others."""
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in set(self):
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return (field.name for field in fields(self) if getattr(self, field.name) is not None)
+
+    def __len__(self) -> int:
+        return len(list(self))
 
 
 def demo(ctx: Context) -> Outcome:
@@ -38,15 +71,15 @@ def hub(ctx: Context) -> Outcome:
     return _fill(ctx, _from_hub)
 
 
-def _fill(ctx: Context, get: Callable[[Context, str], tuple[list[str], dict]]) -> Outcome:
+def _fill(ctx: Context, get: Callable[[Context, Settings, str], tuple[list[str], dict]]) -> Outcome:
     """Fill ctx.out with the files of the source."""
     from tasks.download import archives
     from tasks.download.fetch import human, remove_strangers
 
-    name = ctx.unit
-    files, extra = get(ctx, name)
-    if ctx.config.get("unpack"):
-        files = archives.unpack(ctx.out, files, ctx.config["unpack"])
+    settings, name = ctx.config, ctx.unit
+    files, extra = get(ctx, settings, name)
+    if settings.unpack:
+        files = archives.unpack(ctx.out, files, settings.unpack)
     remove_strangers(ctx.out, files)
     size = sum((ctx.out / file).stat().st_size for file in files)
     ctx.log.info("%s: %d files, %s", name, len(files), human(size))
@@ -58,14 +91,13 @@ def _fill(ctx: Context, get: Callable[[Context, str], tuple[list[str], dict]]) -
     )
 
 
-def _from_folder(ctx: Context, name: str) -> tuple[list[str], dict]:
+def _from_folder(ctx: Context, settings: Settings, name: str) -> tuple[list[str], dict]:
     from tasks.download import local
     from tasks.download.disk import Reservation
     from tasks.download.fetch import check_names
 
-    config = ctx.config
-    folder = local.folder_of(name, config["dataset"], config["below"], ctx.runtime.folders)
-    files = local.list_files(name, folder, config["files"])
+    folder = local.folder_of(name, settings.dataset, settings.below, ctx.runtime.folders)
+    files = local.list_files(name, folder, settings.files)
     check_names(name, files)
     with Reservation(ctx.out, sum((folder / file).stat().st_size for file in files)):
         expected = local.digests(folder, files, local.memo(ctx.runtime.artifacts, name))
@@ -73,32 +105,31 @@ def _from_folder(ctx: Context, name: str) -> tuple[list[str], dict]:
     return files, {}
 
 
-def _from_world(ctx: Context, name: str) -> tuple[list[str], dict]:
+def _from_world(ctx: Context, settings: Settings, name: str) -> tuple[list[str], dict]:
     from tasks import world
     from tasks.download import huggingface
     from tasks.world.hub import Hub
 
-    dataset = ctx.config["dataset"]
+    dataset = settings.dataset
     unit = dataset.rpartition("/")[2]
     if unit not in world.names():
         raise NodeError(f"source {name}: the demo world has no data set {dataset!r}")
-    with Hub(dataset, world.files(World(**ctx.config["world"]), unit)) as hub:
-        listing = huggingface.listing(hub.endpoint, dataset, ctx.config["files"])
+    with Hub(dataset, world.files(settings.world, unit)) as hub:
+        listing = huggingface.listing(hub.endpoint, dataset, settings.files)
         return _fetch(ctx, name, listing)
 
 
-def _from_hub(ctx: Context, name: str) -> tuple[list[str], dict]:
+def _from_hub(ctx: Context, settings: Settings, name: str) -> tuple[list[str], dict]:
     """From the first endpoint of the hub that can serve the data set."""
     from tasks.download import huggingface, modelscope
     from tasks.download.listing import Elsewhere
 
-    hub = {"huggingface": huggingface, "modelscope": modelscope}[ctx.config["hub"]]
+    hub = {"huggingface": huggingface, "modelscope": modelscope}[settings.hub]
     token, problems = hub.token(), []
-    for endpoint in getattr(ctx.runtime.endpoints, ctx.config["hub"]):
+    for endpoint in getattr(ctx.runtime.endpoints, settings.hub):
 
         def listed(endpoint=endpoint):
-            config = ctx.config
-            return hub.listing(endpoint, config["dataset"], config["files"], config["revision"], token)
+            return hub.listing(endpoint, settings.dataset, settings.files, settings.revision, token)
 
         try:
             files, extra = _until_stable(ctx, name, listed)
@@ -109,10 +140,11 @@ def _from_hub(ctx: Context, name: str) -> tuple[list[str], dict]:
     raise NodeError("; ".join(problems))
 
 
-def _from_web(ctx: Context, name: str) -> tuple[list[str], dict]:
+def _from_web(ctx: Context, settings: Settings, name: str) -> tuple[list[str], dict]:
     from tasks.download import web
 
-    return _until_stable(ctx, name, lambda: web.listing(name, ctx.config["urls"], ctx.config["files"]))
+    urls = [file.model_dump() for file in settings.urls]
+    return _until_stable(ctx, name, lambda: web.listing(name, urls, settings.files))
 
 
 def _until_stable(ctx: Context, name: str, listed) -> tuple[list[str], dict]:
@@ -139,12 +171,12 @@ def _fetch(ctx: Context, name: str, listing) -> tuple[list[str], dict]:
     notes = Path(ctx.runtime.artifacts) / ".cache" / f"first-use-{name}.json"
     listing = replace(listing, files=first_use.pinned(listing.files, notes))
     fetcher = Fetcher(ctx.runtime.downloads, ctx.progress, ctx.should_stop)
-    fetcher.fetch(ctx.config["dataset"] or name, listing, ctx.out, _earlier(ctx.out))
+    fetcher.fetch(ctx.config.dataset or name, listing, ctx.out, _earlier(ctx.out))
     new = [f for f in listing.files if not f.expected]
     trusted = {f.url: {"sha256": file_digest(ctx.out / f.path), "size": f.size} for f in new}
     first_use.note(notes, trusted)
-    for url, found in trusted.items():
-        ctx.log.warning("%s came without a digest and is trusted: sha256 %s", url, found["sha256"])
+    for url, file in trusted.items():
+        ctx.log.warning("%s came without a digest and is trusted: sha256 %s", url, file["sha256"])
     if fetcher.reused:
         ctx.log.info("%s: %d files taken from earlier artifacts", name, fetcher.reused)
     extra = {"revision": listing.revision, "reused_files": fetcher.reused}
@@ -162,5 +194,5 @@ def _earlier(out: Path) -> Sequence[Path]:
 
 def _origin(ctx: Context, extra: dict) -> str:
     revision = extra.get("revision")
-    where = [ctx.config["hub"], extra.get("endpoint", ""), f"revision {revision}" if revision else ""]
+    where = [ctx.config.hub, extra.get("endpoint", ""), f"revision {revision}" if revision else ""]
     return ", ".join(part for part in where if part)

@@ -1,6 +1,6 @@
 """Download: every data set of the run, as its hub has it, one node a source.
 
-`hub: demo` is Steel's own world, served on loopback by hub.py while it is being fetched; `folder`
+`hub: demo` is Steel's own world, served on loopback by tasks/world/hub.py while it is being fetched; `folder`
 is taken from a local folder; `huggingface` and `modelscope` come from runtime.endpoints, `url` from
 the web. All end the same way: a folder of verified files and nothing else.
 """
@@ -8,8 +8,10 @@ the web. All end the same way: a folder of verified files and nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from tasks.download import body, local
+from tasks.download.body import Settings
 from tasks.settings.config import Source, SteelRun
 from tasks.stage.node import Node
 
@@ -20,23 +22,22 @@ def nodes(config: SteelRun) -> list[Node]:
 
 
 def _node(config: SteelRun, name: str, source: Source) -> Node:
-    slice_ = {"hub": source.hub, "dataset": source.dataset, "files": source.files}
+    own: dict[str, Any] = {}
     fill, external = body.hub, None
-    if source.unpack:
-        slice_["unpack"] = source.unpack
     if source.hub == "demo":
-        slice_["world"] = config.world.model_dump()
+        own["world"] = config.world
         fill = body.demo
     elif source.hub == "folder":
-        slice_["below"] = source.below or local.BELOW[source.use]
+        own["below"] = source.below or local.BELOW[source.use]
         fill = body.folder
         external = _external(config, name, source)
     elif source.hub == "url":
-        slice_["urls"] = [file.model_dump() for file in source.urls]
+        own["urls"] = source.urls
         fill = body.web
     else:
-        slice_["revision"] = source.revision
-    return Node(name=f"download:{name}", body=fill, config=slice_, external=external, resumable=True)
+        own["revision"] = source.revision
+    settings = Settings(source.hub, source.dataset, source.files, source.unpack or None, **own)
+    return Node(name=f"download:{name}", body=fill, config=settings, external=external, resumable=True)
 
 
 def _external(config: SteelRun, name: str, source: Source) -> Callable[[], Mapping[str, str]]:

@@ -1,6 +1,6 @@
 """`make trace ID=…`: what became of one record, from its raw file to the rows of a shard.
 
-Asked for is a record id or its first digits (8 at least), `FILE:POSITION` in the raw data, or a piece of
+The query is a record id or its first digits (8 at least), `FILE:POSITION` in the raw data, or a piece of
 text. The answer is read from the newest artifacts of a profile (tasks/inspect/artifacts.py); no server is needed.
 A look-up scans the records: seconds a gigabyte.
 """
@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import mmap
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
-from tasks.records import parts
+from tasks.records import drops, parts
+from tasks.records.drops import DROPS, HITS, Copy, Hit, NotClean
+from tasks.records.record import Question, Record, chars, line_start, whole_text
 from tasks.settings.config import SteelRun
 from tasks.settings.errors import NodeError
 from tasks.stage.names import stage_of, unit_of
@@ -26,19 +28,20 @@ ID = re.compile(r"[0-9a-f]{8,32}")
 PLACE = re.compile(r".+:[0-9]+")
 LEAST = 4
 MOST = 5
-"""Records told of when several match."""
+"""Records that are reported when several match."""
 SHOWN = 100
+"""Characters of a text."""
 Nodes = Mapping[str, Artifact]
 
 
 @dataclass
-class Found:
+class Match:
     """A line of convert's output that matches."""
 
     source: str
-    where: str
-    """`records`, `dropped` or `quarantine`."""
-    line: dict[str, Any]
+    where: Literal["records", "dropped", "quarantine"]
+    line: Any
+    """A record or question, a `drops.NotConverted`, or a line of quarantine.jsonl."""
 
 
 def trace(query: str, config: SteelRun, nodes: Nodes) -> list[str]:
@@ -48,59 +51,59 @@ def trace(query: str, config: SteelRun, nodes: Nodes) -> list[str]:
         raise NodeError("give an ID: a record id or its first 8 digits, FILE:POSITION, or a piece of text")
     if not any(name.startswith("convert:") for name in nodes):
         raise NodeError(f"profile {config.profile!r} has no finished convert node here: `make run` makes one")
-    found = find(query, nodes)
-    if not found:
+    matches = find(query, nodes)
+    if not matches:
         raise NodeError(f"no record of profile {config.profile!r} matches {query!r}")
     lines: list[str] = []
-    for one in found[:MOST]:
-        lines += [*_tell(one, config, nodes), ""]
-    if len(found) > MOST:
+    for match in matches[:MOST]:
+        lines += [*_story(match, config, nodes), ""]
+    if len(matches) > MOST:
         lines.append("more match: give more digits of the id, or FILE:POSITION")
     return lines
 
 
-def find(query: str, nodes: Nodes) -> list[Found]:
+def find(query: str, nodes: Nodes) -> list[Match]:
     """Matching records, and what convert dropped or set aside; up to MOST + 1 of them.
 
-    What looks like an id or a place is looked up as one first, and as text when there is no such record:
+    A query in the form of an id or a place is looked up as one first, and as text when no record has it:
     texts hold dates and times.
     """
     kind = "id" if ID.fullmatch(query) else "place" if PLACE.fullmatch(query) else "text"
-    found = _find(query, kind, nodes)
-    return found if found or kind == "text" else _find(query, "text", nodes)
+    matches = _find(query, kind, nodes)
+    return matches if matches or kind == "text" else _find(query, "text", nodes)
 
 
-def _find(query: str, kind: str, nodes: Nodes) -> list[Found]:
-    found: list[Found] = []
+def _find(query: str, kind: str, nodes: Nodes) -> list[Match]:
+    found: list[Match] = []
     seen = set()
     for name, artifact in nodes.items():
         if not name.startswith("convert:"):
             continue
         source = unit_of(name)
-        for one in _matches(source, artifact.path, query, kind):
-            # a duplicate is told of with the record it repeats
-            key = (source, one.line.get("id") or (one.line["file"], one.line["position"]))
+        for match in _matches(source, artifact.path, query, kind):
+            # a duplicate is reported with the record that it repeats
+            key = (source, match.line.get("id") or (match.line["file"], match.line["position"]))
             if key not in seen:
                 seen.add(key)
-                found.append(one)
+                found.append(match)
             if len(found) > MOST:
                 return found
     return found
 
 
-def _matches(source: str, folder: Path, query: str, kind: str) -> Iterator[Found]:
+def _matches(source: str, folder: Path, query: str, kind: str) -> Iterator[Match]:
     text = orjson.dumps(query)[1:-1]
-    needle = {"id": b'{"id":"' + text, "place": b'"at":"' + text + b'"', "text": text}[kind]
+    needle = {"id": line_start(query), "place": b'"at":"' + text + b'"', "text": text}[kind]
     for path in _record_files(folder):
-        yield from (Found(source, "records", line) for line in _lines_with(path, needle))
-    yield from (Found(source, "dropped", line) for line in _lines_with(folder / "dropped.jsonl", needle))
+        yield from (Match(source, "records", line) for line in _lines_with(path, needle))
+    yield from (Match(source, "dropped", line) for line in _lines_with(folder / "dropped.jsonl", needle))
     if kind == "id":
         return
     aside = text
     if kind == "place":
         file, _, position = query.rpartition(":")
         aside = b'{"file":' + orjson.dumps(file) + b',"position":' + position.encode() + b","
-    yield from (Found(source, "quarantine", line) for line in _lines_with(folder / "quarantine.jsonl", aside))
+    yield from (Match(source, "quarantine", line) for line in _lines_with(folder / "quarantine.jsonl", aside))
 
 
 def _record_files(folder: Path) -> list[Path]:
@@ -108,7 +111,7 @@ def _record_files(folder: Path) -> list[Path]:
     return [questions] if questions.exists() else parts.parts(folder)
 
 
-def _lines_with(path: Path, needle: bytes) -> Iterator[dict[str, Any]]:
+def _lines_with(path: Path, needle: bytes) -> Iterator[Any]:
     """The lines of a JSON-lines file that hold some bytes."""
     if not path.exists() or not path.stat().st_size:
         return
@@ -123,9 +126,9 @@ def _lines_with(path: Path, needle: bytes) -> Iterator[dict[str, Any]]:
 
 
 # ------------------------------------------------------------------------------------- the story
-def _tell(found: Found, config: SteelRun, nodes: Nodes) -> Iterator[str]:
-    source, line = found.source, found.line
-    if found.where == "quarantine":
+def _story(match: Match, config: SteelRun, nodes: Nodes) -> Iterator[str]:
+    source, line = match.source, match.line
+    if match.where == "quarantine":
         yield f"{source}, no record: it could not be read"
         yield _said("raw", _raw(nodes, source, f"{line['file']}:{line['position']}"))
         detail = f" ({line['detail']})" if line.get("detail") else ""
@@ -133,7 +136,7 @@ def _tell(found: Found, config: SteelRun, nodes: Nodes) -> Iterator[str]:
         yield _said("convert", f"quarantined: {line['reason']}{detail}{count}")
         yield _said("", f"«{_short(line['excerpt'])}»")
         return
-    record = line if found.where == "records" else _by_id(nodes, source, line["id"])
+    record = line if match.where == "records" else _by_id(nodes, source, line["id"])
     yield f"{line['id']}  {source}"
     if record is None:
         yield _said("raw", _raw(nodes, source, line["at"]))
@@ -142,10 +145,10 @@ def _tell(found: Found, config: SteelRun, nodes: Nodes) -> Iterator[str]:
         return
     yield _said("raw", _raw(nodes, source, record["meta"]["at"]))
     kind = record.get("kind") or f"question of {record['subject']}, {record['split']}"
-    yield _said("convert", f"kept: {kind}, {record['language']}, {_length(record):,} characters")
-    yield _said("", f"«{_short(_text(record))}»")
+    yield _said("convert", f"kept: {kind}, {record['language']}, {chars(record):,} characters")
+    yield _said("", f"«{_short(whole_text(record))}»")
     dropped = nodes[f"convert:{source}"].path / "dropped.jsonl"
-    for twin in _lines_with(dropped, b'{"id":"' + record["id"].encode()):
+    for twin in _lines_with(dropped, line_start(record["id"])):
         yield _said("", f"again at {twin['at']}: dropped there ({twin['operator']})")
     use = config.sources[source].use if source in config.sources else ""
     if use == "benchmark":
@@ -157,23 +160,25 @@ def _tell(found: Found, config: SteelRun, nodes: Nodes) -> Iterator[str]:
         yield from _chosen(record, nodes, source)
 
 
-def _cleaned(record: dict[str, Any], nodes: Nodes, source: str) -> Iterator[str]:
+def _cleaned(record: Record, nodes: Nodes, source: str) -> Iterator[str]:
     artifact = nodes.get(f"clean:{source}")
     if artifact is None:
         yield _said("clean", "has not run")
         return
-    clean = _first(record["id"], parts.parts(artifact.path))
-    gone = None if clean else _first(record["id"], parts.parts(artifact.path, "dropped"))
+    clean: Record | None = _first(record["id"], parts.parts(artifact.path))
+    gone: NotClean | None = None
+    if clean is None:
+        gone = _first(record["id"], parts.parts(artifact.path, drops.DROPPED))
     if clean is None and gone is None:
         raise NodeError(f"clean:{source} has lost {record['id']}: neither kept nor dropped")
-    changes = _changes(record, nodes, artifact) if gone or _text(clean) != _text(record) else {}
+    changes = _changes(record, nodes, artifact) if gone or whole_text(clean) != whole_text(record) else {}
     if gone:
         why = ", ".join(f"{name} {value}" for name, value in gone.get("why", {}).items())
-        told = gone.get("quarantined")
-        told = f"quarantined: {told}" if told else f"dropped by {gone['operator']}"
-        yield _said("clean", f"{told}{f' ({why})' if why else ''}")
+        reason = gone.get("quarantined")
+        fate = f"quarantined: {reason}" if reason else f"dropped by {gone['operator']}"
+        yield _said("clean", f"{fate}{f' ({why})' if why else ''}")
     elif changes:
-        yield _said("clean", f"kept, changed: {_length(record):,} → {_length(clean):,} characters")
+        yield _said("clean", f"kept, changed: {chars(record):,} → {chars(clean):,} characters")
     else:
         yield _said("clean", "kept as it is")
     for operator, example in changes.items():
@@ -182,12 +187,12 @@ def _cleaned(record: dict[str, Any], nodes: Nodes, source: str) -> Iterator[str]
         yield _said("", f"  «{_short(example['after'])}»")
     if clean is None:
         return
-    drop = yield from _dropped(record, nodes, source)
-    if not drop:
+    ended = yield from _dropped(record, nodes, source)
+    if not ended:
         yield from _tokenized(clean, nodes, source)
 
 
-def _changes(record: dict[str, Any], nodes: Nodes, artifact: Artifact) -> dict[str, dict[str, str]]:
+def _changes(record: Record, nodes: Nodes, artifact: Artifact) -> dict[str, dict[str, str]]:
     """Operator -> before and after: the recipe run once more on this one record."""
     from tasks.clean.chain import Chain
     from tasks.clean.recipe import Step
@@ -196,57 +201,57 @@ def _changes(record: dict[str, Any], nodes: Nodes, artifact: Artifact) -> dict[s
     steps = [Step.model_validate(step) for step in recipes[record["kind"]]]
     chain = Chain(record["kind"], steps, nodes["clean:assets"].path, 1)
     list(chain.run([record]))
-    examples = {key.partition("/")[2]: found[0] for key, found in chain.examples.items() if found}
+    examples = {key.partition("/")[2]: some[0] for key, some in chain.examples.items() if some}
     return {operator: example for operator, example in examples.items() if "after" in example}
 
 
-def _dropped(record: dict[str, Any], nodes: Nodes, source: str) -> Iterator[str]:
-    """Tell of deduplication and decontamination; returns the line of drops.jsonl, if there is one."""
+def _dropped(record: Record, nodes: Nodes, source: str) -> Generator[str, None, bool]:
+    """Deduplication and decontamination; returns whether the way ends here."""
     artifact = nodes.get("clean:decontaminate")
     if artifact is None:
         yield _said("dedup", "has not run")
-        return {"step": "unknown"}
-    drop = _first(record["id"], [artifact.path / source / "drops.jsonl"])
+        return True
+    drop: Copy | Hit | None = _first(record["id"], [artifact.path / source / DROPS])
     if drop and drop["step"] == "dedup":
         yield _said("dedup", f"dropped: {drop['method']} duplicate of {drop['duplicate_of']}")
         other = _anywhere(nodes, drop["duplicate_of"])
         if other:
-            yield _said("", f"  {other.source}, {other.line['meta']['at']} «{_short(_text(other.line))}»")
-        return drop
+            yield _said(
+                "", f"  {other.source}, {other.line['meta']['at']} «{_short(whole_text(other.line))}»"
+            )
+        return True
     yield _said("dedup", "no duplicate of an earlier record")
     yield from _contaminated(drop, record, nodes, source)
-    return drop
+    return drop is not None
 
 
-def _contaminated(
-    drop: dict[str, Any] | None, record: dict[str, Any], nodes: Nodes, source: str
-) -> Iterator[str]:
-    hits = nodes["clean:decontaminate"].path / source / "hits.jsonl"
-    hit = drop or _first(record["id"], [hits])
+def _contaminated(drop: Hit | None, record: Record, nodes: Nodes, source: str) -> Iterator[str]:
+    hits = nodes["clean:decontaminate"].path / source / HITS
+    hit: Hit | None = drop or _first(record["id"], [hits])
     if not hit:
         yield _said("decontaminate", "holds no benchmark question")
         return
     yield _said("decontaminate", f"{'dropped: ' if drop else 'kept, though '}it holds benchmark questions")
     for benchmark, question in hit.get("questions", ())[:MOST]:
         asked = _by_id(nodes, benchmark, question)
-        yield _said("", f"  {benchmark} {question} «{_short(_text(asked)) if asked else ''}»")
+        yield _said("", f"  {benchmark} {question} «{_short(whole_text(asked)) if asked else ''}»")
 
 
-def _tokenized(record: dict[str, Any], nodes: Nodes, source: str) -> Iterator[str]:
+def _tokenized(record: Record, nodes: Nodes, source: str) -> Iterator[str]:
     from model.training.shards import ShardFile
 
     artifact = nodes.get(f"tokenize:{source}")
     if artifact is None:
         yield _said("tokenize", "has not run")
         return
-    wanted, some = bytes.fromhex(record["id"]), False
+    kept = False
     for path in sorted(artifact.path.glob("*.arrow")):
-        rows, tokens = _rows_of(ShardFile(path), wanted)
+        rows, tokens = _rows_of(ShardFile(path), bytes.fromhex(record["id"]))
         if rows:
-            some = True
+            kept = True
             where = f"row {rows[0]}" if len(rows) == 1 else f"rows {rows[0]}–{rows[-1]}"
             yield _said("tokenize", f"{path.stem.partition('-')[0]}: {path.name}, {where}, {tokens:,} tokens")
-    if not some:
+    if not kept:
         yield _said("tokenize", "no token is left of it")
         return
     if "pretrain" in nodes:
@@ -260,13 +265,13 @@ def _trained(record_id: str, artifact: Artifact, source: str) -> Iterator[str]:
 
     try:
         known = Provenance(artifact.path)
-        found = list(known.sightings(record_id, source))
+        sightings = list(known.sightings(record_id, source))
     except DataError as error:  # such as shards that have been deleted since
         yield _said("pretrain", f"cannot be told: {error}")
         return
-    for one in found:
-        yield _said("pretrain", f"{one.file}, row {one.row}: {one.when(known.trained)}")
-    if not found:
+    for sighting in sightings:
+        yield _said("pretrain", f"{sighting.file}, row {sighting.row}: {sighting.when(known.trained)}")
+    if not sightings:
         yield _said("pretrain", "held out: in none of the shards that were trained on")
 
 
@@ -283,12 +288,12 @@ def step(number: int, config: SteelRun, nodes: Nodes) -> list[str]:
         raise NodeError(str(error)) from error
 
 
-def _rows_of(shard: Any, wanted: bytes) -> tuple[list[int], int]:
+def _rows_of(shard: Any, record_id: bytes) -> tuple[list[int], int]:
     """The rows of a shard that hold a document, and how many of its tokens (with the separator)."""
     rows, tokens, before = [], 0, 0
     while before < shard.rows:
         columns, _ = shard.locate(before)
-        hits = (columns.doc_ids == list(wanted)).all(axis=1).nonzero()[0]
+        hits = (columns.doc_ids == list(record_id)).all(axis=1).nonzero()[0]
         for at in hits.tolist():
             row = int((columns.offsets[1:] > at).argmax())
             last = at + 1 == columns.offsets[row + 1]
@@ -299,11 +304,11 @@ def _rows_of(shard: Any, wanted: bytes) -> tuple[list[int], int]:
     return rows, tokens
 
 
-def _chosen(record: dict[str, Any], nodes: Nodes, source: str) -> Iterator[str]:
+def _chosen(record: Record, nodes: Nodes, source: str) -> Iterator[str]:
     """An instruction or a pair: decontaminated, then taken into mixtures or not."""
     artifact = nodes.get("clean:decontaminate")
-    if artifact is not None and (artifact.path / source / "drops.jsonl").exists():
-        drop = _first(record["id"], [artifact.path / source / "drops.jsonl"])
+    if artifact is not None and (artifact.path / source / DROPS).exists():
+        drop: Hit | None = _first(record["id"], [artifact.path / source / DROPS])
         yield from _contaminated(drop, record, nodes, source)
         if drop:
             return
@@ -323,32 +328,19 @@ def _raw(nodes: Nodes, source: str, at: str) -> str:
     return f"{folder / file}, {position if int(position) else 'the file itself'}"
 
 
-def _anywhere(nodes: Nodes, record_id: str) -> Found | None:
-    return next((one for one in _find(record_id, "id", nodes) if one.where == "records"), None)
+def _anywhere(nodes: Nodes, record_id: str) -> Match | None:
+    return next((match for match in _find(record_id, "id", nodes) if match.where == "records"), None)
 
 
-def _by_id(nodes: Nodes, source: str, record_id: str) -> dict[str, Any] | None:
+def _by_id(nodes: Nodes, source: str, record_id: str) -> Record | Question | None:
     artifact = nodes.get(f"convert:{source}")
     return _first(record_id, _record_files(artifact.path)) if artifact else None
 
 
-def _first(record_id: str, paths: list[Path]) -> dict[str, Any] | None:
-    needle = b'{"id":"' + record_id.encode() + b'"'
+def _first(record_id: str, paths: list[Path]) -> Any:
+    """The line of a whole id, or None."""
+    needle = line_start(record_id)
     return next((line for path in paths for line in _lines_with(path, needle)), None)
-
-
-def _text(record: Mapping[str, Any]) -> str:
-    """All of a record's content."""
-    texts = [record[key] for key in ("text", "question") if key in record]
-    texts += [message["content"] for message in record.get("messages", ())]
-    texts += [record[key] for key in ("chosen", "rejected") if key in record]
-    return "\n".join([*texts, *record.get("choices", ())])
-
-
-def _length(record: Mapping[str, Any]) -> int:
-    from tasks.convert.verdicts import chars
-
-    return chars(record)
 
 
 def _short(text: str) -> str:

@@ -1,13 +1,126 @@
-"""Who changed and who dropped what: counted per operator, asserted to add up, shown as a table."""
+"""What became of a source's records in one node: counted, checked to add up, written as accounting.json.
+
+Every data stage writes one for each source. Convert, clean, dedup and decontaminate write a
+`SourceAccount`, tokenize a `TokenizeAccount`; `write` refuses one whose records do not add up, and the
+report's funnel chains them.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
 
-WINDOW = 160  # characters of an example
+import orjson
+
+from tasks.settings.errors import NodeError
+
+FILE = "accounting.json"
+SPLITS = ("train", "val")
+
+StepAccount = TypedDict(
+    "StepAccount",
+    {
+        "operator": str,
+        "recipe": NotRequired[str],
+        "changed": int,
+        "dropped": int,
+        "quarantined": NotRequired[int],
+        "in": int,
+        "out": int,
+        "chars_in": int,
+        "chars_out": int,
+    },
+)
+"""One operator of one recipe (or one step of convert): records and characters that reached and left it."""
+
+
+class SkippedStep(TypedDict):
+    """An operator of the recipe that could not run."""
+
+    recipe: str
+    operator: str
+    reason: str
+
+
+class SourceAccount(TypedDict):
+    """records_in = kept + quarantined + dropped, both by reason."""
+
+    source: str
+    records_in: int
+    chars_in: int
+    kept: int
+    chars_out: int
+    quarantined: dict[str, int]
+    dropped: dict[str, int]
+    changed: dict[str, int]
+    """Operator -> records that it changed."""
+    steps: list[StepAccount]
+    skipped: NotRequired[list[SkippedStep]]
+    """Of clean, dedup and decontaminate."""
+    files: NotRequired[int]
+    """Of convert, as those that follow: raw files that were read,"""
+    files_ignored: NotRequired[int]
+    """and those that are none of the reader's;"""
+    bytes_in: NotRequired[int]
+    bytes_lost: NotRequired[int]
+    """bytes of the files that gave no record at all."""
+
+
+class SplitAccount(TypedDict):
+    """The shards of one split of a source."""
+
+    documents: int
+    rows: int
+    tokens: int
+    shards: list[dict[str, Any]]
+    """As model.training.shards.ShardWriter.close tells each."""
+
+
+class TokenizeAccount(TypedDict):
+    """records_in = documents of both splits + dropped."""
+
+    source: str
+    records_in: int
+    dropped: dict[str, int]
+    """`drops` (by clean:dedup and clean:decontaminate) and `empty` (without any token)."""
+    characters: int
+    tokenizer_digest: str
+    encoder: str
+    warnings: list[str]
+    train: SplitAccount
+    val: SplitAccount
+
+
+def balance(source: str, what: str, came: int, kept: int, **lost: int) -> None:
+    """NodeError when what came in is not what was kept and lost: a fault of the house, never of the data."""
+    if came != kept + sum(lost.values()):
+        rest = "".join(f" + {count} {name}" for name, count in lost.items())
+        raise NodeError(f"{source}: {came} {what} came in, but {kept} kept{rest} are accounted for")
+
+
+def kept_of(account: SourceAccount | TokenizeAccount) -> int:
+    """Records that go on to the next stage; of tokenize, those that became documents."""
+    return account["kept"] if "kept" in account else sum(account[split]["documents"] for split in SPLITS)
+
+
+def check(account: SourceAccount | TokenizeAccount) -> None:
+    """NodeError when the records do not add up."""
+    lost = {name: sum(account.get(name, {}).values()) for name in ("quarantined", "dropped")}
+    balance(account["source"], "records", account["records_in"], kept_of(account), **lost)
+
+
+def write(folder: Path, account: SourceAccount | TokenizeAccount, end: bytes = b"") -> None:
+    """accounting.json in `folder`, ended by `end`; NodeError when the records do not add up."""
+    check(account)
+    (folder / FILE).write_bytes(orjson.dumps(account, option=orjson.OPT_INDENT_2) + end)
+
+
+def read(folder: Path) -> Any:
+    """The SourceAccount or TokenizeAccount in `folder`."""
+    return orjson.loads((folder / FILE).read_bytes())
 
 
 @dataclass
@@ -24,12 +137,12 @@ class StepCount:
     chars_out: int = 0
     quarantined: int = 0
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> StepAccount:
         fields = asdict(self)
         fields["in"], fields["out"] = fields.pop("records_in"), fields.pop("records_out")
         return fields
 
-    def add(self, fields: Mapping[str, Any]) -> None:
+    def add(self, fields: StepAccount) -> None:
         """Count the same step of another part, as `as_json` gave it."""
         self.records_in += fields["in"]
         self.records_out += fields["out"]
@@ -48,34 +161,34 @@ class Accounting:
     chars_out: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     steps: list[StepCount] = field(default_factory=list)
-    skipped: list[dict[str, str]] = field(default_factory=list)
+    skipped: list[SkippedStep] = field(default_factory=list)
     """Operators of the recipe that could not run, with the reason."""
     quarantined: Counter[str] = field(default_factory=Counter)
     """Reason -> records on which an operator failed."""
 
-    def as_json(self) -> dict[str, Any]:
-        """The room's accounting.json; raises if the numbers do not add up."""
-        if self.records_in != self.kept + self.dropped.total() + self.quarantined.total():
-            raise AssertionError(
-                f"{self.source}: {self.records_in} records in, but {self.kept} kept, "
-                f"{self.dropped.total()} dropped and {self.quarantined.total()} quarantined"
-            )
-        self._check_steps()
+    def as_json(self) -> SourceAccount:
+        """The account with its steps; NodeError if the numbers do not add up."""
         changed: Counter[str] = Counter()
         for step in self.steps:
             changed[step.operator] += step.changed
-        return {
+        account = self.without_steps(changed)
+        self._check_steps()
+        return account | {"steps": [step.as_json() for step in self.steps], "skipped": self.skipped}
+
+    def without_steps(self, changed: Mapping[str, int] = {}) -> SourceAccount:
+        """The account but for its steps, which convert counts in its own way."""
+        account: Any = {
             "source": self.source,
             "records_in": self.records_in,
             "chars_in": self.chars_in,
             "kept": self.kept,
             "chars_out": self.chars_out,
-            "quarantined": {reason: n for reason, n in sorted(self.quarantined.items()) if n},
-            "dropped": {name: n for name, n in sorted(self.dropped.items()) if n},
-            "changed": {name: n for name, n in sorted(changed.items()) if n},
-            "steps": [step.as_json() for step in self.steps],
-            "skipped": self.skipped,
+            "quarantined": _positive(self.quarantined),
+            "dropped": _positive(self.dropped),
+            "changed": _positive(changed),
         }
+        check(account)
+        return account
 
     def _check_steps(self) -> None:
         """What leaves a step reaches the next of its recipe, and what all of them lost is what the source lost."""
@@ -85,28 +198,26 @@ class Accounting:
         for step in self.steps:
             name = f"{self.source}, {step.operator} ({step.recipe})"
             if step.records_in != step.records_out + step.dropped + step.quarantined:
-                raise AssertionError(f"{name}: records in are not those out, dropped and quarantined: {step}")
+                raise NodeError(f"{name}: records in are not those out, dropped and quarantined: {step}")
             before = last.get(step.recipe)
             left = before and (before.records_out, before.chars_out)
             if left and left != (step.records_in, step.chars_in):
-                raise AssertionError(f"{name}: {left} records and characters left the step before: {step}")
+                raise NodeError(f"{name}: {left} records and characters left the step before: {step}")
             last[step.recipe] = step
             dropped[step.operator] += step.dropped
             quarantined += step.quarantined
             lost += step.records_in - step.records_out
             lost_chars += step.chars_in - step.chars_out
         if (+dropped, quarantined) != (+self.dropped, self.quarantined.total()):
-            raise AssertionError(
-                f"{self.source}: the steps dropped {dict(+dropped)}, not {dict(+self.dropped)}"
-            )
+            raise NodeError(f"{self.source}: the steps dropped {dict(+dropped)}, not {dict(+self.dropped)}")
         if (lost, lost_chars) != (self.records_in - self.kept, self.chars_in - self.chars_out):
-            raise AssertionError(
+            raise NodeError(
                 f"{self.source}: the steps took {lost} records and {lost_chars} characters away, the source lost "
                 f"{self.records_in - self.kept} and {self.chars_in - self.chars_out}"
             )
 
 
-def total(source: str, accounts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def total(source: str, accounts: Sequence[SourceAccount]) -> SourceAccount:
     """The accounting of a source from those of its parts; the sums have to agree once more."""
     whole = Accounting(source)
     steps: dict[tuple[str, int], StepCount] = {}
@@ -122,58 +233,18 @@ def total(source: str, accounts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             place[step["recipe"]] += 1
             sums = steps.setdefault(at, StepCount(step["operator"], step["recipe"]))
             if sums.operator != step["operator"]:
-                raise AssertionError(f"{source}: parts were cleaned by different recipes of {step['recipe']}")
+                raise NodeError(f"{source}: parts were cleaned by different recipes of {step['recipe']}")
             sums.add(step)
     whole.steps = [steps[at] for at in sorted(steps)]
     whole.skipped.sort(key=lambda item: item["recipe"])
     return whole.as_json()
 
 
-def excerpt(text: str, around: int = 0) -> str:
-    """At most WINDOW characters of `text`, from a little before position `around`."""
-    start = max(0, around - WINDOW // 4)
-    return text[start : start + WINDOW]
-
-
-def first_difference(before: str, after: str) -> int:
-    """Position of the first character in which two texts differ."""
-    for position, (a, b) in enumerate(zip(before, after, strict=False)):
-        if a != b:
-            return position
-    return min(len(before), len(after))
-
-
-def headline(accounts: Iterable[Mapping[str, Any]]) -> str:
+def headline(accounts: Iterable[SourceAccount]) -> str:
     """`9,512 of 10,104 kept`."""
     accounts = list(accounts)
     return f"{sum(a['kept'] for a in accounts):,} of {sum(a['records_in'] for a in accounts):,} kept"
 
 
-def steps_table(account: Mapping[str, Any]) -> str:
-    """Markdown: the steps of one source."""
-    lines = [
-        f"### {account['source']}: {headline([account])}, "
-        f"{account['chars_in']:,} → {account['chars_out']:,} characters",
-        "",
-        "| recipe | operator | in | changed | dropped | characters out |",
-        "|---|---|---:|---:|---:|---:|",
-    ]
-    lines += [
-        f"| {s['recipe']} | {s['operator']} | {s['in']:,} | {s['changed']:,} | {s['dropped']:,} | {s['chars_out']:,} |"
-        for s in account["steps"]
-        if s["in"]
-    ]
-    lines += [f"\nQuarantined: {reason}: {n:,}" for reason, n in account["quarantined"].items()]
-    lines += [f"\nNot run: {s['operator']} ({s['recipe']}): {s['reason']}" for s in account["skipped"]]
-    return "\n".join(lines) + "\n"
-
-
-def sources_table(accounts: Iterable[Mapping[str, Any]]) -> str:
-    """Markdown: one line per source."""
-    lines = ["| source | in | kept | dropped | characters kept |", "|---|---:|---:|---|---:|"]
-    for a in accounts:
-        dropped = ", ".join(f"{name} {n:,}" for name, n in a["dropped"].items()) or "–"
-        lines.append(
-            f"| {a['source']} | {a['records_in']:,} | {a['kept']:,} | {dropped} | {a['chars_out']:,} |"
-        )
-    return "\n".join(lines) + "\n"
+def _positive(counts: Mapping[str, int]) -> dict[str, int]:
+    return {name: count for name, count in sorted(counts.items()) if count}

@@ -59,8 +59,8 @@ def lines(folder: str | os.PathLike[str], stem: str = "records") -> Iterator[byt
 def digested(artifact: Artifact, stem: str = "records") -> list[tuple[Path, str]]:
     """The parts of an artifact with their sha256, which its manifest has already."""
     known = {entry["path"]: entry["sha256"] for entry in artifact.manifest.get("files", ())}
-    found = parts(artifact.path, stem)
-    return [(path, known.get(_below(artifact, path)) or file_digest(path)) for path in found]
+    paths = parts(artifact.path, stem)
+    return [(path, known.get(_below(artifact, path)) or file_digest(path)) for path in paths]
 
 
 def size(folder: str | os.PathLike[str], stem: str = "records") -> int:

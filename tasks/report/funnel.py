@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tasks.figures.history import Nodes
+from tasks.records import account
+from tasks.records.account import SourceAccount, TokenizeAccount, kept_of
 from tasks.settings.config import Source
 from tasks.settings.errors import NodeError
 from tasks.stage.names import stage_of, unit_of
@@ -72,32 +74,29 @@ def collect(nodes: Nodes, sources: Mapping[str, Source], *uses: str) -> list[Fun
     return funnels
 
 
-def chain(name: str, source: Source, accounts: list[tuple[str, dict[str, Any]]]) -> Funnel:
-    """Join the accounting of consecutive hops into one funnel; NodeError when it does not add up."""
+def chain(name: str, source: Source, accounts: list[tuple[str, SourceAccount]]) -> Funnel:
+    """Join the accounts of consecutive hops into one funnel; NodeError when it does not add up."""
     funnel = Funnel(name, source.use, source.language)
-    for index, (hop, account) in enumerate(accounts):
-        records_in, kept = int(account["records_in"]), int(account["kept"])
-        quarantined, dropped = account.get("quarantined", {}), _named(hop, account.get("dropped", {}))
-        if records_in != kept + sum(quarantined.values()) + sum(dropped.values()):
-            raise NodeError(
-                f"{name}: the accounting of {hop} does not add up: {records_in} records in, "
-                f"but {kept} kept + {sum(quarantined.values())} quarantined + {sum(dropped.values())} dropped"
-            )
+    for index, (hop, counted) in enumerate(accounts):
+        records_in, kept = counted["records_in"], counted["kept"]
+        quarantined, dropped = counted["quarantined"], _named(hop, counted["dropped"])
+        lost = {"quarantined": sum(quarantined.values()), "dropped": sum(dropped.values())}
+        account.balance(f"{name}, {hop}", "records", records_in, kept, **lost)
         if index == 0:
-            funnel.records_in, funnel.chars_in = records_in, int(account.get("chars_in", 0))
+            funnel.records_in, funnel.chars_in = records_in, counted["chars_in"]
         elif records_in != funnel.kept:
             before = accounts[index - 1][0]
             raise NodeError(f"{name}: {before} kept {funnel.kept} records, but {hop} counted {records_in} in")
         funnel.kept = kept
         # what each hop took away: hops may count the characters of a dialogue a little differently
-        before = account.get("chars_in", 0) if index else 0
-        funnel.chars_out += int(account.get("chars_out", 0) - before)
+        before = counted["chars_in"] if index else 0
+        funnel.chars_out += counted["chars_out"] - before
         _add(funnel.quarantined, quarantined)
         _add(funnel.dropped, dropped)
-        _add(funnel.changed, account.get("changed", {}))
+        _add(funnel.changed, counted["changed"])
         funnel.by_hop[hop] = sum(dropped.values())
         funnel.hops.append(hop)
-        funnel.skipped |= {step["operator"]: step["reason"] for step in account.get("skipped", [])}
+        funnel.skipped |= {step["operator"]: step["reason"] for step in counted.get("skipped", [])}
     if funnel.records_in != funnel.quarantined_total + funnel.dropped_total + funnel.kept:
         raise NodeError(f"{name}: the data funnel does not add up")
     return funnel
@@ -107,14 +106,12 @@ def _check_use(funnel: Funnel, nodes: Nodes) -> None:
     """Whoever used the records counted those that were left; NodeError when not."""
     gone = funnel.by_hop.get("dedup", 0) + funnel.by_hop.get("decontaminate", 0)
     expected = {"records": funnel.kept + gone, "dropped": gone}
-    for name, found in _uses(funnel.source, nodes):
-        if found != expected:
-            raise NodeError(f"{funnel.source}: {name} counted {found}, but {expected} came out of cleaning")
-    tokenized = nodes.get(f"tokenize:{funnel.source}")
-    if _has(tokenized, "accounting.json"):
-        account = _read(tokenized, "accounting.json")
-        funnel.documents = sum(int(account[split]["documents"]) for split in ("train", "val"))
-        empty = int(account["dropped"].get("empty", 0))
+    for name, counted in _uses(funnel.source, nodes):
+        if counted != expected:
+            raise NodeError(f"{funnel.source}: {name} counted {counted}, but {expected} came out of cleaning")
+    if _has(tokenized := nodes.get(f"tokenize:{funnel.source}")):
+        used: TokenizeAccount = account.read(tokenized.path)
+        funnel.documents, empty = kept_of(used), used["dropped"]["empty"]
         if funnel.documents + empty != funnel.kept:
             raise NodeError(
                 f"{funnel.source}: {funnel.kept} records were kept, but {funnel.documents} were tokenized and "
@@ -123,16 +120,17 @@ def _check_use(funnel: Funnel, nodes: Nodes) -> None:
 
 
 def _uses(source: str, nodes: Nodes) -> Iterator[tuple[str, dict[str, int]]]:
-    """Every node that read the source's records: how many it found, and how many of them dropped before."""
+    """Every node that read the source's records: how many it counted, and how many of them dropped before."""
     for name, artifact in nodes.items():
         stage, unit = stage_of(name), unit_of(name)
-        account = _read(artifact, "accounting.json") if _has(artifact, "accounting.json") else {}
-        if stage == "tokenize" and unit == source and account:
-            yield name, {"records": int(account["records_in"]), "dropped": int(account["dropped"]["drops"])}
+        if stage == "tokenize" and unit == source and _has(artifact):
+            counted: TokenizeAccount = account.read(artifact.path)
+            yield name, {"records": counted["records_in"], "dropped": counted["dropped"]["drops"]}
         elif stage in ("sft", "dpo"):
-            sets = account.get("sets") or artifact.manifest.get("extra", {}).get("sets", {})
-            if found := sets.get(source):
-                yield name, {"records": int(found["records"]), "dropped": int(found["dropped"])}
+            sets = account.read(artifact.path).get("sets") if _has(artifact) else None
+            sets = sets or artifact.manifest.get("extra", {}).get("sets", {})
+            if one := sets.get(source):
+                yield name, {"records": one["records"], "dropped": one["dropped"]}
 
 
 def totals(funnels: list[Funnel]) -> Funnel:
@@ -154,24 +152,23 @@ def _named(hop: str, dropped: Mapping[str, int]) -> dict[str, int]:
     return {f"dedup-{name}" if hop == "dedup" else name: n for name, n in dropped.items()}
 
 
-def _accounts(nodes: Nodes, name: str) -> list[tuple[str, dict[str, Any]]]:
+def _accounts(nodes: Nodes, name: str) -> list[tuple[str, SourceAccount]]:
     places = (
-        ("convert", nodes.get(f"convert:{name}"), "accounting.json"),
-        ("clean", nodes.get(f"clean:{name}"), "accounting.json"),
-        ("dedup", nodes.get("clean:dedup"), f"{name}/accounting.json"),
-        ("decontaminate", nodes.get("clean:decontaminate"), f"{name}/accounting.json"),
+        ("convert", nodes.get(f"convert:{name}"), ""),
+        ("clean", nodes.get(f"clean:{name}"), ""),
+        ("dedup", nodes.get("clean:dedup"), name),
+        ("decontaminate", nodes.get("clean:decontaminate"), name),
     )
-    return [(hop, _read(artifact, file)) for hop, artifact, file in places if _has(artifact, file)]
+    return [
+        (hop, account.read(artifact.path / below)) for hop, artifact, below in places if _has(artifact, below)
+    ]
 
 
-def _has(artifact: Artifact | None, file: str) -> bool:
-    return artifact is not None and (artifact.path / file).is_file()
-
-
-def _read(artifact: Artifact, file: str) -> dict[str, Any]:
-    return artifact.read_json(file)
+def _has(artifact: Artifact | None, below: str = "") -> bool:
+    """Whether the artifact, or a folder of it, has an account."""
+    return artifact is not None and (artifact.path / below / account.FILE).is_file()
 
 
 def _add(into: dict[str, int], counts: Mapping[str, int]) -> None:
     for name, n in counts.items():
-        into[name] = into.get(name, 0) + int(n)
+        into[name] = into.get(name, 0) + n

@@ -7,12 +7,13 @@ encoded once; only what people wrote goes through the encoder, all texts of a ba
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from model.training.shards import ID_BYTES
+from tasks.records.record import Code, Dialogue, Message, Text
 from tasks.tokenize.chat import chat_pieces
 from tasks.tokenize.encode import Encoder
 from tasks.tokenize.packing import Documents
@@ -43,7 +44,7 @@ class Tokenizer:
         self._fixed: list[np.ndarray] = []
         self._shapes: dict[tuple[str, ...], Shape] = {}
 
-    def __call__(self, records: Sequence[Mapping[str, Any]]) -> Documents:
+    def __call__(self, records: Sequence[Text | Code | Dialogue]) -> Documents:
         """One document a record, in order; one without any token is left out."""
         texts: list[str] = []
         parts: list[int] = []
@@ -71,7 +72,7 @@ class Tokenizer:
             ids, bounds = ids[filled], np.append(bounds[:-1][filled], bounds[-1])
         return Documents(ids, tokens, bounds)
 
-    def _shape(self, messages: Sequence[Mapping[str, str]]) -> Shape:
+    def _shape(self, messages: Sequence[Message]) -> Shape:
         roles = tuple([message["role"] for message in messages])
         if (shape := self._shapes.get(roles)) is None:
             if len(self._shapes) == MOST_SHAPES:

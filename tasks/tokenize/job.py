@@ -1,6 +1,6 @@
-"""One part of a source -> shards: train-*.arrow, val-*.arrow, accounting.json. Runs in a worker.
+"""One job of tokenize: a part of a source -> train-*.arrow, val-*.arrow, accounting.json, in a worker.
 
-Every record that came in was tokenized or dropped, and the account says so. A document goes to the
+Every record that came in is tokenized or dropped, and the account is checked. A document goes to the
 validation shards by a hash of its record id. A part ends its own last row, so its shards depend on
 nothing but the part: what is added to a source later leaves them as they are.
 """
@@ -17,7 +17,11 @@ import orjson
 import xxhash
 
 from model.training.shards import ROWS_PER_BATCH, ShardWriter
-from tasks.settings.errors import NodeError
+from tasks.records import account as accounts
+from tasks.records import drops
+from tasks.records.account import SPLITS, SplitAccount, TokenizeAccount
+from tasks.records.record import Record
+from tasks.settings.config import Section
 from tasks.tokenize.documents import Tokenizer
 from tasks.tokenize.encode import shared_encoder
 from tasks.tokenize.packing import Documents, Packer
@@ -26,13 +30,21 @@ ROWS_PER_SHARD = 65_536
 """512 MiB a shard at 2,048 tokens a row."""
 BATCH_BYTES = 1 << 19
 """Bytes of records that are worked on at a time."""
-SPLITS = ("train", "val")
+
+
+class Settings(Section):
+    """The recipe of a node tokenize:<source>."""
+
+    block_size: int
+    """A row has block_size + 1 tokens."""
+    val_share: float
+    """Of the documents, for validation."""
 
 
 def tokenize_part(
-    out: Path, source: str, part: str, dropped: bytes, tokenizer: str, backend: str, settings: dict[str, Any]
-) -> dict[str, Any]:
-    """Write the shards of one file of records; returns the account.
+    out: Path, source: str, part: str, dropped: bytes, tokenizer: str, backend: str, settings: Settings
+) -> TokenizeAccount:
+    """The job: write the shards of one file of records; returns the account.
 
     `dropped`: the 16-byte ids, one after the other, of records to leave out.
     """
@@ -40,50 +52,35 @@ def tokenize_part(
     tokenize = Tokenizer(encoder)
     metadata = {"source": source, "tokenizer_digest": encoder.digest, "separator": str(encoder.end_of_text)}
     outputs = {
-        split: _Shards(out, split, settings["block_size"], encoder.end_of_text, metadata) for split in SPLITS
+        split: _Shards(out, split, settings.block_size, encoder.end_of_text, metadata) for split in SPLITS
     }
-    leave_out, records_in, documents_in = id_set(dropped), 0, 0
+    leave_out, records_in, documents_in = drops.unpacked(dropped), 0, 0
     with open(part, "rb") as file:
         while lines := file.readlines(BATCH_BYTES):
-            records = orjson.loads(b"[%b]" % b",".join(lines))  # a third cheaper than line by line
+            records: list[Record] = orjson.loads(
+                b"[%b]" % b",".join(lines)
+            )  # a third cheaper than line by line
             records_in += len(records)
-            if leave_out:
-                records = [record for record in records if bytes.fromhex(record["id"]) not in leave_out]
+            records = list(drops.without(records, leave_out))
             documents_in += len(records)
             documents = tokenize(records)
-            held_out = _held_out(documents.ids, settings["val_share"])
+            held_out = _held_out(documents.ids, settings.val_share)
             outputs["train"].add(documents.select(~held_out))
             outputs["val"].add(documents.select(held_out))
     written = {split: outputs[split].close() for split in SPLITS}
     empty = documents_in - sum(written[split]["documents"] for split in SPLITS)
-    account = {
-        "source": source,
-        "records_in": records_in,
-        "dropped": {"drops": records_in - documents_in, "empty": empty},
-        "characters": tokenize.characters,
-        "tokenizer_digest": encoder.digest,
-        "encoder": encoder.backend,
-        "warnings": encoder.warnings,
+    account = TokenizeAccount(
+        source=source,
+        records_in=records_in,
+        dropped={"drops": records_in - documents_in, "empty": empty},
+        characters=tokenize.characters,
+        tokenizer_digest=encoder.digest,
+        encoder=encoder.backend,
+        warnings=encoder.warnings,
         **written,
-    }
-    write_account(out, account)
+    )
+    accounts.write(out, account, b"\n")
     return account
-
-
-def write_account(out: Path, account: dict[str, Any]) -> None:
-    """accounting.json, if every record is accounted for."""
-    tokenized = sum(account[split]["documents"] for split in SPLITS)
-    if account["records_in"] != tokenized + sum(account["dropped"].values()):
-        raise NodeError(
-            f"{account['source']}: records came in that are neither tokenized nor dropped: {account}"
-        )
-    options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
-    (out / "accounting.json").write_bytes(orjson.dumps(account, option=options))
-
-
-def id_set(ids: bytes) -> set[bytes]:
-    """The 16-byte ids that lie one after the other in `ids`."""
-    return {ids[i : i + 16] for i in range(0, len(ids), 16)}
 
 
 def _held_out(ids: np.ndarray, share: float) -> np.ndarray:
@@ -110,11 +107,11 @@ class _Shards:
         self._documents += len(documents.ids)
         self._write(self._packer.add(documents))
 
-    def close(self) -> dict[str, Any]:
+    def close(self) -> SplitAccount:
         self._write(self._packer.close())
         self._close_shard()
         totals = {key: sum(shard[key] for shard in self._done) for key in ("rows", "tokens")}
-        return {"documents": self._documents, **totals, "shards": self._done}
+        return SplitAccount(documents=self._documents, **totals, shards=self._done)
 
     def _write(self, batches: Iterator[Any]) -> None:
         for batch in batches:

@@ -7,15 +7,25 @@ It names every shard with its digest and how often an epoch takes its blocks (`r
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from math import floor
 from typing import Any
 
+from tasks.records.account import TokenizeAccount, read
+from tasks.settings.config import Section
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Context, Outcome
 
 FORMAT = 2
+
+
+class Settings(Section):
+    """The recipe of the node tokenize:manifest."""
+
+    block_size: int
+    weights: dict[str, int | float]
+    """Source -> how many times an epoch takes it; a whole number is an int."""
 
 
 def body(ctx: Context) -> Outcome:
@@ -23,10 +33,8 @@ def body(ctx: Context) -> Outcome:
     from tasks.tokenize.encode import Encoder
 
     encoder = Encoder(ctx.inputs["tokenizer"].path, "tokenizers")
-    accounts = {
-        name: artifact.read_json("accounting.json")
-        for name, artifact in ctx.inputs.items()
-        if name != "tokenizer"
+    accounts: dict[str, TokenizeAccount] = {
+        name: read(artifact.path) for name, artifact in ctx.inputs.items() if name != "tokenizer"
     }
     manifest = build(accounts, encoder.digest, encoder.vocab_size, ctx.config)
     text = json.dumps(manifest, ensure_ascii=False, indent=1) + "\n"
@@ -45,16 +53,16 @@ def body(ctx: Context) -> Outcome:
 
 
 def build(
-    accounts: dict[str, dict[str, Any]], tokenizer_digest: str, vocab_size: int, config: Any
+    accounts: Mapping[str, TokenizeAccount], tokenizer_digest: str, vocab_size: int, settings: Settings
 ) -> dict[str, Any]:
     """The manifest, from the accounts of the sources."""
-    block_size = config["block_size"]
+    block_size = settings.block_size
     sources: dict[str, Any] = {}
     seen: dict[str, str] = {}
     for name, account in accounts.items():
         if account["tokenizer_digest"] != tokenizer_digest:
             raise NodeError(f"the shards of {name} were made with another tokenizer")
-        weight = config["weights"].get(name, 1)
+        weight = settings.weights.get(name, 1)
         train = account["train"]["shards"]
         counts = takes([shard["rows"] for shard in train], weight)
         entry: dict[str, Any] = {
@@ -113,7 +121,7 @@ def takes(rows: Sequence[int], weight: float) -> Iterator[tuple[int, int]]:
 
 
 def _shard(source: str, shard: dict[str, Any], seen: dict[str, str]) -> dict[str, Any]:
-    """A shard's entry; one whose content is there already is refused."""
+    """A shard's entry; NodeError when another shard has the same content."""
     where = f"{source}/{shard['file']}"
     if (before := seen.setdefault(shard["digest"], where)) != where:
         raise NodeError(f"{where} has the same content as {before}; use tokenize.weights to repeat data")

@@ -8,7 +8,7 @@ from math import inf
 from tasks.settings.config import SteelRun
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Node
-from tasks.tokenize import manifest, source, tokenizer
+from tasks.tokenize import job, manifest, source, tokenizer
 
 
 def nodes(config: SteelRun) -> list[Node]:
@@ -25,7 +25,7 @@ def nodes(config: SteelRun) -> list[Node]:
             Node(
                 name=f"tokenize:{name}",
                 body=source.body,
-                config={"block_size": settings.block_size, "val_share": settings.val_share},
+                config=job.Settings(block_size=settings.block_size, val_share=settings.val_share),
                 inputs={
                     "records": f"clean:{name}",
                     "drops": f"clean:decontaminate#{name}",
@@ -37,10 +37,10 @@ def nodes(config: SteelRun) -> list[Node]:
         Node(
             name="tokenize:manifest",
             body=manifest.body,
-            config={
-                "block_size": settings.block_size,
-                "weights": {name: _plain(settings.weights.get(name, 1)) for name in names},
-            },
+            config=manifest.Settings(
+                block_size=settings.block_size,
+                weights={name: _plain(settings.weights.get(name, 1)) for name in names},
+            ),
             inputs={**{name: f"tokenize:{name}" for name in names}, "tokenizer": "tokenize:tokenizer"},
         ),
     ]
@@ -56,14 +56,16 @@ def _tokenizer_node(config: SteelRun, names: list[str]) -> Node:
         return Node(
             name="tokenize:tokenizer",
             body=tokenizer.folder_body,
-            config={"tokenizer": "folder"},
+            config=tokenizer.FolderSettings(),
             external=partial(tokenizer.folder_digests, config.runtime.folders.tokenizer),
         )
     return Node(
         name="tokenize:tokenizer",
         body=tokenizer.train_body,
-        config=config.tokenize.model_dump(
-            include={"tokenizer", "vocab_size", "merge_han", "max_token_bytes"}
+        config=tokenizer.Settings(
+            vocab_size=config.tokenize.vocab_size,
+            merge_han=config.tokenize.merge_han,
+            max_token_bytes=config.tokenize.max_token_bytes,
         ),
         inputs={**{name: f"clean:{name}" for name in names}, "decontaminate": "clean:decontaminate"},
     )

@@ -13,9 +13,10 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from model.chat_template import CHAT_TEMPLATE
+from tasks.settings.config import Section
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Context, Outcome
 from tasks.tokenize.chat import END_OF_TEXT, IM_END, IM_START, SPECIALS
@@ -37,6 +38,21 @@ PROBE = [
 ]
 
 
+class Settings(Section):
+    """The recipe of the node tokenize:tokenizer where it is trained; config.Tokenize says what they mean."""
+
+    tokenizer: Literal["train"] = "train"
+    vocab_size: int
+    merge_han: bool = False
+    max_token_bytes: int = 16
+
+
+class FolderSettings(Section):
+    """The recipe of the node tokenize:tokenizer where it is given."""
+
+    tokenizer: Literal["folder"] = "folder"
+
+
 # ------------------------------------------------------------------------------------ bodies
 def train_body(ctx: Context) -> Outcome:
     """Train on the cleaned records of all sources, without those that were dropped later."""
@@ -48,7 +64,7 @@ def train_body(ctx: Context) -> Outcome:
         for name, artifact in sorted(ctx.inputs.items())
         if name != "decontaminate"
     }
-    counts = pool.submit(train, sources, str(ctx.out), dict(ctx.config)).result()
+    counts = pool.submit(train, sources, str(ctx.out), ctx.config).result()
     return _outcome(ctx, pool.submit(check_folder, str(ctx.out)).result(), counts)
 
 
@@ -73,23 +89,23 @@ def _outcome(ctx: Context, facts: Mapping[str, Any], counts: Mapping[str, int]) 
 
 
 # ---------------------------------------------------------------------------------- training
-def train(sources: Mapping[str, tuple[str, str]], out: str, settings: Mapping[str, Any]) -> dict[str, int]:
+def train(sources: Mapping[str, tuple[str, str]], out: str, settings: Settings) -> dict[str, int]:
     """Train a BPE on (records, drops) per source and write its folder (in a pool worker)."""
     from tokenizers import AddedToken, Regex, pre_tokenizers
     from tokenizers.trainers import BpeTrainer
 
     tokenizer = _blank()
     final = tokenizer.pre_tokenizer
-    if not settings["merge_han"]:
+    if not settings.merge_han:
         # Only while merges are learnt: one that spans two characters is then never seen.
         split = pre_tokenizers.Split(Regex(QWEN_SPLIT), "isolated")
         han = pre_tokenizers.Split(Regex(r"\p{Han}"), "isolated")
         level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, han, level])
     trainer = BpeTrainer(
-        vocab_size=settings["vocab_size"] - len(SPECIALS),
+        vocab_size=settings.vocab_size - len(SPECIALS),
         min_frequency=2,
-        max_token_length=settings["max_token_bytes"],  # of byte characters: bytes
+        max_token_length=settings.max_token_bytes,  # of byte characters: bytes
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         special_tokens=[],
         show_progress=False,
@@ -123,17 +139,12 @@ def _blank() -> Any:
 
 def _corpus(sources: Mapping[str, tuple[str, str]], counts: dict[str, int]) -> Iterator[str]:
     """The texts as they will be tokenized: of a dialogue, the text between special tokens."""
-    import orjson
-
-    from tasks.records import parts
+    from tasks.records import drops
+    from tasks.records.record import read
     from tasks.tokenize.chat import chat_pieces
-    from tasks.tokenize.source import dropped_ids
 
-    for _, (records, drops) in sorted(sources.items()):
-        dropped = dropped_ids(drops)
-        for record in map(orjson.loads, parts.lines(records)):
-            if bytes.fromhex(record["id"]) in dropped:
-                continue
+    for _, (records, dropped) in sorted(sources.items()):
+        for record in drops.without(read(records), drops.ids(dropped)):
             counts["records"] += 1
             texts = (
                 [record["text"]]

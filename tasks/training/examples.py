@@ -17,10 +17,13 @@ from typing import Any
 import numpy as np
 import orjson
 
+from tasks.records.account import FILE, SPLITS
+from tasks.records.record import Dialogue
 from tasks.settings.errors import NodeError
 from tasks.tokenize.chat import TextEncoder, render_chat
 from tasks.tokenize.packing import Document, PackCounts, pack_whole
-from tasks.training.mixtures import Taken, take
+from tasks.training import mixtures
+from tasks.training.mixtures import Taken
 
 HELD_OUT_SHARE = 0.02
 HELD_OUT_LEAST = 16
@@ -29,16 +32,10 @@ SAMPLE = 3
 
 
 @dataclass(frozen=True)
-class Work:
+class Work(mixtures.Work):
     """What to prepare; picklable."""
 
-    tokenizer: Path
-    sets: tuple[tuple[str, Path, Path | None, float], ...]
-    """(name, folder of records, folder of drops, share)"""
-    seed: int
-    max_tokens: int
     packed_tokens: int
-    out: Path
 
 
 def prepare(work: Work) -> dict[str, Any]:
@@ -46,44 +43,44 @@ def prepare(work: Work) -> dict[str, Any]:
     from tasks.tokenize.encode import shared_encoder
 
     encoder = shared_encoder(str(work.tokenizer))
-    sets = [take(name, folder, drops, share, work.seed) for name, folder, drops, share in sorted(work.sets)]
+    sets: list[Taken[Dialogue]] = work.taken()
     hold_out(sets)
     mixture = write_mixture(work.out / "mixture.jsonl", sets)
     data = work.out / "data"
     data.mkdir(exist_ok=True)
     counts = {s.name: Counts() for s in sets}
-    parts: dict[str, dict[str, int]] = {}
-    for part in ("train", "val"):
-        found = rendered(sets, encoder, work.max_tokens, part == "val", counts)
-        parts[part] = _write(data, part, found, work, encoder)
+    shards: dict[str, dict[str, int]] = {}
+    for split in SPLITS:
+        documents = rendered(sets, encoder, work.max_tokens, split == "val", counts)
+        shards[split] = _write(data, split, documents, work, encoder)
     accounting = {
         "mixture_digest": mixture,
         "sets": {s.name: {**s.counts, **vars(counts[s.name])} for s in sets},
-        "train": parts["train"],
-        "val": parts["val"],
+        "train": shards["train"],
+        "val": shards["val"],
     }
     for each in accounting["sets"].values():
         assert each["records"] == each["dropped"] + each["duplicates"] + each["available"]
         assert each["taken"] == each["examples"] + each["reply_cut_off"]
-    (work.out / "accounting.json").write_bytes(orjson.dumps(accounting, option=orjson.OPT_INDENT_2) + b"\n")
+    (work.out / FILE).write_bytes(orjson.dumps(accounting, option=orjson.OPT_INDENT_2) + b"\n")
     (work.out / "sample.txt").write_text(sample(sets, encoder, work), "utf-8")
     return accounting
 
 
-def hold_out(sets: Sequence[Taken]) -> None:
+def hold_out(sets: Sequence[Taken[Dialogue]]) -> None:
     """Keep 2 % of the mixture (at least 16 examples, if it has four times that) for the validation loss."""
     total = sum(s.counts["taken"] for s in sets)
-    wanted = max(HELD_OUT_LEAST, round(HELD_OUT_SHARE * total)) if total >= 4 * HELD_OUT_LEAST else 0
+    count = max(HELD_OUT_LEAST, round(HELD_OUT_SHARE * total)) if total >= 4 * HELD_OUT_LEAST else 0
     # rounded against the running total, so that the parts add up exactly
     before = given = 0
     for taken in sets:
         before += taken.counts["taken"]
-        due = wanted * before // total if total else 0
+        due = count * before // total if total else 0
         taken.hold_out(due - given)
         given = due
 
 
-def write_mixture(path: Path, sets: Sequence[Taken]) -> str:
+def write_mixture(path: Path, sets: Sequence[Taken[Dialogue]]) -> str:
     """The manifest of the mixture, one record id a line; returns its digest."""
     digest = hashlib.sha256()
     with path.open("wb") as file:
@@ -110,9 +107,13 @@ class Counts:
 
 
 def rendered(
-    sets: Sequence[Taken], encoder: TextEncoder, max_tokens: int, held_out: bool, counts: dict[str, Counts]
+    sets: Sequence[Taken[Dialogue]],
+    encoder: TextEncoder,
+    max_tokens: int,
+    held_out: bool,
+    counts: dict[str, Counts],
 ) -> Iterator[Document]:
-    """The examples of one part of the mixture as tokens and targets."""
+    """The examples of one split of the mixture as tokens and targets."""
     for taken in sets:
         mine = counts[taken.name]
         mine.available = len(taken.keys)
@@ -131,7 +132,7 @@ def rendered(
             yield Document(bytes.fromhex(record["id"]), np.array(ids, np.uint32), np.array(mask, np.uint8))
 
 
-def render(record: dict[str, Any], encoder: TextEncoder) -> tuple[list[int], list[int]]:
+def render(record: Dialogue, encoder: TextEncoder) -> tuple[list[int], list[int]]:
     """A dialogue in the chat format with its mask; refuses one that would train nothing, or everything."""
     if record.get("kind") != "dialogue":
         raise NodeError(
@@ -145,17 +146,17 @@ def render(record: dict[str, Any], encoder: TextEncoder) -> tuple[list[int], lis
     return ids, mask
 
 
-def _write(data: Path, part: str, documents: Iterator[Document], work: Work, encoder: Any) -> dict[str, int]:
+def _write(data: Path, split: str, documents: Iterator[Document], work: Work, encoder: Any) -> dict[str, int]:
     from model.training.shards import write_shard
 
     counts = PackCounts()
     rows = pack_whole(documents, work.packed_tokens, encoder.end_of_text, counts=counts)
     metadata = {"source": "sft", "tokenizer_digest": encoder.digest}
-    info = write_shard(data / f"{part}-00000.arrow", rows, work.packed_tokens, metadata, loss_mask=True)
+    info = write_shard(data / f"{split}-00000.arrow", rows, work.packed_tokens, metadata, loss_mask=True)
     return {"rows": info.rows, "documents": info.documents, "tokens": info.tokens}
 
 
-def sample(sets: Sequence[Taken], encoder: TextEncoder, work: Work) -> str:
+def sample(sets: Sequence[Taken[Dialogue]], encoder: TextEncoder, work: Work) -> str:
     """The first examples of each set as the trainer sees them, targets between ⟦ and ⟧."""
     from tokenizers import Tokenizer
 

@@ -1,4 +1,4 @@
-"""Reading converted records for post-training, and choosing among them by hash.
+"""Which records of a set go into post-training: those that were not dropped, chosen by hash.
 
 A choice is a function of (seed, record id) alone: adding records to a set, or running on another
 machine, does not reshuffle what was taken before, and a smaller share of a set is contained in a
@@ -9,38 +9,52 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Generic, NamedTuple, TypeVar
 
-import orjson
-
+from tasks.records import drops as dropped
 from tasks.records import parts
+from tasks.records.record import Dialogue, Preference, id_of, read
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Artifact
 
+Some = TypeVar("Some", Dialogue, Preference)
 
-def of_mixture(
-    mixture: Mapping[str, float], inputs: Mapping[str, Artifact]
-) -> tuple[tuple[str, Path, Path, float], ...]:
-    """For each set of a mixture: its name, its records, what was dropped of them, the share to take."""
+
+class Share(NamedTuple):
+    """How much of a set a mixture takes."""
+
+    name: str
+    records: Path
+    """Folder of the set's records."""
+    drops: Path | None
+    """Folder of the drops to subtract from them; None: there are none."""
+    share: float
+    """0 … 1"""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What to make of a mixture; picklable."""
+
+    tokenizer: Path
+    sets: tuple[Share, ...]
+    seed: int
+    max_tokens: int
+    out: Path
+
+    def taken(self) -> list[Taken]:
+        """The parts of the sets that go into training, in the order of their names."""
+        return [take(*share, self.seed) for share in sorted(self.sets)]
+
+
+def of_mixture(mixture: Mapping[str, float], inputs: Mapping[str, Artifact]) -> tuple[Share, ...]:
+    """The sets of a node's mixture."""
     return tuple(
-        (name, inputs[name].path, inputs[f"{name}.drops"].path, share) for name, share in mixture.items()
+        Share(name, inputs[name].path, inputs[f"{name}.drops"].path, share) for name, share in mixture.items()
     )
-
-
-def read(folder: Path) -> Iterator[dict[str, Any]]:
-    """The records of a converted set, in their order."""
-    yield from map(orjson.loads, parts.lines(folder))
-
-
-def dropped_ids(folder: Path | None) -> set[str]:
-    """Ids that deduplication or decontamination took out."""
-    if folder is None or not (folder / "drops.jsonl").exists():
-        return set()
-    with (folder / "drops.jsonl").open("rb") as lines:
-        return {orjson.loads(line)["id"] for line in lines}
 
 
 def key(seed: int, purpose: str, *parts: str) -> int:
@@ -50,7 +64,7 @@ def key(seed: int, purpose: str, *parts: str) -> int:
 
 
 def smallest(keys: array, count: int) -> int:
-    """The largest key among the `count` smallest, or -1 when none is wanted."""
+    """The largest key among the `count` smallest; -1 where count is 0."""
     import numpy as np
 
     if count <= 0:
@@ -61,12 +75,13 @@ def smallest(keys: array, count: int) -> int:
 
 
 @dataclass
-class Taken:
+class Taken(Generic[Some]):
     """The part of one set that goes into training, as bounds on the keys of its records."""
 
     name: str
     folder: Path
-    drops: set[str]
+    drops: Set[bytes]
+    """16-byte ids to leave out."""
     seed: int
     keys: array
     """Of every record that could be taken."""
@@ -80,12 +95,10 @@ class Taken:
         self.counts["held_out"] = count
         self.held_out_bound = smallest(self.keys, count)
 
-    def __iter__(self) -> Iterator[tuple[dict[str, Any], bool]]:
+    def __iter__(self) -> Iterator[tuple[Some, bool]]:
         """(record, is it held out) in the order of the set, each id once."""
         seen: set[int] = set()
-        for record in read(self.folder):
-            if record["id"] in self.drops:
-                continue
+        for record in dropped.without(read(self.folder), self.drops):
             mine = key(self.seed, "mixture", record["id"])
             if mine <= self.bound and mine not in seen:
                 seen.add(mine)
@@ -96,16 +109,16 @@ def take(name: str, folder: Path, drops: Path | None, share: float, seed: int) -
     """Decide which records of a set are taken: one pass over its ids."""
     if not 0 <= share <= 1:
         raise NodeError(f"mixture: the share of {name} is {share:g}; it has to lie between 0 and 1")
-    out = dropped_ids(drops)
+    out = dropped.ids(drops / dropped.DROPS if drops else None)
     keys = array("Q")
     seen: set[int] = set()
     counts = {"records": 0, "dropped": 0, "duplicates": 0, "held_out": 0}
-    for record in read(folder):
+    for record_id in map(id_of, parts.lines(folder)):
         counts["records"] += 1
-        if record["id"] in out:
+        if record_id in out:
             counts["dropped"] += 1
             continue
-        mine = key(seed, "mixture", record["id"])
+        mine = key(seed, "mixture", record_id.hex())
         if mine in seen:
             counts["duplicates"] += 1
             continue

@@ -9,27 +9,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import orjson
 
+from tasks.records.record import Preference
 from tasks.tokenize.chat import IM_END, TextEncoder, render_chat
-from tasks.training.mixtures import Taken, key, take
+from tasks.training import mixtures
+from tasks.training.mixtures import Taken, key
 
 
 @dataclass(frozen=True)
-class Work:
+class Work(mixtures.Work):
     """What to build pairs from; picklable."""
 
-    tokenizer: Path
-    sets: tuple[tuple[str, Path, Path | None, float], ...]
-    """(name, folder of records, folder of drops, share)"""
-    seed: int
-    max_tokens: int
     zh_per_en: float | None
     held_out: int
-    out: Path
+
+
+class PairLine(TypedDict):
+    """A pair as tokens."""
+
+    id: str
+    set: str
+    language: str
+    prompt: list[int]
+    """Open for the reply."""
+    chosen: list[int]
+    """With its end, as rejected."""
+    rejected: list[int]
 
 
 def prepare(work: Work) -> dict[str, Any]:
@@ -38,7 +46,7 @@ def prepare(work: Work) -> dict[str, Any]:
     from tasks.tokenize.encode import shared_encoder
 
     encoder = shared_encoder(str(work.tokenizer))
-    sets = [take(name, folder, drops, share, work.seed) for name, folder, drops, share in sorted(work.sets)]
+    sets: list[Taken[Preference]] = work.taken()
     lines, counts = tokenized(sets, encoder, work.max_tokens)
     lines, counts["thinned"] = thinned(lines, work.zh_per_en, work.seed)
     train, held_out = split(lines, work.held_out, work.seed)
@@ -59,12 +67,12 @@ def prepare(work: Work) -> dict[str, Any]:
 
 
 def tokenized(
-    sets: Sequence[Taken], encoder: TextEncoder, max_tokens: int
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """One line a pair: ids of the prompt (open for the reply) and of both replies with their end."""
+    sets: Sequence[Taken[Preference]], encoder: TextEncoder, max_tokens: int
+) -> tuple[list[PairLine], dict[str, Any]]:
+    """One line a pair, and the counts of those that were left out or cut."""
     counts: dict[str, Any] = {"pairs": 0, "cut": 0, "prompt_too_long": 0, "same_reply": 0}
     end = encoder.special_id(IM_END)
-    lines = []
+    lines: list[PairLine] = []
     for taken in sets:
         for record, _ in taken:
             counts["pairs"] += 1
@@ -79,14 +87,20 @@ def tokenized(
                 counts["same_reply"] += 1
                 continue
             counts["cut"] += cut != replies
-            line = {"id": record["id"], "set": taken.name, "language": record["language"]}
-            lines.append(line | {"prompt": prompt, "chosen": cut[0], "rejected": cut[1]})
+            lines.append(
+                PairLine(
+                    id=record["id"],
+                    set=taken.name,
+                    language=record["language"],
+                    prompt=prompt,
+                    chosen=cut[0],
+                    rejected=cut[1],
+                )
+            )
     return lines, counts
 
 
-def thinned(
-    lines: list[dict[str, Any]], zh_per_en: float | None, seed: int
-) -> tuple[list[dict[str, Any]], int]:
+def thinned(lines: list[PairLine], zh_per_en: float | None, seed: int) -> tuple[list[PairLine], int]:
     """At most one English pair for so many Chinese ones; which stay is decided by their hash."""
     if zh_per_en is None:
         return lines, 0
@@ -99,9 +113,9 @@ def thinned(
     return [x for x in lines if x["language"] != "en" or x["id"] in kept], len(english) - room
 
 
-def split(lines: list[dict[str, Any]], held_out: int, seed: int) -> tuple[list, list]:
+def split(lines: list[PairLine], held_out: int, seed: int) -> tuple[list[PairLine], list[PairLine]]:
     """(train, held out): whole prompts in the order of their hash, until enough pairs are held out."""
-    by_prompt: dict[int, list[dict[str, Any]]] = {}
+    by_prompt: dict[int, list[PairLine]] = {}
     for line in lines:
         by_prompt.setdefault(key(seed, "held-out", *map(str, line["prompt"])), []).append(line)
     train, held = [], []

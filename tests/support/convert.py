@@ -9,10 +9,17 @@ from typing import Any
 
 import orjson
 
+from tasks.convert.job import Reading, Settings
 from tasks.convert.source import convert_source
 from tasks.records import parts
 
-SETTINGS = {"max_chars": 2000, "max_quarantined_share": 1.0}
+
+def convert_settings(
+    reader: str, options: dict[str, Any] | None = None, language: str = "zh", **changes: Any
+) -> Settings:
+    """Those of a node, for short records of which any number may be unreadable."""
+    source = Reading(reader=reader, language=language, options=options or {})
+    return Settings(source=source, **{"max_chars": 2000, "max_quarantined_share": 1.0, **changes})
 
 
 class Converted:
@@ -47,7 +54,7 @@ def convert(
     files: dict[str, bytes],
     options: dict | None = None,
     language="zh",
-    **settings,
+    **changes,
 ) -> Converted:
     """Write the raw files, convert them, and check that the counts add up."""
     raw, out = tmp_path / "raw", tmp_path / "out"
@@ -56,8 +63,9 @@ def convert(
         (raw / name).write_bytes(body)
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
-    source = {"reader": reader, "language": language, "options": options or {}}
-    account = convert_source(str(raw), str(out), "src", source, {**SETTINGS, **settings})
+    account = convert_source(
+        str(raw), str(out), "src", convert_settings(reader, options, language, **changes)
+    )
     done = Converted(out, account)
     quarantined, dropped = sum(account["quarantined"].values()), sum(account["dropped"].values())
     assert account["records_in"] == account["kept"] + quarantined + dropped

@@ -19,7 +19,7 @@ OTHER = "\n".join(DISTINCT[4:8])
 
 def find(tmp_path, sources, recipe="steel", min_chars=100, **more):
     """(drops: {source: {id: line}}, report, accounts) of sources, each a list of records or of parts."""
-    near = {kind: r.near_duplicates.model_dump() for kind, r in load_set(recipe).items()}
+    near = {kind: r.near_duplicates for kind, r in load_set(recipe).items()}
     hashed = []
     for name, items in sources.items():
         for number, part in enumerate(items if items and isinstance(items[0], list) else [items]):
@@ -65,7 +65,7 @@ def test_a_slightly_edited_long_text_is_a_near_duplicate(tmp_path):
 
 def test_records_not_compared_with_all_kept_ones_are_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(dedup, "MAX_COMPARED", 3)
-    near = {"text": load_set("steel")["text"].near_duplicates.model_dump()}
+    near = {"text": load_set("steel")["text"].near_duplicates}
     path = write(tmp_path / "records.jsonl", [record(text) for text in (*DISTINCT[:6], DISTINCT[0] + "！")])
     signatures.hash_part(tmp_path, path, near, 0)
     rows = np.load(tmp_path / signatures.FILE)

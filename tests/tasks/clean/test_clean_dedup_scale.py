@@ -104,7 +104,7 @@ def signed(folder, texts, rows, sizes):
 
 
 def decided(out, hashed, rule, memory):
-    rules = {"text": rule.model_dump()}
+    rules = {"text": rule}
     accounts, report = dedup.decide(["a", "b"], hashed, rules, out, memory)
     drops = {}
     for name in ("a", "b"):

@@ -325,7 +325,7 @@ def test_real_records(pairs, tmp_path):
 
     folders = unified_records(Path(os.environ["STEEL_SAMPLES"]) / "sources", tmp_path)
     texts = [
-        "\n".join(records.texts_of(record))
+        "\n".join(records.texts(record))
         for folder in folders.values()
         for path in parts.parts(folder)
         for record in records.read(path)

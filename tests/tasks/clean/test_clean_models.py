@@ -125,8 +125,8 @@ def test_gibberish_among_the_records_does_not_train_the_model(tmp_path):
     rng.shuffle(mixed)
     path = write(tmp_path / "records.jsonl", mixed)
     (tmp_path / "out").mkdir()
-    config = {"assets": {"vocab_size": 400, "order": 3, "max_chars": 200_000}, "code_tokenizer": False}
-    info = assets.train({"a": path}, tmp_path / "out", config)
+    training = assets.Training(vocab_size=400, order=3, max_chars=200_000)
+    info = assets.train({"a": path}, tmp_path / "out", assets.Settings(assets=training, code_tokenizer=False))
     assert info["zh"]["usable"]
     assert json.loads((tmp_path / "out" / "assets.json").read_text())["zh"]["lines"] == info["zh"]["lines"]
     op = operators.load("perplexity_filter", {"lang": "zh", "max_ppl": 1500}, tmp_path / "out")

@@ -45,7 +45,7 @@ def test_names_inputs_and_order():
         },
     }
     # which copy stays depends on the order of the sources, which a mapping of inputs does not carry
-    assert declared["clean:dedup"].config["order"] == ["web", "chat"]
+    assert declared["clean:dedup"].config.order == ["web", "chat"]
 
 
 class Silent:

@@ -15,7 +15,7 @@ from tasks.records.account import Accounting, StepCount, total
 from tasks.settings.config import Runtime
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Artifact, Context
-from tasks.work import pool
+from tasks.work import partitions, pool
 from tests.support.inline import inline_pool  # noqa: F401
 from tests.support.samples import dialogue, real_text, record, write
 
@@ -27,7 +27,7 @@ RECORDS = [
     record("#$%^" * 20),
     *(record(real_text(seed)) for seed in range(200, 220)),
 ]
-RECIPES = {kind: [step.model_dump() for step in recipe.steps] for kind, recipe in load_set("steel").items()}
+RECIPES = {kind: recipe.steps for kind, recipe in load_set("steel").items()}
 
 
 def clean(folder, pieces, models, out="out.partial", **runtime):
@@ -39,7 +39,7 @@ def clean(folder, pieces, models, out="out.partial", **runtime):
         "assets": Artifact("clean:assets", models, "models", "", {}),
     }
     (folder / out).mkdir()
-    config = {"recipes": RECIPES, "trace_examples": 2}
+    config = source.Settings(recipes=RECIPES, trace_examples=2)
     log = logging.getLogger("test")
     ctx = Context("clean:web", folder / out, config, inputs, Runtime(**runtime), 1, log, None)
     return source.body(ctx)
@@ -66,13 +66,13 @@ def test_parts_give_what_one_file_gives(models, tmp_path):
 @pytest.mark.usefixtures("inline_pool")
 def test_a_new_part_is_all_that_is_cleaned(models, tmp_path, monkeypatch):
     cleaned = []
-    real = source.clean_source
+    make = partitions.make
 
-    def counted(path, *args, **more):
-        cleaned.append(path.name)
-        return real(path, *args, **more)
+    def counted(root, key, function, args):
+        cleaned.append(args[0].name)
+        make(root, key, function, args)
 
-    monkeypatch.setattr(source, "clean_source", counted)
+    monkeypatch.setattr(partitions, "make", counted)
     clean(tmp_path, [RECORDS[:30], RECORDS[30:42]], models)
     clean(tmp_path, [RECORDS[:30], RECORDS[30:42], RECORDS[42:]], models, "again.partial")
     assert cleaned == [parts.name(0), parts.name(1), parts.name(2)]
@@ -93,7 +93,7 @@ def test_sums_of_parts_with_different_kinds():
     assert [(s["recipe"], s["in"], s["changed"]) for s in whole["steps"]] == [("code", 2, 0), ("text", 15, 3)]
     assert whole["skipped"] == skipped
     assert total("a", [one.as_json()]) == one.as_json()
-    with pytest.raises(AssertionError, match="17 records in"):
+    with pytest.raises(NodeError, match="17 records came in"):
         total("a", [one.as_json(), both.as_json() | {"kept": 5}, one.as_json()])
 
 

@@ -7,16 +7,16 @@ import pytest
 
 from tasks import world
 from tasks.clean import assets, decontaminate, dedup, signatures
-from tasks.clean import source as partition
+from tasks.clean.job import clean_part
 from tasks.clean.overlap import Index
 from tasks.clean.recipe import load_set
+from tasks.convert.job import Reading, Settings
 from tasks.convert.source import convert_source
 from tasks.records import record
 from tasks.settings.config import World
 
 WORLD = World(size="small")
 SOURCES = ("skypile", "wikipedia_cn", "baidu_qa", "starcoder")
-SETTINGS = {"max_chars": 2_000_000, "max_quarantined_share": 0.2}
 BAD = ("broken_json", "null_fields")
 
 
@@ -32,8 +32,8 @@ def run(tmp_path_factory):
             file.write_bytes(content)
         out = folder / "converted" / name
         out.mkdir(parents=True)
-        source = {"reader": reader, "language": language}
-        convert_source(str(folder / "raw" / name), str(out), name, source, SETTINGS)
+        settings = Settings(source=Reading(reader=reader, language=language))
+        convert_source(str(folder / "raw" / name), str(out), name, settings)
         return out
 
     converted = {n: convert(n, n, "code" if n == "starcoder" else "zh") / "records.jsonl" for n in SOURCES}
@@ -41,18 +41,17 @@ def run(tmp_path_factory):
     questions = convert("demo_exam", "ceval") / "questions.jsonl"
 
     (folder / "assets").mkdir()
-    config = {"assets": {"vocab_size": 2000, "order": 3, "max_chars": 300_000}, "code_tokenizer": False}
-    models = assets.train({n: converted[n] for n in SOURCES}, folder / "assets", config)
+    training = assets.Training(vocab_size=2000, order=3, max_chars=300_000)
+    settings = assets.Settings(assets=training, code_tokenizer=False)
+    models = assets.train({n: converted[n] for n in SOURCES}, folder / "assets", settings)
     recipes = load_set("steel")
-    steps = {kind: [s.model_dump() for s in recipe.steps] for kind, recipe in recipes.items()}
-    near = {kind: recipe.near_duplicates.model_dump() for kind, recipe in recipes.items()}
+    steps = {kind: recipe.steps for kind, recipe in recipes.items()}
+    near = {kind: recipe.near_duplicates for kind, recipe in recipes.items()}
     accounts, cleaned = {}, {}
     for name in SOURCES:
         out = folder / "cleaned" / name
         out.mkdir(parents=True)
-        accounts[name] = partition.clean_source(
-            converted[name], folder / "assets", out, steps, 3, source=name
-        )
+        accounts[name] = clean_part(out, converted[name], folder / "assets", steps, 3, name)
         cleaned[name] = out / "records.jsonl"
     hashed = []
     for name, path in cleaned.items():

@@ -8,7 +8,7 @@ import pytest
 
 from tasks.convert.job import convert_pieces
 from tasks.convert.jobs import Piece
-from tests.support.convert import convert, lines
+from tests.support.convert import convert, convert_settings, lines
 from tests.support.corpus import MAX_CHARS, cases
 
 CASES = cases()
@@ -26,9 +26,8 @@ def test_case(tmp_path, case):
         (tmp_path / name).write_bytes(body)
     (tmp_path / "out").mkdir()
     pieces = [Piece(name, "") for name in sorted(case.files)]
-    source = {"reader": case.reader, "options": case.options}
-    settings = {"max_chars": MAX_CHARS}
-    tally = convert_pieces(tmp_path / "out", str(tmp_path), pieces, "src", source, settings)
+    chosen = convert_settings(case.reader, case.options, max_chars=MAX_CHARS)
+    tally = convert_pieces(tmp_path / "out", str(tmp_path), pieces, "src", chosen)
     quarantine, dropped = lines(tmp_path / "out/quarantine.jsonl"), lines(tmp_path / "out/dropped.jsonl")
     kept = [record for part in tally["parts"] for record in lines(tmp_path / "out" / part["file"])]
     assert tally["records_in"] == len(kept) + len(dropped) + sum(q.get("records", 1) for q in quarantine)

@@ -8,6 +8,7 @@ from functools import cache
 import pytest
 
 from tasks import world
+from tasks.convert.job import Reading, Settings
 from tasks.convert.source import convert_source
 from tasks.download import node as download
 from tasks.settings import profiles
@@ -16,7 +17,6 @@ from tasks.stage.node import Context
 from tests.support.convert import Converted
 
 SMALL = World(size="small")
-SETTINGS = {"max_chars": 2_000_000, "max_quarantined_share": 0.2}
 
 
 @cache
@@ -42,8 +42,8 @@ def fetch_and_convert(tmp_path, name: str, **options) -> Converted:
             track=None,
         )
     )
-    source = config.sources[name].model_dump() | {"options": options}
-    return Converted(out, convert_source(str(raw), str(out), name, source, SETTINGS))
+    source = config.sources[name].model_copy(update={"options": options})
+    return Converted(out, convert_source(str(raw), str(out), name, Settings(source=Reading.of(source))))
 
 
 @pytest.mark.parametrize("name", [name for name, s in demo().sources.items() if s.use == "pretrain"])

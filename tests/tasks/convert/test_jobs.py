@@ -21,14 +21,15 @@ from tasks.convert import job, join, readers, unique
 from tasks.convert import jobs as plan
 from tasks.convert.formats import is_lines, json_items, spans
 from tasks.convert.source import at_once, convert_source
-from tasks.convert.verdicts import check_sum
 from tasks.records import parts
+from tasks.records.account import balance
+from tasks.records.record import content, stable_id
 from tasks.settings.config import Runtime
 from tasks.settings.errors import NodeError
 from tasks.settings.paths import ROOT
 from tasks.stage.node import Context
 from tasks.work import partitions
-from tests.support.convert import SETTINGS, convert, jsonl, lines
+from tests.support.convert import convert, convert_settings, jsonl, lines
 
 TEXTS = {"a.jsonl": 40, "b.jsonl": 3, "c.jsonl": 25}
 
@@ -177,11 +178,11 @@ def test_repeats_are_counted_as_they_are_written(tmp_path, monkeypatch):
 
 
 def test_sums_that_disagree_end_the_node():
-    check_sum("web", "records", 5, 3, dropped=1, quarantined=1)
+    balance("web", "records", 5, 3, dropped=1, quarantined=1)
     with pytest.raises(
         NodeError, match=r"web: 6 records came in, but 3 kept \+ 1 dropped \+ 1 quarantined are"
     ):
-        check_sum("web", "records", 6, 3, dropped=1, quarantined=1)
+        balance("web", "records", 6, 3, dropped=1, quarantined=1)
 
 
 # ------------------------------------------------------------------------------ kept between runs
@@ -190,9 +191,8 @@ def in_node(tmp_path: Path, number: int, submit=at_once, **changes) -> tuple[dic
     out = tmp_path / f"convert/s-{number}.partial"
     out.mkdir(parents=True)
     ctx = Context("convert:s", out, {}, {}, Runtime(), 0, logging.getLogger("test"), None)
-    source = {"reader": "skypile", "language": "zh", "options": {}}
-    wanted = {**SETTINGS, "job_bytes": 300, **changes}
-    return convert_source(tmp_path / "raw", out, "s", source, wanted, place=ctx, submit=submit), out
+    chosen = convert_settings("skypile", **{"job_bytes": 300, **changes})
+    return convert_source(tmp_path / "raw", out, "s", chosen, place=ctx, submit=submit), out
 
 
 @pytest.fixture
@@ -230,8 +230,6 @@ def test_an_added_file_converts_itself_alone(tmp_path, made):
 
 
 def _ids_of_source(done, name):
-    from tasks.convert.verdicts import content, stable_id
-
     return [stable_id(name, content(record)).hex() for record in done.records]
 
 

@@ -12,6 +12,7 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
+from tasks.convert.job import Reading, Settings
 from tasks.convert.source import convert_source
 from tasks.download.local import BELOW
 from tasks.download.patterns import matching
@@ -40,9 +41,8 @@ def converted(tmp_path: Path, name: str, **changes) -> Converted:
     found = [p.relative_to(raw).as_posix() for p in raw.rglob("*") if p.is_file()]
     files = [path for path in found if matching(path, source.files)]
     (tmp_path / "out").mkdir()
-    settings = {"max_quarantined_share": 0.2, **changes}
-    what = source.model_dump(include={"reader", "language", "options"})
-    return Converted(tmp_path / "out", convert_source(raw, tmp_path / "out", name, what, settings, files))
+    settings = Settings(source=Reading.of(source), **changes)
+    return Converted(tmp_path / "out", convert_source(raw, tmp_path / "out", name, settings, files))
 
 
 @pytest.mark.parametrize("name", sorted(CONFIG.sources))

@@ -14,6 +14,7 @@ import pytest
 from flows import cli
 from model.training.shards import Row, write_shard
 from tasks import dag
+from tasks.convert.job import Reading, Settings
 from tasks.convert.source import convert_source
 from tasks.inspect import trace
 from tasks.inspect.artifacts import newest
@@ -97,14 +98,13 @@ class House:
 
     def convert(self, unit: str, out: Path) -> None:
         raw = self.done[f"download:{unit}"]
-        source = self.config.sources[unit].model_dump(include={"reader", "language", "options"})
-        limits = {"max_quarantined_share": 0.5}
+        settings = Settings(source=Reading.of(self.config.sources[unit]), max_quarantined_share=0.5)
         files = {
             p.relative_to(raw).as_posix(): file_digest(p)
             for p in raw.rglob("*.[jc]s*")
             if p.stem != "manifest"
         }
-        convert_source(raw, out, unit, source, limits, files)
+        convert_source(raw, out, unit, settings, files)
 
     def clean(self, unit: str, out: Path) -> None:
         if unit == "pages":

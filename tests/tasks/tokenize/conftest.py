@@ -7,9 +7,9 @@ import orjson
 import pytest
 
 from tasks.tokenize.encode import Encoder
-from tasks.tokenize.tokenizer import train
+from tasks.tokenize.tokenizer import Settings, train
 
-SETTINGS = {"vocab_size": 600, "merge_han": False, "max_token_bytes": 16}
+SETTINGS = Settings(vocab_size=600, merge_han=False, max_token_bytes=16)
 SENTENCES = (
     "北京是中国的首都。",
     "上海是中国最大的城市，人口众多。",

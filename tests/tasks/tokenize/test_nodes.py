@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from model.training.loader import BlockLoader
 from model.training.shards import ShardFile, repeats_of
-from tasks.settings.config import Runtime, Source, SteelRun, Tokenize
+from tasks.records import account as accounts
+from tasks.settings.config import Runtime, Section, Source, SteelRun, Tokenize
 from tasks.settings.errors import NodeError
+from tasks.stage.fingerprint import canonical
 from tasks.stage.node import Artifact, Context
 from tasks.tokenize import job, manifest, source, tokenizer
 from tasks.tokenize.encode import Encoder
@@ -24,7 +26,7 @@ from tasks.work import pool
 from tests.tasks.tokenize.conftest import SETTINGS, corpus, dialogue, record, write_lines
 
 BLOCK = 32
-RECIPE = {"block_size": BLOCK, "val_share": 0.1}
+RECIPE = job.Settings(block_size=BLOCK, val_share=0.1)
 
 
 class Silent:
@@ -37,7 +39,7 @@ def artifact(path: Path) -> Artifact:
     return Artifact(path.name, path, digest="d", fingerprint="f", manifest={})
 
 
-def context(name: str, out: Path, config: dict, inputs: dict[str, Path]) -> Context:
+def context(name: str, out: Path, config: Section, inputs: dict[str, Path]) -> Context:
     out.mkdir(parents=True)
     log = logging.getLogger("test")
     found = {role: artifact(path) for role, path in inputs.items()}
@@ -69,7 +71,9 @@ def run_source(folder: Path, tokenizer_folder: Path, rows: list, dropped=(), nam
         "drops": folder / f"drops-{name}",
         "tokenizer": tokenizer_folder,
     }
-    ctx = context(f"tokenize:{name}", folder / f"tokenize-{name}{again}", {**RECIPE, **recipe}, inputs)
+    ctx = context(
+        f"tokenize:{name}", folder / f"tokenize-{name}{again}", RECIPE.model_copy(update=recipe), inputs
+    )
     return ctx.out, source.body(ctx)
 
 
@@ -210,17 +214,17 @@ def test_a_killed_node_goes_on_with_the_parts_that_are_left(tmp_path, tokenizer_
     parts = in_parts(corpus())
     whole, _ = run_source(tmp_path / "whole", tokenizer_folder, parts)
     made.clear()
-    real = job.write_account
+    real = accounts.write
 
-    def killed(out, account):
+    def killed(out, account, *end):
         if len(made) == 2:
             raise KeyboardInterrupt
-        real(out, account)
+        real(out, account, *end)
 
-    monkeypatch.setattr(job, "write_account", killed)
+    monkeypatch.setattr(accounts, "write", killed)
     with pytest.raises(KeyboardInterrupt):
         run_source(tmp_path, tokenizer_folder, parts)
-    monkeypatch.setattr(job, "write_account", real)
+    monkeypatch.setattr(accounts, "write", real)
     out, _ = run_source(tmp_path, tokenizer_folder, parts, again="-2")
     assert made == [
         "records-00000.jsonl",
@@ -239,7 +243,7 @@ def test_one_part_or_one_file_is_the_same(tmp_path, tokenizer_folder):
 
 # ---------------------------------------------------------------------------------- manifest
 def make_manifest(folder: Path, tokenizer_folder: Path, parts: dict[str, Path], weights=None) -> dict:
-    config = {"block_size": BLOCK, "weights": weights or {}}
+    config = manifest.Settings(block_size=BLOCK, weights=weights or {})
     ctx = context("tokenize:manifest", folder / "manifest", config, {**parts, "tokenizer": tokenizer_folder})
     manifest.body(ctx)
     return json.loads((ctx.out / "shards.json").read_text("utf-8"))
@@ -308,7 +312,7 @@ def test_shards_that_do_not_belong_are_refused(tmp_path, tokenizer_folder, clean
     wiki, _ = run_source(tmp_path, tokenizer_folder, corpus())
     other = tmp_path / "other"
     other.mkdir()
-    tokenizer.train(cleaned, str(other), {**SETTINGS, "vocab_size": 300})
+    tokenizer.train(cleaned, str(other), SETTINGS.model_copy(update={"vocab_size": 300}))
     with pytest.raises(NodeError, match="wiki were made with another tokenizer"):
         make_manifest(tmp_path / "m1", other, {"wiki": wiki})
     with pytest.raises(NodeError, match=r"copy/train-00000.arrow has the same content as wiki/"):
@@ -336,8 +340,8 @@ def test_nodes_and_their_inputs():
         "decontaminate": "clean:decontaminate",
     }
     assert made["tokenize:wiki"].inputs["drops"] == "clean:decontaminate#wiki"
-    assert made["tokenize:manifest"].config["weights"] == {"wiki": 1, "code": 2}
-    assert "weights" not in made["tokenize:wiki"].config  # another mix does not tokenize again
+    assert made["tokenize:manifest"].config.weights == {"wiki": 1, "code": 2}
+    assert "weights" not in canonical(made["tokenize:wiki"].config)  # another mix does not tokenize again
     folder = nodes(steel_run(tokenizer="folder"))[0]
     assert folder.inputs == {}
     with pytest.raises(NodeError, match="TOKENIZER="):
@@ -347,9 +351,7 @@ def test_nodes_and_their_inputs():
     for bad in (-0.5, inf, nan):
         with pytest.raises(NodeError, match="0 or more: wiki"):
             nodes(steel_run(weights={"wiki": bad}))
-    whole, fraction = (
-        nodes(steel_run(weights={"wiki": w}))[-1].config["weights"]["wiki"] for w in (2.0, 0.5)
-    )
+    whole, fraction = (nodes(steel_run(weights={"wiki": w}))[-1].config.weights["wiki"] for w in (2.0, 0.5))
     assert (repr(whole), fraction) == ("2", 0.5)
 
 
@@ -366,6 +368,6 @@ def test_the_tokenizer_nodes_fill_their_folder(tmp_path, cleaned, tokenizer_fold
     outcome = tokenizer.train_body(ctx)
     assert (ctx.out / "tokenizer.json").read_bytes() == (tokenizer_folder / "tokenizer.json").read_bytes()
     assert outcome.extra["tokenizer_digest"] == Encoder(ctx.out).digest
-    taken = context("tokenize:tokenizer", tmp_path / "f", {"tokenizer": "folder"}, {})
+    taken = context("tokenize:tokenizer", tmp_path / "f", tokenizer.FolderSettings(), {})
     taken.runtime = Runtime(folders={"tokenizer": tokenizer_folder})
     assert tokenizer.folder_body(taken).counts["vocab_size"] == outcome.counts["vocab_size"]

@@ -27,14 +27,14 @@ def test_training_twice_gives_the_same_bytes(cleaned, tokenizer_folder, tmp_path
 def test_specials_are_the_last_three_ids_and_all_bytes_are_there(tokenizer_folder, encoder):
     size = encoder.vocab_size
     assert [encoder.special_id(token) for token in SPECIALS] == [size - 3, size - 2, size - 1]
-    assert 300 < size <= SETTINGS["vocab_size"]
+    assert 300 < size <= SETTINGS.vocab_size
     assert sum(len(token) == 1 for token in vocabulary(tokenizer_folder)) == 256
     every_byte = "".join(map(chr, range(0x180))) + "\U0001f600"
     assert encoder.encode(every_byte)
 
 
 def test_no_token_spans_two_chinese_characters_unless_asked(cleaned, tokenizer_folder, tmp_path):
-    train(cleaned, str(tmp_path), {**SETTINGS, "merge_han": True, "max_token_bytes": 12})
+    train(cleaned, str(tmp_path), SETTINGS.model_copy(update={"merge_han": True, "max_token_bytes": 12}))
     text = "北京是中国的首都。"
     assert len(Encoder(tokenizer_folder).encode(text)) == len(text)
     merged = Encoder(tmp_path)

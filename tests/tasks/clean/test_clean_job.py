@@ -5,10 +5,12 @@ from collections import Counter
 
 import pytest
 
-from tasks.clean import source as partition
+from tasks.clean import job
 from tasks.clean.chain import Chain
+from tasks.clean.join import join
 from tasks.clean.recipe import load_set
-from tasks.records.account import Accounting, StepCount, steps_table, total
+from tasks.clean.shown import steps_table
+from tasks.records.account import Accounting, StepCount, total
 from tasks.report.funnel import chain as chain_of
 from tasks.settings.config import Source
 from tasks.settings.errors import NodeError
@@ -37,8 +39,8 @@ def run(folder, records, models, examples=2):
     path = write(folder / "in" / "records.jsonl", records)
     out = folder / "out"
     out.mkdir(exist_ok=True)
-    steps = {kind: [step.model_dump() for step in r.steps] for kind, r in load_set("steel").items()}
-    return partition.clean_source(path, models, out, steps, examples, source="test")
+    steps = {kind: recipe.steps for kind, recipe in load_set("steel").items()}
+    return job.clean_part(out, path, models, steps, examples, "test")
 
 
 def lines(path):
@@ -106,7 +108,7 @@ def test_the_same_input_makes_the_same_bytes(cleaned, models, tmp_path):
 
 def test_batches_do_not_matter(cleaned, models, tmp_path, monkeypatch):
     folder, _ = cleaned
-    monkeypatch.setattr(partition, "BATCH_RECORDS", 3)
+    monkeypatch.setattr(job, "BATCH_RECORDS", 3)
     run(tmp_path, [*GOOD, *DIRTY], models)
     for name in ("records.jsonl", "dropped.jsonl", "accounting.json"):
         assert (tmp_path / "out" / name).read_bytes() == (folder / "out" / name).read_bytes()
@@ -159,7 +161,7 @@ def fragile(monkeypatch):
             super().__init__(*args)
             self.steps[0] = (self.steps[0][0], Fragile(self.steps[0][1], "怪物"))
 
-    monkeypatch.setattr(partition, "Chain", FragileChain)
+    monkeypatch.setattr(job, "Chain", FragileChain)
 
 
 @pytest.mark.usefixtures("fragile")
@@ -191,7 +193,7 @@ def test_a_source_that_an_operator_cannot_stand_fails(models, tmp_path, bad, goo
     with pytest.raises(
         NodeError, match=f"test: {bad} of {bad + good} records are quarantined: operator failed"
     ):
-        partition.join("test", folders, tmp_path / "joined", 2)
+        join("test", folders, tmp_path / "joined", 2)
 
 
 def test_an_operator_that_fails_often_stops_the_node(models):
@@ -208,7 +210,7 @@ def test_an_empty_source_is_no_failure(models, tmp_path):
 
 
 def test_sums_that_disagree_are_refused():
-    with pytest.raises(AssertionError, match="2 records in, but 1 kept"):
+    with pytest.raises(NodeError, match="2 records came in, but 1 kept"):
         Accounting("test", records_in=2, kept=1).as_json()
 
 
@@ -229,5 +231,5 @@ def test_steps_that_do_not_follow_on_each_other_are_refused(wrong, message):
         return Accounting("test", 6, 60, 4, 40, Counter(a=1, b=1), steps)
 
     account().as_json()
-    with pytest.raises(AssertionError, match=message):
+    with pytest.raises(NodeError, match=message):
         account(**wrong).as_json()
