@@ -14,7 +14,7 @@ from tasks.records import account as accounts
 from tasks.records import parts
 from tasks.records.account import SourceAccount
 from tasks.settings.errors import NodeError
-from tasks.work import partitions
+from tasks.settings.files import link_or_copy
 
 
 def join(source: str, folders: Sequence[Path], out: Path, examples: int) -> SourceAccount:
@@ -23,7 +23,7 @@ def join(source: str, folders: Sequence[Path], out: Path, examples: int) -> Sour
     for number, folder in enumerate(folders):
         for stem in ("records", "dropped"):
             name = parts.name(number, stem) if len(folders) > 1 else f"{stem}.jsonl"
-            partitions.link(folder / f"{stem}.jsonl", out / name)
+            link_or_copy(folder / f"{stem}.jsonl", out / name)
         for operator, some in orjson.loads((folder / EXAMPLES).read_bytes()).items():
             shown.setdefault(operator, []).extend(some)
     account = accounts.total(source, [accounts.read(folder) for folder in folders])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tasks.records import account as accounts
 from tasks.records.account import SPLITS, SplitAccount, TokenizeAccount
-from tasks.work import partitions
+from tasks.settings.files import link_or_copy
 
 
 def join(source: str, folders: Sequence[Path], out: Path) -> TokenizeAccount:
@@ -33,7 +33,7 @@ def _shards(split: str, folders: Sequence[Path], parts: Sequence[SplitAccount], 
     for folder, part in zip(folders, parts, strict=True):
         for shard in part["shards"]:
             name = f"{split}-{len(shards):05d}.arrow"
-            partitions.link(folder / shard["file"], out / name)
+            link_or_copy(folder / shard["file"], out / name)
             shards.append({**shard, "file": name})
     sums = {key: sum(part[key] for part in parts) for key in ("documents", "rows", "tokens")}
     return SplitAccount(**sums, shards=shards)

@@ -77,11 +77,10 @@ def test_a_wrong_source_is_one_line(tmp_path, monkeypatch, source, message):
 
 def test_the_registry_is_no_part_of_a_nodes_code():
     """An entry more must not fetch a terabyte again."""
-    from tasks.stage.fingerprint import _files
+    from tasks.stage.closure import closure
 
     for node in nodes(profiles.load("demo")):
-        for module in (node.body.__module__, *node.code):
-            assert registry.PATH not in _files(module)
+        assert registry.PATH not in closure(node.body, node.code).data
 
 
 def test_what_is_here_is_told(tmp_path):

@@ -46,6 +46,12 @@ def run_of(**more):
     return SteelRun.model_validate(base | more)
 
 
+def no_drops(folder):
+    """A folder that says that nothing was dropped."""
+    (folder / "drops.jsonl").touch()
+    return folder
+
+
 def node_of(room, name, run=None):
     return next(n for n in room.nodes(run or run_of()) if n.name == name)
 
@@ -304,6 +310,7 @@ def sft_inputs(tmp_path, tokenizer, trained):
     for name in ("qa", "code"):
         found[name] = artifact(f"convert:{name}", write_set(tmp_path, name, 40))
         (tmp_path / "drops" / name).mkdir(parents=True)
+        (tmp_path / "drops" / name / "drops.jsonl").touch()
         found[f"{name}.drops"] = artifact("clean:decontaminate", tmp_path / "drops" / name)
     return found
 
@@ -393,7 +400,7 @@ def test_dpo_starts_from_the_chosen_variant_and_reports_the_effect(
         "exp2": artifact("sft:exp2", trained),
         "tokenizer": artifact("tokenize:tokenizer", tokenizer),
         "likes": artifact("convert:likes", write_set(tmp_path, "likes", 0, records)),
-        "likes.drops": artifact("clean:decontaminate", tmp_path),
+        "likes.drops": artifact("clean:decontaminate", no_drops(tmp_path)),
     }
     pairs, out = tmp_path / "pairs", tmp_path / "out"
     pairs.mkdir()
@@ -429,7 +436,7 @@ def test_held_out_pairs_must_leave_some_to_train_on(tmp_path, tokenizer, trained
         "exp2": artifact("sft:exp2", trained),
         "tokenizer": artifact("tokenize:tokenizer", tokenizer),
         "likes": artifact("convert:likes", write_set(tmp_path, "likes", 0, [preference("likes", 1, "zh")])),
-        "likes.drops": artifact("clean:decontaminate", tmp_path),
+        "likes.drops": artifact("clean:decontaminate", no_drops(tmp_path)),
     }
     (tmp_path / "out").mkdir()
     node = node_of(dpo, "dpo:reference")
