@@ -42,12 +42,11 @@ if TYPE_CHECKING:
 GENERIC = 50
 """An n-gram in more records than this is a phrase of the language or of the exam, not a leak."""
 STEP = "decontaminate"
-CODE = (
+JOB_CODE = (
     "tasks.clean.overlap",
     "tasks.clean.normalise",
     "tasks.clean.language",
-    "tasks.records.record",
-    "tasks.records.parts",
+    "tasks.records",
 )
 """Modules that decide what is in the folder of a job."""
 
@@ -108,7 +107,7 @@ def body(ctx: Context) -> Outcome:
     read = [(name, *part) for name in names for part in parts.digested(ctx.inputs[name])]
     jobs = [
         partitions.Job(
-            partitions.key(search_part, digests, settings.ngram, digest, code=CODE),
+            partitions.key(search_part, digests, settings.ngram, digest, code=JOB_CODE),
             search_part,
             (path, benchmarks, settings.ngram),
         )

@@ -89,7 +89,7 @@ def body(ctx: Context) -> Outcome:
         ctx,
         [
             partitions.Job(
-                partitions.key(hash_part, near, min_chars, digest, code=signatures.CODE),
+                partitions.key(hash_part, near, min_chars, digest, code=signatures.JOB_CODE),
                 hash_part,
                 (path, near, min_chars),
             )

@@ -21,10 +21,7 @@ from tasks.stage.node import Node
 _SHARED = (
     "tasks.clean.recipe",
     "tasks.clean.shown",
-    "tasks.records.record",
-    "tasks.records.drops",
-    "tasks.records.parts",
-    "tasks.records.account",
+    "tasks.records",
 )
 
 
@@ -64,7 +61,7 @@ def nodes(config: SteelRun) -> list[Node]:
                 "tasks.clean.dedup_account",
                 "tasks.clean.near",
                 "tasks.clean.spill",
-                *signatures.CODE,
+                *signatures.JOB_CODE,
                 *_SHARED,
             ),
         ),
@@ -125,7 +122,6 @@ def _assets_node(config: SteelRun, sources: list[str], recipes: Mapping[str, Rec
             "tasks.clean.kneser_ney",
             "tasks.clean.language",
             "tasks.clean.operators",
-            "tasks.records.record",
-            "tasks.records.parts",
+            "tasks.records",
         ),
     )

@@ -32,13 +32,12 @@ ROW = np.dtype(
         ("offset", "<u8"),  # where the record's line starts in its part
     ]
 )
-CODE = (
+JOB_CODE = (
     "tasks.clean.normalise",
     "tasks.clean.operators",
     "tasks.clean.fast",
     "tasks.clean.recipe",
-    "tasks.records.record",
-    "tasks.records.parts",
+    "tasks.records",
 )
 """Modules that decide what is in the folder of a job."""
 

@@ -30,10 +30,7 @@ JOB_CODE = (
     "tasks.clean.own_operators",
     "tasks.clean.recipe",
     "tasks.clean.shown",
-    "tasks.records.record",
-    "tasks.records.drops",
-    "tasks.records.parts",
-    "tasks.records.account",
+    "tasks.records",
 )
 """Modules that decide what is in the folder of a job."""
 CODE = (*JOB_CODE, "tasks.clean.job", "tasks.clean.join")

@@ -11,33 +11,13 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from tasks.convert.job import Reading, Settings
+from tasks.convert.source import EXAMPLES, JOB_CODE, convert_source
 from tasks.records.account import SourceAccount, headline
 from tasks.settings.config import Source, SteelRun
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Context, Node, Outcome
 
-CODE = (
-    *(
-        f"tasks.convert.{module}"
-        for module in (
-            "source",
-            "jobs",
-            "job",
-            "join",
-            "unique",
-            "verdicts",
-            "formats",
-            "streams",
-            "tabular",
-            "json_array",
-            "readers",
-        )
-    ),
-    "tasks.records.record",
-    "tasks.records.drops",
-    "tasks.records.parts",
-    "tasks.records.account",
-)
+CODE = (*JOB_CODE, "tasks.convert.job", "tasks.convert.join", "tasks.convert.unique", "tasks.convert.source")
 
 
 def nodes(config: SteelRun) -> list[Node]:
@@ -47,7 +27,6 @@ def nodes(config: SteelRun) -> list[Node]:
 
 def body(ctx: Context) -> Outcome:
     """Convert one source: its files are jobs of the pool, put together here."""
-    from tasks.convert.source import EXAMPLES, convert_source
     from tasks.work import pool
 
     raw = ctx.inputs["raw"]

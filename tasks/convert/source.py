@@ -33,14 +33,12 @@ from tasks.stage.node import Context
 from tasks.work import partitions
 
 EXAMPLES = "examples.json"
-CODE = (
+JOB_CODE = (
     *(
         f"tasks.convert.{module}"
         for module in ("jobs", "verdicts", "formats", "streams", "tabular", "json_array", "readers")
     ),
-    "tasks.records.record",
-    "tasks.records.parts",
-    "tasks.records.account",
+    "tasks.records",
 )
 """Modules that decide what is in the folder of a job."""
 
@@ -110,7 +108,7 @@ def _jobs(
                 name,
                 counted,
                 [[p.file.encode("utf-8", "backslashreplace").decode(), p.digest, p.span] for p in group],
-                code=CODE,
+                code=JOB_CODE,
             ),
             job.convert_pieces,
             (str(raw), group, name, settings),

@@ -11,7 +11,6 @@ from tasks.stage.node import Node
 from tasks.tokenize import job, manifest, source, tokenizer
 
 ENCODING = ("model.chat_template", "tasks.tokenize.chat", "tasks.tokenize.encode")
-RECORDS = ("tasks.records.record", "tasks.records.drops", "tasks.records.parts")
 
 
 def nodes(config: SteelRun) -> list[Node]:
@@ -46,7 +45,7 @@ def nodes(config: SteelRun) -> list[Node]:
                 weights={name: _plain(settings.weights.get(name, 1)) for name in names},
             ),
             inputs={**{name: f"tokenize:{name}" for name in names}, "tokenizer": "tokenize:tokenizer"},
-            code=(*ENCODING, "tasks.records.account"),
+            code=(*ENCODING, "tasks.records"),
         ),
     ]
 
@@ -74,5 +73,5 @@ def _tokenizer_node(config: SteelRun, names: list[str]) -> Node:
             max_token_bytes=config.tokenize.max_token_bytes,
         ),
         inputs={**{name: f"clean:{name}" for name in names}, "decontaminate": "clean:decontaminate"},
-        code=(*ENCODING, *RECORDS),
+        code=(*ENCODING, "tasks.records"),
     )

@@ -25,10 +25,7 @@ JOB_CODE = (
     "tasks.tokenize.documents",
     "tasks.tokenize.encode",
     "tasks.tokenize.packing",
-    "tasks.records.record",
-    "tasks.records.drops",
-    "tasks.records.parts",
-    "tasks.records.account",
+    "tasks.records",
 )
 """Modules that decide what is in a shard."""
 CODE = (*JOB_CODE, "tasks.tokenize.job", "tasks.tokenize.join")

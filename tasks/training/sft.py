@@ -19,9 +19,7 @@ from tasks.training.select import select
 EXAMPLES = (
     "tasks.training.mixtures",
     "tasks.training.examples",
-    "tasks.records.record",
-    "tasks.records.drops",
-    "tasks.records.parts",
+    "tasks.records",
     "model.chat_template",
     "tasks.tokenize.chat",
     "tasks.tokenize.encode",
