@@ -52,9 +52,10 @@ def clean_part(
             for record in batch:
                 row = rows[record["id"]]
                 if row.gone:
-                    (account.quarantined if row.quarantined else account.dropped).update(
-                        [row.quarantined or row.dropped_by]
-                    )
+                    if row.quarantined:
+                        account.quarantined[row.quarantined] += 1
+                    else:
+                        account.dropped[row.dropped_by] += 1
                     dropped_file.write(records.dump(_dropped(row)))
                 else:
                     account.kept += 1

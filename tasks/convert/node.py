@@ -11,6 +11,7 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from tasks.convert.job import Reading, Settings
+from tasks.convert.source import EXAMPLES, convert_source
 from tasks.records.account import SourceAccount, headline
 from tasks.settings.config import Source, SteelRun
 from tasks.settings.errors import NodeError, complaint
@@ -24,7 +25,6 @@ def nodes(config: SteelRun) -> list[Node]:
 
 def body(ctx: Context) -> Outcome:
     """Convert one source: its files are jobs of the pool, put together here."""
-    from tasks.convert.source import EXAMPLES, convert_source
     from tasks.work import pool
 
     raw = ctx.inputs["raw"]

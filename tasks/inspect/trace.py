@@ -74,7 +74,7 @@ def find(query: str, nodes: Nodes) -> list[Match]:
 
 
 def _find(query: str, kind: str, nodes: Nodes) -> list[Match]:
-    found: list[Match] = []
+    matches: list[Match] = []
     seen = set()
     for name, artifact in nodes.items():
         if not name.startswith("convert:"):
@@ -85,10 +85,10 @@ def _find(query: str, kind: str, nodes: Nodes) -> list[Match]:
             key = (source, match.line.get("id") or (match.line["file"], match.line["position"]))
             if key not in seen:
                 seen.add(key)
-                found.append(match)
-            if len(found) > MOST:
-                return found
-    return found
+                matches.append(match)
+            if len(matches) > MOST:
+                return matches
+    return matches
 
 
 def _matches(source: str, folder: Path, query: str, kind: str) -> Iterator[Match]:

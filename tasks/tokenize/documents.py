@@ -26,7 +26,7 @@ MOST_SHAPES = 4096
 class Shape(NamedTuple):
     """A dialogue without its contents."""
 
-    parts: list[int]
+    pieces: list[int]
     """What follows what: TEXT, or the number of a run of fixed tokens."""
     texts: list[tuple[str, int]]
     """For each TEXT, what comes before the content and the number of the message."""
@@ -47,23 +47,23 @@ class Tokenizer:
     def __call__(self, records: Sequence[Text | Code | Dialogue]) -> Documents:
         """One document a record, in order; one without any token is left out."""
         texts: list[str] = []
-        parts: list[int] = []
-        last = [0]  # parts up to the end of each record
+        pieces: list[int] = []
+        last = [0]  # pieces up to the end of each record
         template = 0
         for record in records:
             if (messages := record.get("messages")) is None:
                 texts.append(record["text"])
-                parts.append(TEXT)
+                pieces.append(TEXT)
             else:
                 shape = self._shape(messages)
                 texts += [before + messages[i]["content"] for before, i in shape.texts]
-                parts += shape.parts
+                pieces += shape.pieces
                 template += shape.characters
-            last.append(len(parts))
+            last.append(len(pieces))
         self.characters += sum(map(len, texts)) - template
         tokens, bounds = self._encoder.encode_flat(texts)
-        if len(texts) < len(parts):
-            tokens, bounds = self._weave(np.array(parts), tokens, bounds)
+        if len(texts) < len(pieces):
+            tokens, bounds = self._weave(np.array(pieces), tokens, bounds)
         bounds = bounds[np.array(last)]
         ids = np.frombuffer(bytes.fromhex("".join([record["id"] for record in records])), np.uint8)
         ids = ids.reshape(-1, ID_BYTES)
@@ -82,7 +82,7 @@ class Tokenizer:
 
     def _render(self, roles: Sequence[str]) -> Shape:
         """The chat format with a mark in the place of every content."""
-        parts, texts, run = [], [], []
+        pieces, texts, run = [], [], []
         blank = [{"role": role, "content": f"\0{i}"} for i, role in enumerate(roles)]
         for piece in chat_pieces(blank):
             before, mark, number = piece.text.partition("\0")
@@ -91,10 +91,10 @@ class Tokenizer:
             elif not mark:
                 run += self._encoder.encode(piece.text)
             else:
-                parts += [self._number(run), TEXT]
+                pieces += [self._number(run), TEXT]
                 texts.append((before, int(number)))
                 run = []
-        return Shape([*parts, self._number(run)], texts, sum(len(before) for before, _ in texts))
+        return Shape([*pieces, self._number(run)], texts, sum(len(before) for before, _ in texts))
 
     def _number(self, run: list[int]) -> int:
         for number, ids in enumerate(self._fixed):
@@ -104,12 +104,12 @@ class Tokenizer:
         return len(self._fixed) - 1
 
     def _weave(
-        self, parts: np.ndarray, tokens: np.ndarray, bounds: np.ndarray
+        self, pieces: np.ndarray, tokens: np.ndarray, bounds: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens of all parts one after the other, and where each begins."""
+        """Tokens of all pieces one after the other, and where each begins."""
         fixed = np.cumsum([0, *map(len, self._fixed)])
-        starts, lengths = fixed[parts], np.diff(fixed, append=fixed[-1])[parts]
-        text = parts == TEXT
+        starts, lengths = fixed[pieces], np.diff(fixed, append=fixed[-1])[pieces]
+        text = pieces == TEXT
         starts[text], lengths[text] = bounds[:-1] + fixed[-1], np.diff(bounds)
         ends = np.concatenate([[0], np.cumsum(lengths)])
         pool = np.concatenate([*self._fixed, tokens])

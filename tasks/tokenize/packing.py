@@ -103,13 +103,13 @@ class Packer:
         stream[text] = documents.tokens
         done = first = 0
         while done < len(stream):
-            part = stream[done : done + len(self._tokens) - self._used]
-            last = int(np.searchsorted(bounds[:-1], done + len(part)))
+            piece = stream[done : done + len(self._tokens) - self._used]
+            last = int(np.searchsorted(bounds[:-1], done + len(piece)))
             self._starts.append(bounds[first:last] - done + self._used)
             self._ids.append(documents.ids[first:last])
-            self._tokens[self._used : self._used + len(part)] = part
-            self._used += len(part)
-            done, first = done + len(part), last
+            self._tokens[self._used : self._used + len(piece)] = piece
+            self._used += len(piece)
+            done, first = done + len(piece), last
             if self._used == len(self._tokens):
                 yield self._batch()
 

@@ -51,17 +51,17 @@ def prepare(work: Work) -> dict[str, Any]:
     lines, counts["thinned"] = thinned(lines, work.zh_per_en, work.seed)
     train, held_out = split(lines, work.held_out, work.seed)
     with (work.out / "pairs.jsonl").open("wb") as manifest:
-        for name, part in (("train", train), ("held_out", held_out)):
+        for name, some in (("train", train), ("held_out", held_out)):
             counts[name] = write_pairs(
                 work.out / f"{name}.arrow",
-                (Pair(line["id"], line["prompt"], line["chosen"], line["rejected"]) for line in part),
+                (Pair(line["id"], line["prompt"], line["chosen"], line["rejected"]) for line in some),
                 {"tokenizer_digest": encoder.digest},
             )
-            for line in part:
+            for line in some:
                 shown = {"set": line["set"], "id": line["id"], "language": line["language"], "split": name}
                 manifest.write(orjson.dumps(shown) + b"\n")
             for language in ("zh", "en"):
-                counts[f"{name}_{language}"] = sum(line["language"] == language for line in part)
+                counts[f"{name}_{language}"] = sum(line["language"] == language for line in some)
     counts["sets"] = {s.name: dict(s.counts) for s in sets}
     return counts
 

@@ -11,6 +11,7 @@ from tasks.download import local
 from tasks.download import node as download
 from tasks.settings.config import Runtime, SteelRun
 from tasks.settings.errors import NodeError
+from tasks.stage.fingerprint import canonical
 from tasks.stage.node import Context
 
 
@@ -130,3 +131,30 @@ def test_the_hub_of_the_config_is_used(tmp_path, monkeypatch):
     assert (out / "a.jsonl").read_bytes() == b"{}\n"
     assert outcome.extra["revision"] == hub.commit
     assert "hf_x" not in str(outcome) + str(node_files(out))
+
+
+HUB = {"hub": "huggingface", "dataset": "a/b", "revision": "r"}
+WEB = {"hub": "url", "urls": [{"url": "https://x.org/a.zip"}], "unpack": ["*.txt"]}
+FILE = {"url": "https://x.org/a.zip", "path": "", "size": None, "sha256": ""}
+
+
+@pytest.mark.parametrize(
+    ("source", "counted"),
+    [
+        ({"hub": "folder", "dataset": "d"}, {"hub": "folder", "dataset": "d", "below": "sources"}),
+        (HUB, HUB),
+        ({**HUB, "hub": "modelscope", "unpack": ["*"]}, {**HUB, "hub": "modelscope", "unpack": ["*"]}),
+        (WEB, {"hub": "url", "dataset": "", "urls": [FILE], "unpack": ["*.txt"]}),
+        (
+            {"hub": "demo", "dataset": "demo/zhihu"},
+            {"hub": "demo", "dataset": "demo/zhihu", "world": {"seed": 20250211, "size": "full"}},
+        ),
+    ],
+)
+def test_only_the_fields_of_its_hub_count(source, counted):
+    config = SteelRun(profile="t", sources={"s": {"reader": "skypile", "licence": "MIT", **source}})
+    (node,) = download.nodes(config)
+    assert canonical(node.config) == {"files": ["**"], **counted}
+    assert "licence" not in node.config
+    with pytest.raises(KeyError):
+        node.config["sha256"]

@@ -80,6 +80,12 @@ def test_dropped_and_repeated_records_are_left_out_and_counted(tmp_path):
     assert taken.counts == {"records": 5, "dropped": 1, "duplicates": 1, "held_out": 0, "taken": 3}
 
 
+def test_a_set_is_never_taken_without_its_drops(tmp_path):
+    (tmp_path / "drops").mkdir()
+    with pytest.raises(FileNotFoundError, match="drops.jsonl"):
+        take("a", write_set(tmp_path, "a", 3), tmp_path / "drops", 1.0, seed=1)
+
+
 def test_a_share_above_one_is_refused(tmp_path):
     with pytest.raises(NodeError, match="between 0 and 1"):
         take("a", write_set(tmp_path, "a", 3), None, 1.5, seed=1)

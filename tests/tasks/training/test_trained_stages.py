@@ -393,6 +393,7 @@ def test_dpo_starts_from_the_chosen_variant_and_reports_the_effect(
 ):
     (tmp_path / "select").mkdir()
     (tmp_path / "select" / "choice.json").write_bytes(orjson.dumps({"variant": "exp2"}))
+    (tmp_path / "drops.jsonl").touch()
     records = [preference("likes", k, "zh") for k in range(40)]
     inputs = {
         "select": artifact("sft:select", tmp_path / "select"),
@@ -431,6 +432,7 @@ def test_dpo_starts_from_the_chosen_variant_and_reports_the_effect(
 def test_held_out_pairs_must_leave_some_to_train_on(tmp_path, tokenizer, trained, fake):
     (tmp_path / "select").mkdir()
     (tmp_path / "select" / "choice.json").write_bytes(orjson.dumps({"variant": "exp2"}))
+    (tmp_path / "drops.jsonl").touch()
     inputs = {
         "select": artifact("sft:select", tmp_path / "select"),
         "exp2": artifact("sft:exp2", trained),
