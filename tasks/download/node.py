@@ -8,6 +8,7 @@ the web. All end the same way: a folder of verified files and nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from tasks.download import local
 from tasks.download.body import body
@@ -21,8 +22,9 @@ def nodes(config: SteelRun) -> list[Node]:
 
 
 def _node(config: SteelRun, name: str, source: Source) -> Node:
-    slice_ = {"hub": source.hub, "dataset": source.dataset, "files": source.files}
-    external, code = None, ()
+    slice_: dict[str, Any] = {"hub": source.hub, "dataset": source.dataset, "files": source.files}
+    external = None
+    code: tuple[str, ...] = ()
     if source.unpack:
         slice_["unpack"] = source.unpack
     if source.hub == "demo":

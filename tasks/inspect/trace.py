@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mmap
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -199,7 +199,9 @@ def _changes(record: dict[str, Any], nodes: Nodes, artifact: Artifact) -> dict[s
     return {operator: example for operator, example in examples.items() if "after" in example}
 
 
-def _dropped(record: dict[str, Any], nodes: Nodes, source: str) -> Iterator[str]:
+def _dropped(
+    record: dict[str, Any], nodes: Nodes, source: str
+) -> Generator[str, None, dict[str, Any] | None]:
     """Tell of deduplication and decontamination; returns the line of drops.jsonl, if there is one."""
     artifact = nodes.get("clean:decontaminate")
     if artifact is None:

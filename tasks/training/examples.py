@@ -56,7 +56,7 @@ def prepare(work: Work) -> dict[str, Any]:
     for part in ("train", "val"):
         found = rendered(sets, encoder, work.max_tokens, part == "val", counts)
         parts[part] = _write(data, part, found, work, encoder)
-    accounting = {
+    accounting: dict[str, Any] = {
         "mixture_digest": mixture,
         "sets": {s.name: {**s.counts, **vars(counts[s.name])} for s in sets},
         "train": parts["train"],
