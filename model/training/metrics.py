@@ -46,7 +46,8 @@ class Window:
 
     def __init__(self, names: Sequence[str], state: Sequence[Any] | None = None):
         self._names = names
-        self._begin(state)
+        self._sums, self._units = state or ([0.0] * len(names), 0.0)
+        self._tokens = self._flops = self._seconds = 0.0
 
     def state(self) -> list[Any]:
         """What a checkpoint in mid-window keeps, so that the next line is the same after a resume."""
@@ -67,12 +68,9 @@ class Window:
         line["tflops"] = self._flops / self._seconds / devices / 1e12
         if peak:
             line["mfu"] = line["tflops"] * 1e12 / peak
-        self._begin()
-        return line
-
-    def _begin(self, state: Sequence[Any] | None = None) -> None:
-        self._sums, self._units = state or ([0.0] * len(self._names), 0.0)
+        self._sums, self._units = [0.0] * len(self._names), 0.0
         self._tokens = self._flops = self._seconds = 0.0
+        return line
 
 
 def peak_flops(device: torch.device) -> float | None:

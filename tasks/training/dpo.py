@@ -46,7 +46,7 @@ def nodes(config: SteelRun) -> list[Node]:
         prepared[f"{source}.drops"] = f"clean:decontaminate#{source}"
     # of the training's settings, those that the log-probs depend on
     reading = Train(epochs=1, batch_size=config.dpo.train.batch_size, precision=config.dpo.train.precision)
-    more = {
+    more: dict[str, Any] = {
         "code": (*engine.CODE, *PAIRS, "model.scoring"),
         "exclusive": config.runtime.parallel_trainings == 1,
         "on_code_change": "keep" if config.keep_trained_on_code_change else "rerun",
