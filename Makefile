@@ -20,6 +20,7 @@ ID         ?=
 STEP       ?=
 SAMPLES    ?=
 MODEL      ?=
+STUDY      ?=
 TEMPERATURE ?= 0
 TOP_P      ?= 1
 
@@ -50,8 +51,8 @@ peers: setup ## what tests and benches compare with, into .venv (requirements-pe
 run: setup ## run a profile's pipeline and follow it; starts the servers if need be
 	@$(CLI) run $(REQUEST)
 
-ablation: setup ## every kind of FFN side by side on a profile (steel-ablation/ffn)
-	@$(CLI) ablation $(REQUEST)
+ablation: setup ## a study on a profile: STUDY=ffn (default), every kind of FFN side by side (steel-ablation/ffn)
+	@$(CLI) ablation $(REQUEST) $(if $(STUDY),--study '$(STUDY)')
 
 plan: setup ## what a run would skip, what it would do, and why
 	@$(CLI) plan $(REQUEST)
