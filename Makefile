@@ -29,12 +29,13 @@ CLI    := $(PYTHON) -m flows.cli
 # a file stays with one worker; the long story of tests/e2e is begun first (tests/conftest.py)
 PYTEST  = OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 WORKERS ?= 2
+PROSE    = $(wildcard *.md) .ci .github bench deployments docs flows kernels model tasks tests Makefile prefect.yaml
 REQUEST = --profile '$(PROFILE)' \
           $(if $(UNTIL),--until '$(UNTIL)') $(if $(FORCE),--force '$(FORCE)') $(if $(SET),--set '$(SET)') \
           $(if $(SOURCES),--sources '$(SOURCES)') $(if $(POSTTRAIN),--posttrain '$(POSTTRAIN)') \
           $(if $(TOKENIZER),--tokenizer '$(TOKENIZER)') $(if $(BENCHMARKS),--benchmarks '$(BENCHMARKS)')
 
-.PHONY: help setup peers run ablation plan sources check trace chat watch up down status test test-full lint format
+.PHONY: help setup peers run ablation plan sources check trace chat watch up down status test test-full coverage hooks lint format
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,10 +84,13 @@ down: setup ## stop them
 status: setup ## addresses, processes, memory
 	@$(CLI) status || true
 
-lint: setup ## style, and the import rules of the floors
+lint: setup ## style, import rules, types, spelling, links between the docs
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/lint-imports
+	.venv/bin/mypy
+	.venv/bin/codespell $(PROSE)
+	$(PYTHON) -m tests.support.links
 
 format: setup ## apply the style
 	.venv/bin/ruff check --fix .
@@ -94,6 +98,12 @@ format: setup ## apply the style
 
 test: lint ## lint, unit tests, and the smoke profile through real servers (20 minutes at most)
 	$(PYTEST)
+
+coverage: setup ## share of the lines that the unit tests run, by file: coverage.txt
+	$(PYTEST) --ignore tests/e2e --cov --cov-report=term:skip-covered | tee coverage.txt
+
+hooks: setup ## run lint's checks before each commit (pre-commit; nothing is fetched)
+	.venv/bin/pre-commit install
 
 test-full: lint ## the slow tests too; with SAMPLES=FOLDER (sources/ posttrain/ benchmarks/ tokenizer/) on real samples
 	$(if $(SAMPLES),STEEL_SAMPLES='$(abspath $(SAMPLES))') $(PYTEST) -m ''

@@ -24,7 +24,7 @@ from tasks.settings.config import STAGES, SteelRun
 from tasks.settings.errors import NodeError, complaint
 from tasks.stage.names import stage_of
 
-PYTHON = (3, 11)
+PYTHONS = ((3, 11), (3, 12))
 _ASSIGNMENT = re.compile(r"(?:^|\s+)([A-Za-z_][\w.\-]*)=")
 
 
@@ -101,10 +101,11 @@ def sources(request: Request, registered: bool = False) -> SteelRun:
 
 # ---------------------------------------------------------------------------------- checks
 def check_python(version: tuple[int, int] = sys.version_info[:2]) -> Iterable[str]:
-    if version != PYTHON:
+    if version not in PYTHONS:
+        known = " and ".join(f"{major}.{minor}" for major, minor in PYTHONS)
         yield (
-            f"Steel is pinned to Python {PYTHON[0]}.{PYTHON[1]}; this is {version[0]}.{version[1]}: "
-            "run `make setup` with python3.11 on the PATH"
+            f"Steel runs on Python {known}; this is {version[0]}.{version[1]}: "
+            f"run `make setup` with python{known.split()[0]} on the PATH"
         )
 
 

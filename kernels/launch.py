@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ class Cost:
         return max(self.bytes / bytes_per_second, self.flops / flops_per_second)
 
 
-def jit(kernel: Callable) -> Callable:
+def jit(kernel: Callable) -> Any:
     """triton.jit, or the function itself (never called then) where triton is missing."""
     return kernel if triton is None else triton.jit(kernel)
 

@@ -164,4 +164,4 @@ class Rows:
 
 
 _UNKNOWN = -2
-_FIRST = memoryview(np.zeros(1, np.int32))
+_FIRST = np.zeros(1, np.int32).data

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -50,7 +51,9 @@ def train(config: TrainConfig, world: World, stop: StopFlag) -> bool:
         at = Path(config.continue_from)
         if not (at / "state.json").is_file():
             raise ConfigError(f"continue_from: {at} is no complete checkpoint")
-    state = {"step": 0, "tokens": 0, "window": None, "loader": None} if at is None else read_state(at)
+    state: dict[str, Any] = {"step": 0, "tokens": 0, "window": None, "loader": None}
+    if at is not None:
+        state = read_state(at)
     begin, tokens = state["step"], state["tokens"]
     loader = make_loader(config, world, state["loader"], append=joins)
     steps = config.steps or loader.steps_for(config.epochs)
@@ -137,6 +140,7 @@ def logprobs(config: TrainConfig, world: World, stop: StopFlag) -> bool:
     scorer = build(config, world)
     scorer.eval()
     loader = make_loader(config, world)
+    assert isinstance(loader, PairLoader)
     sums, counts = (torch.zeros(len(loader), 2, dtype=torch.float64) for _ in range(2))
     begin = time.perf_counter()
     for batch in loader.in_order():
@@ -233,7 +237,7 @@ def validate(config: TrainConfig, world: World, scorer: Scorer, objective: Any) 
             files, seed=0, batch_size=micro * world.size, rank=world.rank, world_size=world.size,
             reference=config.dpo.reference,
         )  # fmt: skip
-        batches = loader.in_order()
+        batches: Iterable[Any] = loader.in_order()
     else:
         batches = val_batches(files, micro, world.rank, world.size)
     scorer.eval()
@@ -246,7 +250,7 @@ def validate(config: TrainConfig, world: World, scorer: Scorer, objective: Any) 
     sources: dict[str, np.ndarray] = {}
     for file, sums in zip(files, table.cpu().numpy(), strict=True):
         sources[file["source"]] = sources.get(file["source"], 0) + sums
-    total, units = sum(sources.values())
+    total, units = sum(sources.values(), start=np.zeros(2))
     if not units:
         raise ConfigError("data.val_files hold nothing to predict")
     by_source = {name: s / n for name, (s, n) in sorted(sources.items()) if name and n}

@@ -68,7 +68,8 @@ class Window:
         line["tflops"] = self._flops / self._seconds / devices / 1e12
         if peak:
             line["mfu"] = line["tflops"] * 1e12 / peak
-        self.__init__(self._names)
+        self._sums, self._units = [0.0] * len(self._names), 0.0
+        self._tokens = self._flops = self._seconds = 0.0
         return line
 
 

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 import orjson
 
 from tasks.convert.json_array import elements
-from tasks.convert.streams import GZIP, ZSTD, Salvaged, decompressed
+from tasks.convert.streams import GZIP, ZSTD, Salvaged, Stream, decompressed
 from tasks.convert.verdicts import Bad, Malformed
 
 Items = Iterator[tuple[int, Any, Any]]
@@ -63,7 +63,8 @@ def json_items(path: Path, limit: int, span: Span | None = None) -> Items:
                 file.seek(span.start)
                 yield from _lines(_chunks(file, span.end - span.start), limit, span.line - 1)
             elif path.name.endswith(".tar.gz"):
-                with tarfile.open(fileobj=decompressed(path, file), mode="r|") as archive:
+                packed: Any = decompressed(path, file)
+                with tarfile.open(fileobj=packed, mode="r|") as archive:
                     yield from _renumbered(
                         _json_stream(archive.extractfile(member), limit)
                         for member in archive
@@ -164,7 +165,7 @@ def _renumbered(streams: Iterable[Items]) -> Items:
         before += last
 
 
-def _json_stream(stream: BinaryIO, limit: int) -> Items:
+def _json_stream(stream: Stream, limit: int) -> Items:
     head = stream.read(CHUNK).removeprefix(BOM)
     chunks = itertools.chain([head], iter(lambda: stream.read(CHUNK), b""))
     start = head.lstrip()

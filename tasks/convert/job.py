@@ -162,7 +162,7 @@ class _Job:
         size = piece.span.end - piece.span.start if piece.span else path.stat().st_size
         sound, damaged = self._sound(), False
         file = piece.file.encode("utf-8", "backslashreplace").decode()
-        read = self.reader.items
+        read: Any = self.reader.items
         items = read(path, self.max_bytes, piece.span) if piece.span else read(path, self.max_bytes)
         for position, value, raw in items:
             if isinstance(value, Bad):

@@ -6,17 +6,23 @@ import gzip
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 """First bytes; what a file is called says little."""
+
+
+class Stream(Protocol):
+    """What gives bytes."""
+
+    def read(self, size: int, /) -> bytes: ...
 
 
 class Undecodable(Exception):
     """A compressed stream that is damaged."""
 
 
-def decompressed(path: Path, file: BinaryIO) -> BinaryIO | Salvaged:
+def decompressed(path: Path, file: BinaryIO) -> Stream:
     """The file, or what is in it. Raises Undecodable when its name promises compression and it has none."""
     magic = file.read(4)
     file.seek(0)
@@ -52,7 +58,8 @@ class Salvaged:
     DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, Undecodable)
 
     def __init__(self, read: Callable[[int], bytes]):
-        self.block, self.error = read, None
+        self.block = read
+        self.error: Exception | None = None
 
     def read(self, size: int) -> bytes:
         found = bytearray()

@@ -68,7 +68,7 @@ def a_list(item: Mapping[str, Any], key: str) -> list[Any]:
 
 def small(item: Mapping[str, Any], *keys: str) -> dict[str, Any]:
     """The scalars among these fields, for `meta`; anything large or nested stays behind."""
-    scalars = {}
+    scalars: dict[str, Any] = {}
     for key in keys:
         value = item.get(key)
         if isinstance(value, str) and value:

@@ -11,8 +11,9 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from tasks.download.disk import Reservation
 from tasks.download.fetch import check_names
@@ -24,7 +25,7 @@ TAR = (".tar", ".tar.gz", ".tgz")
 
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError)
 
-Member = tuple[str, int, Callable[[], BinaryIO]]
+Member = tuple[str, int, Callable[[], IO[bytes]]]
 """Path, bytes, and how to open it."""
 
 
@@ -58,12 +59,13 @@ def _members(archive: Path, patterns: Sequence[str]) -> Iterator[Member]:
         with zipfile.ZipFile(archive) as packed:
             for info in packed.infolist():
                 if not info.is_dir() and matching(info.filename, patterns):
-                    yield info.filename, info.file_size, lambda info=info: packed.open(info)
+                    yield info.filename, info.file_size, partial(packed.open, info)
     else:
         with tarfile.open(archive) as packed:
-            for info in packed:
-                if info.isfile() and matching(info.name.removeprefix("./"), patterns):
-                    yield info.name.removeprefix("./"), info.size, lambda info=info: packed.extractfile(info)
+            for member in packed:
+                name = member.name.removeprefix("./")
+                if member.isfile() and matching(name, patterns):
+                    yield name, member.size, partial(packed.extractfile, member)
             while packed.fileobj.read(1 << 20):  # gzip's checksum comes after the last member
                 pass
 

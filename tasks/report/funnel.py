@@ -85,8 +85,10 @@ def chain(name: str, source: Source, accounts: list[tuple[str, SourceAccount]]) 
         if index == 0:
             funnel.records_in, funnel.chars_in = records_in, counted["chars_in"]
         elif records_in != funnel.kept:
-            before = accounts[index - 1][0]
-            raise NodeError(f"{name}: {before} kept {funnel.kept} records, but {hop} counted {records_in} in")
+            earlier = accounts[index - 1][0]
+            raise NodeError(
+                f"{name}: {earlier} kept {funnel.kept} records, but {hop} counted {records_in} in"
+            )
         funnel.kept = kept
         # what each hop took away: hops may count the characters of a dialogue a little differently
         before = counted["chars_in"] if index else 0

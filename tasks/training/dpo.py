@@ -59,7 +59,7 @@ def nodes(config: SteelRun) -> list[Node]:
         prepared[source] = f"convert:{source}"
         prepared[f"{source}.drops"] = f"clean:decontaminate#{source}"
     reading = Train(epochs=1, batch_size=config.dpo.train.batch_size, precision=config.dpo.train.precision)
-    more = {
+    more: dict[str, Any] = {
         "seeded": True,
         "trains": True,
         "exclusive": config.runtime.parallel_trainings == 1,

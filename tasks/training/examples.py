@@ -53,7 +53,7 @@ def prepare(work: Work) -> dict[str, Any]:
     for split in SPLITS:
         documents = rendered(sets, encoder, work.max_tokens, split == "val", counts)
         shards[split] = _write(data, split, documents, work, encoder)
-    accounting = {
+    accounting: dict[str, Any] = {
         "mixture_digest": mixture,
         "sets": {s.name: {**s.counts, **vars(counts[s.name])} for s in sets},
         "train": shards["train"],

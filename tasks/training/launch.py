@@ -20,7 +20,6 @@ import contextlib
 import ctypes
 import fcntl
 import json
-import numbers
 import os
 import re
 import signal
@@ -201,7 +200,7 @@ def _numbers(entry: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
     for key, value in entry.items():
         if isinstance(value, Mapping):
             yield from _numbers(value, f"{prefix}{key}/")
-        elif isinstance(value, numbers.Real) and not isinstance(value, bool):
+        elif isinstance(value, int | float) and not isinstance(value, bool):
             yield f"{prefix}{key}", value
 
 

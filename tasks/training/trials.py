@@ -23,7 +23,7 @@ def prefer(export: Path, pairs: Path, device: str, batch_tokens: int) -> list[tu
     prompts = [line["prompt"] for line in lines]
     options = [[line["chosen"], line["rejected"]] for line in lines]
     scores = scoring.choice_logprobs(model, prompts, options, batch_tokens)
-    return [tuple(total / tokens for total, tokens in both) for both in scores]
+    return [(chosen[0] / chosen[1], rejected[0] / rejected[1]) for chosen, rejected in scores]
 
 
 def compare(before: Iterable[tuple[float, float]], after: Iterable[tuple[float, float]]) -> dict[str, Any]:

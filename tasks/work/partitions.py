@@ -63,7 +63,7 @@ def run(place: Context | Path, jobs: Sequence[Job], engine: places.Submit | None
     After a failure nothing new starts, what runs may finish, and the first error is raised.
     """
     ctx = place if isinstance(place, Context) else None
-    root = ctx.out.parent / ".partitions" if ctx else Path(place)
+    root = place.out.parent / ".partitions" if isinstance(place, Context) else Path(place)
     log = ctx.log if ctx else logging.getLogger(__name__)
     root.mkdir(parents=True, exist_ok=True)
     wanted = {job.key: job for job in jobs}

@@ -70,7 +70,7 @@ def _start_ray(runtime: Runtime) -> None:
     with _lock:
         if ray.is_initialized():
             return
-        there = (
+        there: dict[str, Any] = (
             {"address": runtime.ray_address} if runtime.ray_address else {"num_cpus": runtime.data_workers}
         )
         if not runtime.ray_address:

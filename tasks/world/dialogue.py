@@ -46,7 +46,7 @@ def _conversations(world: World, source: str, zh: bool, items: list[Item], rando
     while rest:
         portion = [rest.pop() for _ in range(min(random.choice(sizes), len(rest)))]
         if source in ("belle_2m", "firefly") and len(portion) > 1:
-            turns = (_list(portion, zh, random),)
+            turns: tuple[tuple[str, str], ...] = (_list(portion, zh, random),)
         else:
             dressed = SINGLE.get(source, 0.4)
             turns = tuple(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from random import Random
+from typing import Any
 
 from tasks.world import phrases as p
 
@@ -32,7 +33,7 @@ class Doc:
             lines += [question, answer]
         return "\n".join(lines)
 
-    def dirty(self, kind: str, **changes: object) -> Doc:
+    def dirty(self, kind: str, **changes: Any) -> Doc:
         return replace(self, dirt=self.dirt | {kind}, **changes)
 
 

@@ -2,8 +2,8 @@
 
 It serves files from memory through the routes that `huggingface_hub` and our downloader use: data
 set info, the file tree with sizes and digests, and `resolve` with ranges and ETags. The demo's
-download nodes start one each, so that listing, fetching and verifying are real. `Faults` make it
-misbehave the way real hubs and networks do; tests use that.
+download nodes start one each, so that listing, fetching and verifying are real. Tests imitate other
+servers and their faults with another `Handler`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ import re
 import socket
 import sys
 import threading
-import time
 import urllib.parse
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -26,30 +24,9 @@ LFS_SIZE = 100_000
 """From this size on, and for binary formats, a file is listed as LFS, with a sha256."""
 LFS_SUFFIXES = (".parquet", ".arrow", ".gz", ".zst")
 
-PIECE = 1 << 16
-
-
-@dataclass
-class Faults:
-    """What goes wrong, by path; each entry is used up as it happens."""
-
-    cut: dict[str, list[int]] = field(default_factory=dict)
-    """The next answer's body ends after so many bytes, and the connection is closed."""
-    wrong: dict[str, int] = field(default_factory=dict)
-    """The next n answers carry wrong bytes of the right size."""
-    status: dict[str, list[int]] = field(default_factory=dict)
-    """The next answers are these HTTP errors."""
-    no_ranges: bool = False
-    """Range requests are answered with the whole file."""
-    pause: float = 0.0
-    """Seconds between two pieces of a body: a slow network."""
-
 
 class Hub:
     """Serves one data set while it is open: `with Hub("demo/zhihu", files) as hub: hub.endpoint`."""
-
-    handler: type[BaseHTTPRequestHandler] | None = None
-    """Tests imitate other servers with another handler."""
 
     def __init__(
         self,
@@ -57,12 +34,11 @@ class Hub:
         files: Mapping[str, bytes],
         *,
         token: str | None = None,
-        faults: Faults | None = None,
+        handler: type[Handler] | None = None,
     ):
         self.dataset, self.files = dataset, dict(files)
         self.token = token
         """If set, the data set is gated: only requests with this token are answered."""
-        self.faults = faults or Faults()
         self.commit = hashlib.sha1(
             b"".join(
                 path.encode() + hashlib.sha256(body).digest() for path, body in sorted(self.files.items())
@@ -70,8 +46,8 @@ class Hub:
         ).hexdigest()
         self.requests: list[tuple[str, str, str | None]] = []
         """(method, path, Range header) of every request so far."""
-        handler = type("Handler", (self.handler or _Handler,), {"hub": self})
-        self._server = _Server(("127.0.0.1", 0), handler)
+        bound = type("Handler", (handler or Handler,), {"hub": self})
+        self._server = _Server(("127.0.0.1", 0), bound)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     @property
@@ -133,7 +109,9 @@ def git_blob_sha1(body: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
+    """Answers the hub's routes; what a subclass may change has a public name."""
+
     protocol_version = "HTTP/1.1"
     hub: Hub
 
@@ -141,73 +119,68 @@ class _Handler(BaseHTTPRequestHandler):
         """Quiet."""
 
     def do_HEAD(self) -> None:
-        self._answer()
+        self.answer()
 
     def do_GET(self) -> None:
-        self._answer()
+        self.answer()
 
-    def _answer(self) -> None:
+    def answer(self) -> None:
         path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
         self.hub.requests.append((self.command, path, self.headers.get("Range")))
         name = re.escape(self.hub.dataset)
         if self.hub.token and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
-            self._refuse(401, "GatedRepo", "Access to this data set is restricted.")
+            self.refuse(401, "GatedRepo", "Access to this data set is restricted.")
         elif re.fullmatch(rf"/api/datasets/{name}(/revision/[^/]+)?", path):
-            self._json(200, {"id": self.hub.dataset, "sha": self.hub.commit, "private": False, "tags": []})
+            self.send_json(
+                200, {"id": self.hub.dataset, "sha": self.hub.commit, "private": False, "tags": []}
+            )
         elif re.fullmatch(rf"/api/datasets/{name}/tree/[^/]+", path):
-            self._json(200, self.hub.tree())
+            self.send_json(200, self.hub.tree())
         elif file := re.fullmatch(rf"/datasets/{name}/resolve/[^/]+/(.+)", path):
-            self._file(file[1])
+            self.send_file(file[1])
         else:
-            self._refuse(404, "RepoNotFound", "There is no such data set.")
+            self.refuse(404, "RepoNotFound", "There is no such data set.")
 
-    def _file(self, path: str) -> None:
-        faults, body = self.hub.faults, self.hub.files.get(path)
-        if faults.status.get(path):
-            code = faults.status[path].pop(0)
-            self._refuse(code, "GatedRepo" if code in (401, 403) else "", "as told")
-            return
+    def send_file(self, path: str) -> None:
+        body = self.hub.files.get(path)
         if body is None:
-            self._refuse(404, "EntryNotFound", "There is no such file.")
+            self.refuse(404, "EntryNotFound", "There is no such file.")
             return
         etag = hashlib.sha256(body).hexdigest()
-        same = self.headers.get("If-Range") in (None, f'"{etag}"')
-        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
-        start = int(wanted[1]) if wanted and same and not faults.no_ranges else 0
+        start = self.range_start(etag)
         if start >= len(body) > 0:
-            self._head(416, {"Content-Range": f"bytes */{len(body)}", "Content-Length": "0"})
+            self.send_head(416, {"Content-Range": f"bytes */{len(body)}", "Content-Length": "0"})
             return
-        if faults.wrong.get(path):
-            faults.wrong[path] -= 1
-            body = bytes(byte ^ 1 for byte in body)
         part = body[start:]
         head = {"ETag": f'"{etag}"', "X-Repo-Commit": self.hub.commit, "Accept-Ranges": "bytes"}
         head["Content-Length"] = str(len(part))
         if start:
             head["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
-        self._head(206 if start else 200, head)
-        if self.command == "HEAD":
-            return
-        if faults.cut.get(path):
-            self.wfile.write(part[: faults.cut[path].pop(0)])
-            self.close_connection = True
-            return
-        for at in range(0, len(part), PIECE):
-            self.wfile.write(part[at : at + PIECE])
-            time.sleep(faults.pause)
+        self.send_head(206 if start else 200, head)
+        if self.command != "HEAD":
+            self.send_body(path, part)
 
-    def _refuse(self, code: int, kind: str, message: str) -> None:
+    def range_start(self, etag: str) -> int:
+        """The first byte that the client asks for; 0 without a range, or if the file is another now."""
+        same = self.headers.get("If-Range") in (None, f'"{etag}"')
+        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        return int(asked[1]) if asked and same else 0
+
+    def send_body(self, path: str, body: bytes) -> None:
+        self.wfile.write(body)
+
+    def refuse(self, code: int, kind: str, message: str) -> None:
         head = {"X-Error-Code": kind, "X-Error-Message": message} if kind else {}
-        self._json(code, {"error": message}, head)
+        self.send_json(code, {"error": message}, head)
 
-    def _json(self, code: int, value: object, head: Mapping[str, str] | None = None) -> None:
+    def send_json(self, code: int, value: object, head: Mapping[str, str] | None = None) -> None:
         body = json.dumps(value).encode()
         sizes = {"Content-Type": "application/json", "Content-Length": str(len(body))}
-        self._head(code, sizes | dict(head or {}))
+        self.send_head(code, sizes | dict(head or {}))
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def _head(self, code: int, head: Mapping[str, str]) -> None:
+    def send_head(self, code: int, head: Mapping[str, str]) -> None:
         self.send_response(code)
         for key, value in head.items():
             self.send_header(key, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import orjson
 
 from tasks.convert.job import Reading, Settings
-from tasks.convert.source import convert_source
+from tasks.convert.source import at_once, convert_source
 from tasks.records import parts
+from tasks.settings.config import Runtime
+from tasks.stage.node import Context
 
 
 def convert_settings(
@@ -82,3 +85,12 @@ def one(tmp_path: Path, reader: str, *values: Any, file: str = "part.jsonl", **k
     done = convert(tmp_path, reader, {file: jsonl(*values)}, **kwargs)
     assert len(done.records) == 1, done.quarantine
     return done.records[0]
+
+
+def in_node(tmp_path: Path, number: int, submit=at_once, **changes) -> tuple[dict, Path]:
+    """Convert tmp_path/raw as the node does, in a work folder of its own below one store."""
+    out = tmp_path / f"convert/s-{number}.partial"
+    out.mkdir(parents=True)
+    ctx = Context("convert:s", out, {}, {}, Runtime(), 0, logging.getLogger("test"), None)
+    settings = convert_settings("skypile", **{"job_bytes": 300, **changes})
+    return convert_source(tmp_path / "raw", out, "s", settings, place=ctx, submit=submit), out

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tasks.convert.source import at_once
 from tasks.work import partitions, pool
-from tests.tasks.convert.test_jobs import in_node
+from tests.support.convert import in_node
 
 
 def main(root: Path) -> None:

@@ -46,7 +46,7 @@ def steel(vocab_size=320, seed=0, **fields):
         return SteelForCausalLM(SteelConfig(vocab_size=vocab_size, **(geometry | fields))).eval()
 
 
-def context(out: Path, config, inputs=None, **more):
+def context(out: Path, config=None, inputs=None, **more):
     """A node's context without a runner."""
     import logging
 
@@ -56,7 +56,7 @@ def context(out: Path, config, inputs=None, **more):
     return Context(
         name=more.pop("name", "test"),
         out=out,
-        config=config,
+        config={} if config is None else config,
         inputs=inputs or {},
         runtime=more.pop("runtime", Runtime(device="cpu")),
         seed=more.pop("seed", 7),

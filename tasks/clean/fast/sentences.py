@@ -56,10 +56,10 @@ class FastRemoveRepeatSentences(RemoveRepeatSentencesMapper):
     def _clean(self, text: str) -> str:
         marked = split(text)
         sentences = marked.replace(_MARK, "\n").split("\n")
-        keys = "\n".join([sentence.strip() for sentence in sentences])
+        joined = "\n".join([sentence.strip() for sentence in sentences])
         if self.remove_regex:
-            keys = _SIGNS.sub("", keys)
-        keys = keys.split("\n")
+            joined = _SIGNS.sub("", joined)
+        keys = joined.split("\n")
         long = [key for key in keys if len(key) >= self.min_repeat_sentence_length]
         if len(set(long)) == len(long):
             return text

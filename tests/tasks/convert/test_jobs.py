@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import random
 import signal
@@ -20,16 +19,14 @@ from hypothesis import strategies as st
 from tasks.convert import job, join, readers, unique
 from tasks.convert import jobs as plan
 from tasks.convert.formats import is_lines, json_items, spans
-from tasks.convert.source import at_once, convert_source
+from tasks.convert.source import at_once
 from tasks.records import parts
 from tasks.records.account import balance
 from tasks.records.record import content, stable_id
-from tasks.settings.config import Runtime
 from tasks.settings.errors import NodeError
 from tasks.settings.paths import ROOT
-from tasks.stage.node import Context
 from tasks.work import partitions
-from tests.support.convert import convert, convert_settings, jsonl, lines
+from tests.support.convert import convert, in_node, jsonl, lines
 
 TEXTS = {"a.jsonl": 40, "b.jsonl": 3, "c.jsonl": 25}
 
@@ -186,15 +183,6 @@ def test_sums_that_disagree_end_the_node():
 
 
 # ------------------------------------------------------------------------------ kept between runs
-def in_node(tmp_path: Path, number: int, submit=at_once, **changes) -> tuple[dict, Path]:
-    """Convert tmp_path/raw as the node does, in a work folder of its own below one store."""
-    out = tmp_path / f"convert/s-{number}.partial"
-    out.mkdir(parents=True)
-    ctx = Context("convert:s", out, {}, {}, Runtime(), 0, logging.getLogger("test"), None)
-    chosen = convert_settings("skypile", **{"job_bytes": 300, **changes})
-    return convert_source(tmp_path / "raw", out, "s", chosen, place=ctx, submit=submit), out
-
-
 @pytest.fixture
 def made(tmp_path, monkeypatch):
     """Raw files in place; the list of jobs that are really run, as (function, files)."""

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tasks.download.fetch import Fetcher
 from tasks.download.huggingface import listing
 from tasks.settings.errors import NodeError
-from tasks.world.hub import Faults, Hub
-from tests.tasks.download.test_fetch import content, no_sleep, part
+from tests.support.downloads import content, no_sleep, part
+from tests.support.faulty_hub import Faults, FaultyHub
 
 BODY = random.Random(2).randbytes(150_000)
 NAME = "a.parquet"
@@ -38,7 +38,7 @@ begun = st.one_of(
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(faults, begun)
 def test_whole_or_not_at_all(faults, begun):
-    with tempfile.TemporaryDirectory() as folder, Hub("demo/x", {NAME: BODY}, faults=faults) as hub:
+    with tempfile.TemporaryDirectory() as folder, FaultyHub("demo/x", {NAME: BODY}, faults=faults) as hub:
         out = Path(folder)
         if begun is not None:
             part(out, NAME, BODY).write_bytes(begun)

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import io
 import tarfile
-import zipfile
 
 import pytest
 
 from tasks.download.archives import unpack
 from tasks.settings.errors import NodeError
+from tests.support.downloads import content, zipped
 
 FILES = {"set/dev/a.csv": b"a,b\n", "set/val/a.csv": b"c,d\n", "set/README.md": b"no"}
 WANTED = ["**/dev/*.csv", "**/val/*.csv"]
-
-
-def zipped(files):
-    sink = io.BytesIO()
-    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path, body in files.items():
-            archive.writestr(path, body)
-    return sink.getvalue()
 
 
 def tarred(files, mode="w:gz", link=None):
@@ -40,10 +32,6 @@ def tarred(files, mode="w:gz", link=None):
 def bad_checksum(packed):
     """A whole gzip stream that is not what its end says: gzip.BadGzipFile, an OSError, once all is read."""
     return packed[:-8] + b"\0\0\0\0" + packed[-4:]
-
-
-def content(out):
-    return {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file()}
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import random
 import re
 import subprocess
@@ -15,9 +14,11 @@ import pytest
 from tasks.download.disk import Reservation
 from tasks.download.fetch import Fetcher, remove_strangers
 from tasks.download.huggingface import listing
-from tasks.download.listing import Changed, Elsewhere, RemoteFile
+from tasks.download.listing import Changed, Elsewhere
 from tasks.settings.errors import NodeError
-from tasks.world.hub import Faults, Hub, git_blob_sha1
+from tasks.world.hub import Hub
+from tests.support.downloads import content, no_sleep, part
+from tests.support.faulty_hub import Faults, FaultyHub
 
 BIG = random.Random(0).randbytes(3_000_000)
 FILES = {
@@ -28,26 +29,11 @@ FILES = {
 }
 
 
-def no_sleep(seconds):
-    pass
-
-
 def get(hub, out, patterns=("**",), token=None, earlier=(), **kwargs):
     found = listing(hub.endpoint, hub.dataset, patterns, token=token, sleep=no_sleep)
     fetcher = Fetcher(sleep=no_sleep, **kwargs)
     fetcher.fetch(hub.dataset, found, out, earlier)
     return found.files
-
-
-def part(out, path, body):
-    """Where the part of a file with this content lies."""
-    lfs = len(body) >= 100_000 or path.endswith(".parquet")
-    digest = hashlib.sha256(body).hexdigest() if lfs else git_blob_sha1(body)
-    return out / f"{path}.{RemoteFile(path, len(body), '', digest).version}.part"
-
-
-def content(out):
-    return {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file()}
 
 
 def ranges(hub, path):
@@ -72,7 +58,7 @@ def test_patterns_choose(tmp_path):
 
 def test_a_cut_connection_goes_on_where_it_stopped(tmp_path):
     faults = Faults(cut={"data/part-1.parquet": [1_000_000, 500_000]})
-    with Hub("demo/x", FILES, faults=faults) as hub:
+    with FaultyHub("demo/x", FILES, faults=faults) as hub:
         get(hub, tmp_path)
         asked = ranges(hub, "part-1.parquet")
     assert content(tmp_path) == FILES
@@ -93,11 +79,12 @@ def test_a_killed_download_goes_on_in_the_next_run(tmp_path):
 
 def test_kill_9_and_go_on(tmp_path):
     script = (
-        "import sys; from pathlib import Path; from tests.tasks.download.test_fetch import *\n"
+        "import sys; from pathlib import Path\n"
+        "from tasks.download.fetch import Fetcher; from tasks.download.huggingface import listing\n"
         "Fetcher().fetch('demo/x', listing(sys.argv[1], 'demo/x', ['**']), Path(sys.argv[2]))"
     )
     partly = part(tmp_path, "data/part-1.parquet", BIG)
-    with Hub("demo/x", FILES, faults=Faults(pause=0.1)) as hub:
+    with FaultyHub("demo/x", FILES, faults=Faults(pause=0.1)) as hub:
         child = subprocess.Popen([sys.executable, "-c", script, hub.endpoint, str(tmp_path)])
         for _ in range(600):
             if partly.exists() and partly.stat().st_size > 500_000:
@@ -125,12 +112,12 @@ def test_a_part_with_wrong_bytes_is_fetched_again(tmp_path):
 
 @pytest.mark.parametrize("path", ["data/part-1.parquet", "README.md"])
 def test_wrong_bytes_of_the_right_size_are_noticed(tmp_path, path):
-    with Hub("demo/x", FILES, faults=Faults(wrong={path: 1})) as hub:
+    with FaultyHub("demo/x", FILES, faults=Faults(wrong={path: 1})) as hub:
         get(hub, tmp_path)
         assert content(tmp_path) == FILES
     (tmp_path / path).unlink()
     with (
-        Hub("demo/x", FILES, faults=Faults(wrong={path: 9})) as hub,
+        FaultyHub("demo/x", FILES, faults=Faults(wrong={path: 9})) as hub,
         pytest.raises(NodeError, match=f"demo/x/{path} came with wrong bytes 3 times"),
     ):
         get(hub, tmp_path)
@@ -149,14 +136,14 @@ def test_a_server_without_ranges_and_a_busy_one(tmp_path):
     faults = Faults(
         cut={"data/part-1.parquet": [1000]}, status={"README.md": [503, 429, 500]}, no_ranges=True
     )
-    with Hub("demo/x", FILES, faults=faults) as hub:
+    with FaultyHub("demo/x", FILES, faults=faults) as hub:
         get(hub, tmp_path)
     assert content(tmp_path) == FILES
 
 
 def test_a_server_that_stays_down_ends_in_one_line(tmp_path):
     with (
-        Hub("demo/x", FILES, faults=Faults(status={"README.md": [503] * 99})) as hub,
+        FaultyHub("demo/x", FILES, faults=Faults(status={"README.md": [503] * 99})) as hub,
         pytest.raises(NodeError, match=r"README\.md could not be fetched .*: HTTP 503 \(tried 6 times"),
     ):
         get(hub, tmp_path)
@@ -176,7 +163,7 @@ def test_gated(tmp_path):
 
 
 def test_forbidden_file_missing_set_and_missing_revision(tmp_path):
-    with Hub("demo/x", FILES, faults=Faults(status={"README.md": [403]})) as hub:
+    with FaultyHub("demo/x", FILES, faults=Faults(status={"README.md": [403]})) as hub:
         with pytest.raises(NodeError, match="is gated"):
             get(hub, tmp_path)
         with pytest.raises(NodeError, match="there is no data set demo/y"):
@@ -234,9 +221,9 @@ def test_leftovers_of_another_listing_go(tmp_path):
 
 def test_a_range_that_was_not_asked_for_is_not_appended(tmp_path, monkeypatch):
     faults = Faults(cut={"data/part-1.parquet": [1_000_000]})
-    with Hub("demo/x", FILES, faults=faults) as hub:
+    with FaultyHub("demo/x", FILES, faults=faults) as hub:
         handler = hub._server.RequestHandlerClass
-        plain, shifted = handler._head, []
+        plain, shifted = handler.send_head, []
 
         def shift(self, code, head):
             if code == 206 and not shifted:
@@ -246,7 +233,7 @@ def test_a_range_that_was_not_asked_for_is_not_appended(tmp_path, monkeypatch):
                 }
             plain(self, code, head)
 
-        monkeypatch.setattr(handler, "_head", shift)
+        monkeypatch.setattr(handler, "send_head", shift)
         get(hub, tmp_path)
         assert shifted
         assert ranges(hub, "part-1.parquet") == [None, "bytes=1000000-", "bytes=1000000-"]
@@ -266,7 +253,9 @@ def test_a_file_that_got_shorter_is_told_and_its_part_dropped(tmp_path):
 
 
 def test_a_server_that_always_stops_short_is_given_up(tmp_path):
-    with Hub("demo/x", FILES, faults=Faults(cut={"data/part-1.parquet": [1000] * 99}, no_ranges=True)) as hub:
+    with FaultyHub(
+        "demo/x", FILES, faults=Faults(cut={"data/part-1.parquet": [1000] * 99}, no_ranges=True)
+    ) as hub:
         with pytest.raises(Elsewhere, match=r"the connection ended|incomplete|peer closed"):
             get(hub, tmp_path)
         assert len(ranges(hub, "part-1.parquet")) == 7  # the first brought something

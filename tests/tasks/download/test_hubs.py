@@ -18,9 +18,10 @@ from tasks.download.disk import Reservation
 from tasks.settings.config import SteelRun
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Context
-from tasks.world.hub import Faults, Hub
+from tasks.world.hub import Hub
+from tests.support.downloads import content, zipped
+from tests.support.faulty_hub import Faults, FaultyHub
 from tests.support.imitations import ModelScope, Web
-from tests.tasks.download.test_archives import zipped
 
 BIG = random.Random(1).randbytes(1_000_000)
 FILES = {"README.md": b"read me", "data/a.jsonl": b'{"text": "a"}\n' * 500, "data/b.parquet": BIG}
@@ -46,10 +47,6 @@ def fetch(tmp_path, endpoints=None, number=1, **source):
     log = logging.getLogger("download-test")
     context = Context(node.name, out, node.config, {}, config.runtime, 0, log, None)
     return node.body(context), content(out)
-
-
-def content(out):
-    return {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file()}
 
 
 def asked(hub, path):
@@ -225,7 +222,7 @@ def test_a_url_that_cannot_be_had_is_one_line(tmp_path, path, faults, message):
 
 # ---------------------------------------------------------------------------------- mirrors
 def test_mirrors_are_tried_in_order_and_share_what_is_there(tmp_path):
-    with Hub("org/set", FILES) as first, Hub("org/set", FILES) as second:
+    with FaultyHub("org/set", FILES) as first, Hub("org/set", FILES) as second:
         down = Then([600_000], lambda: first.faults.status.update({"data/b.parquet": [503] * 99}))
         first.faults.cut["data/b.parquet"] = down
         endpoints = {"huggingface": ["http://127.0.0.1:9", first.endpoint, second.endpoint]}
@@ -237,7 +234,10 @@ def test_mirrors_are_tried_in_order_and_share_what_is_there(tmp_path):
 
 
 def test_a_mirror_with_a_damaged_copy_is_left(tmp_path):
-    with Hub("org/set", FILES, faults=Faults(wrong={"README.md": 9})) as bad, Hub("org/set", FILES) as good:
+    with (
+        FaultyHub("org/set", FILES, faults=Faults(wrong={"README.md": 9})) as bad,
+        Hub("org/set", FILES) as good,
+    ):
         endpoints = {"huggingface": [bad.endpoint, good.endpoint]}
         outcome, found = fetch(tmp_path, endpoints, hub="huggingface", dataset="org/set")
         assert asked(good, "README.md") == [None]
@@ -258,16 +258,16 @@ def test_all_mirrors_failing_names_each(tmp_path):
 def away(hub, storage):
     """Make the hub redirect parquet files to another host, as hubs do with large ones."""
     handler = hub._server.RequestHandlerClass
-    plain = handler._file
+    plain = handler.send_file
 
     def redirect(self, path):
         if path.endswith(".parquet"):
             host = storage.endpoint.replace("127.0.0.1", "localhost")
-            self._head(302, {"Location": f"{host}/{path}", "Content-Length": "0"})
+            self.send_head(302, {"Location": f"{host}/{path}", "Content-Length": "0"})
         else:
             plain(self, path)
 
-    handler._file = redirect
+    handler.send_file = redirect
 
 
 def test_a_storage_host_that_refuses_its_own_link_is_asked_again(tmp_path):

@@ -23,7 +23,7 @@ from tasks.tokenize import job, manifest, source, tokenizer
 from tasks.tokenize.encode import Encoder
 from tasks.tokenize.node import nodes
 from tasks.work import pool
-from tests.tasks.tokenize.conftest import SETTINGS, corpus, dialogue, record, write_lines
+from tests.support.tokenize import SETTINGS, corpus, dialogue, record, write_lines
 
 BLOCK = 32
 RECIPE = job.Settings(block_size=BLOCK, val_share=0.1)

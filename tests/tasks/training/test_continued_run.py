@@ -17,8 +17,8 @@ from tasks.stage.tracking import Tracker
 from tasks.tokenize.encode import tokenizer_digest
 from tasks.training import pretrain
 from tests.support.tiny import byte_tokenizer
-from tests.tasks.training.test_trained_stages import pool_here  # noqa: F401
 
+pytestmark = pytest.mark.usefixtures("pool_here")
 LOG = logging.getLogger("test")
 BLOCK = 32
 MODEL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4}

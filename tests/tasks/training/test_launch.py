@@ -7,49 +7,21 @@ trained through `launch` in tests/training and by the end-to-end test.
 from __future__ import annotations
 
 import json
-import logging
 import subprocess
 import sys
 import textwrap
 import threading
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 
-from tasks.settings.config import Runtime
 from tasks.settings.errors import NodeError
 from tasks.settings.paths import ROOT
 from tasks.stage.node import Context
 from tasks.training import launch
 from tasks.training.launch import Stopped, Tail, supervise
-
-
-class Track:
-    def __init__(self):
-        self.rows: list[tuple[int, dict]] = []
-
-    def metrics(self, values, step=None):
-        self.rows.append((step, dict(values)))
-
-    def params(self, values): ...
-
-    def file(self, path, folder=""): ...
-
-
-def make_context(out: Path, **more) -> Context:
-    return Context(
-        name="pretrain",
-        out=out,
-        config={},
-        inputs={},
-        runtime=Runtime(),
-        seed=1,
-        log=logging.getLogger("test"),
-        track=Track(),
-        **more,
-    )
+from tests.support.tiny import context
 
 
 def run(ctx: Context, script: str, *arguments: str) -> Tail:
@@ -83,7 +55,7 @@ TRAINS_UNTIL_TERM = """
 
 def test_a_run_that_ends_well_tells_every_metric_and_logs_to_a_file(tmp_path):
     seen = []
-    ctx = make_context(tmp_path, progress=lambda share, text: seen.append((share, text)))
+    ctx = context(tmp_path, progress=lambda share, text: seen.append((share, text)))
     run(
         ctx,
         """
@@ -94,7 +66,7 @@ def test_a_run_that_ends_well_tells_every_metric_and_logs_to_a_file(tmp_path):
                 f.write(json.dumps({"step": step, "loss": 2.5, "val": {"zhihu": 3.0}, "note": "x"}) + "\\n")
         """,
     )
-    assert ctx.track.rows == [(5, {"loss": 2.5, "val/zhihu": 3.0}), (10, {"loss": 2.5, "val/zhihu": 3.0})]
+    assert ctx.track.seen == [(5, {"loss": 2.5, "val/zhihu": 3.0}), (10, {"loss": 2.5, "val/zhihu": 3.0})]
     assert seen[-1] == (1.0, "step 10 of 10, loss 2.500")
     assert "hello from the trainer" in (tmp_path / "train.log").read_text()
 
@@ -102,7 +74,7 @@ def test_a_run_that_ends_well_tells_every_metric_and_logs_to_a_file(tmp_path):
 def test_a_failure_shows_the_end_of_this_try_only(tmp_path):
     (tmp_path / "train.log").write_text("an earlier try\n")
     with pytest.raises(NodeError) as error:
-        run(make_context(tmp_path), "import sys; print('CUDA is on fire'); sys.exit(3)")
+        run(context(tmp_path), "import sys; print('CUDA is on fire'); sys.exit(3)")
     assert not isinstance(error.value, Stopped)
     assert "exit code 3" in str(error.value)
     assert "CUDA is on fire" in str(error.value)
@@ -111,7 +83,7 @@ def test_a_failure_shows_the_end_of_this_try_only(tmp_path):
 
 def test_a_killed_trainer_is_named_by_its_signal(tmp_path):
     with pytest.raises(NodeError, match="signal SIGKILL"):
-        run(make_context(tmp_path), "import os; os.kill(os.getpid(), 9)")
+        run(context(tmp_path), "import os; os.kill(os.getpid(), 9)")
 
 
 @pytest.mark.parametrize(
@@ -119,15 +91,15 @@ def test_a_killed_trainer_is_named_by_its_signal(tmp_path):
 )
 def test_a_stop_at_a_checkpoint_is_told_apart(tmp_path, script):
     with pytest.raises(Stopped, match="stopped at a checkpoint"):
-        run(make_context(tmp_path), script)
+        run(context(tmp_path), script)
 
 
 def test_should_stop_lets_the_trainer_save(tmp_path):
-    ctx = make_context(tmp_path, should_stop=lambda: (tmp_path / "metrics.jsonl").exists())
+    ctx = context(tmp_path, should_stop=lambda: (tmp_path / "metrics.jsonl").exists())
     with pytest.raises(Stopped, match="cancelled"):
         run(ctx, TRAINS_UNTIL_TERM)
     saved = int((tmp_path / "checkpoint").read_text())
-    assert ctx.track.rows[-1][0] == saved  # the last steps before the stop are told as well
+    assert ctx.track.seen[-1][0] == saved  # the last steps before the stop are told as well
 
 
 def test_an_interruption_lets_the_trainer_save_and_goes_on_upwards(tmp_path):
@@ -140,7 +112,7 @@ def test_an_interruption_lets_the_trainer_save_and_goes_on_upwards(tmp_path):
         return False
 
     with pytest.raises(Interruption):
-        run(make_context(tmp_path, should_stop=stop), TRAINS_UNTIL_TERM)
+        run(context(tmp_path, should_stop=stop), TRAINS_UNTIL_TERM)
     assert (tmp_path / "checkpoint").exists()
 
 
@@ -153,7 +125,7 @@ def test_a_trainer_that_does_not_stop_is_killed_with_its_ranks(tmp_path, monkeyp
         (pathlib.Path(sys.argv[1]) / "pid").write_text(str(rank.pid))
         time.sleep(60)
     """
-    ctx = make_context(tmp_path, should_stop=(tmp_path / "pid").exists)
+    ctx = context(tmp_path, should_stop=(tmp_path / "pid").exists)
     begun = time.monotonic()
     with pytest.raises(Stopped):
         run(ctx, script)
@@ -170,7 +142,7 @@ def test_ranks_do_not_outlive_a_torchrun_that_was_killed(tmp_path):
         os.kill(os.getpid(), signal.SIGKILL)
     """
     with pytest.raises(NodeError, match="SIGKILL"):
-        run(make_context(tmp_path), script)
+        run(context(tmp_path), script)
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
 
 
@@ -181,10 +153,10 @@ def test_kill_9_of_the_flow_process_still_saves_and_keeps_the_folder_locked(tmp_
     flow = f"""
 import sys; sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
-from tests.tasks.training.test_launch import make_context
+from tests.support.tiny import context
 from tasks.training import launch
 out = Path({str(tmp_path)!r})
-ctx = make_context(out)
+ctx = context(out)
 launch.supervise(ctx, [sys.executable, str(out / "trainer.py"), str(out)], launch.environment(1),
                  launch.Tail(ctx, out / "metrics.jsonl", None))
 """
@@ -194,36 +166,36 @@ launch.supervise(ctx, [sys.executable, str(out / "trainer.py"), str(out)], launc
     process.wait()
     # a new try starts at once: it has to wait until the old trainer has saved
     run(
-        make_context(tmp_path),
+        context(tmp_path),
         "import pathlib, sys; assert (pathlib.Path(sys.argv[1]) / 'checkpoint').exists()",
     )
 
 
 def test_a_folder_that_stays_locked_is_one_clear_line(tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "LOCK_SECONDS", 0.3)
-    ctx = make_context(tmp_path, should_stop=(tmp_path / "done").exists)
+    ctx = context(tmp_path, should_stop=(tmp_path / "done").exists)
     thread = threading.Thread(target=lambda: pytest.raises(Stopped, run, ctx, TRAINS_UNTIL_TERM))
     thread.start()
     _until((tmp_path / "metrics.jsonl").exists)
     with pytest.raises(NodeError, match="still writes to"):
-        run(make_context(tmp_path), "pass")
+        run(context(tmp_path), "pass")
     (tmp_path / "done").touch()
     thread.join(20)
 
 
 def test_steps_trained_again_after_a_resume_are_told_once(tmp_path):
-    ctx = make_context(tmp_path)
+    ctx = context(tmp_path)
     path = tmp_path / "metrics.jsonl"
     lines = [json.dumps({"step": s, "loss": float(s)}) + "\n" for s in range(1, 6)]
     tail = Tail(ctx, path, 5)
     path.write_text("".join(lines[:4]) + lines[4][:6])  # the last line is not whole yet
     tail.read()
-    assert [step for step, _ in ctx.track.rows] == [1, 2, 3, 4]
+    assert [step for step, _ in ctx.track.seen] == [1, 2, 3, 4]
     path.write_text("".join(lines[:2]))  # cut back to a checkpoint
     tail.read()
     path.write_text("".join(lines))
     tail.read()
-    assert [step for step, _ in ctx.track.rows] == [1, 2, 3, 4, 5]
+    assert [step for step, _ in ctx.track.seen] == [1, 2, 3, 4, 5]
 
 
 def test_ranks_get_threads_and_root_but_no_settings_of_servers(monkeypatch):

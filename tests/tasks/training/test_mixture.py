@@ -11,33 +11,7 @@ from tasks.tokenize.chat import IM_END
 from tasks.tokenize.encode import Encoder
 from tasks.training import examples
 from tasks.training.mixtures import take
-
-
-def record_id(name, k):
-    return hashlib.blake2b(f"{name}/{k}".encode(), digest_size=16).hexdigest()
-
-
-def dialogue(name, k, reply=None):
-    turns = [
-        {"role": "user", "content": f"{name} asks {k}?"},
-        {"role": "assistant", "content": reply or f"It is {k * 7}."},
-    ]
-    return {
-        "id": record_id(name, k),
-        "source": name,
-        "language": "en",
-        "kind": "dialogue",
-        "messages": turns,
-        "meta": {},
-    }
-
-
-def write_set(folder, name, n, records=None):
-    place = folder / name
-    place.mkdir(parents=True, exist_ok=True)
-    lines = records or [dialogue(name, k) for k in range(n)]
-    (place / "records.jsonl").write_bytes(b"".join(orjson.dumps(r) + b"\n" for r in lines))
-    return place
+from tests.support.sets import dialogue, record_id, write_set
 
 
 def taken_ids(taken):

@@ -9,20 +9,7 @@ from tasks.tokenize.chat import render_chat
 from tasks.tokenize.encode import Encoder
 from tasks.training import pairs
 from tasks.training.trials import compare
-from tests.tasks.training.test_mixture import record_id, write_set
-
-
-def preference(name, k, language, chosen=None, rejected="Bad.", prompt=None):
-    return {
-        "id": record_id(name, k),
-        "source": name,
-        "language": language,
-        "kind": "preference",
-        "messages": [{"role": "user", "content": prompt or f"{name} {k}?"}],
-        "chosen": chosen or f"Good {k}.",
-        "rejected": rejected,
-        "meta": {},
-    }
+from tests.support.sets import preference, write_set
 
 
 def prepared(tmp_path, tokenizer, sets, name="out", **more):

@@ -12,12 +12,11 @@ from model import scoring
 from model.training.pairs import read_logprobs
 from tasks.tokenize.encode import tokenizer_digest
 from tasks.training import dpo, pretrain, sft
+from tests.support.sets import preference, write_set
 from tests.support.tiny import artifact, context
-from tests.tasks.training.test_mixture import write_set
-from tests.tasks.training.test_pairs import preference
-from tests.tasks.training.test_trained_stages import node_of, pool_here, run_of, shard  # noqa: F401
+from tests.support.trained import node_of, run_of, shard
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("pool_here")]
 
 TINY = {
     "hidden_size": 32,

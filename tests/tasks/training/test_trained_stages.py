@@ -3,7 +3,6 @@
 import math
 import shutil
 from collections import Counter
-from concurrent.futures import Future
 from dataclasses import replace
 
 import numpy as np
@@ -11,61 +10,16 @@ import orjson
 import pytest
 
 from model.training.config import TrainConfig, from_dict, to_dict
-from model.training.shards import Row, write_shard
-from tasks.settings.config import SteelRun, Train
+from tasks.settings.config import Train
 from tasks.settings.errors import NodeError
 from tasks.tokenize.encode import tokenizer_digest
 from tasks.training import dpo, engine, pretrain, sft
 from tasks.training.select import choose
+from tests.support.sets import preference, write_set
 from tests.support.tiny import artifact, context, steel
-from tests.tasks.training.test_mixture import write_set
-from tests.tasks.training.test_pairs import preference
+from tests.support.trained import no_drops, node_of, run_of, shard
 
-
-def run_of(**more):
-    sources = {
-        "zhihu": {"dataset": "demo/zhihu", "reader": "zhihu"},
-        "qa": {"dataset": "demo/qa", "reader": "alpaca", "use": "sft"},
-        "code": {"dataset": "demo/code", "reader": "alpaca", "use": "sft"},
-        "likes": {"dataset": "demo/likes", "reader": "dpo_sharegpt", "use": "preference"},
-        "demo_exam": {"dataset": "demo/exam", "reader": "ceval", "use": "benchmark"},
-    }
-    base = {
-        "profile": "test",
-        "sources": sources,
-        "sft": {
-            "variants": {"exp1": {"mixture": {"qa": 1.0}}, "exp2": {"mixture": {"qa": 0.5, "code": 1.0}}},
-            "max_tokens": 128,
-            "packed_tokens": 128,
-            "train": {"epochs": 2, "batch_size": 4},
-        },
-        "dpo": {"mixture": {"likes": 1.0}, "held_out": 10, "train": {"epochs": 1, "batch_size": 4}},
-        "evaluate": {"benchmarks": ["demo_exam"]},
-        "runtime": {"device": "cpu", "sft_nproc": 1},
-    }
-    return SteelRun.model_validate(base | more)
-
-
-def no_drops(folder):
-    """A folder that says that nothing was dropped."""
-    (folder / "drops.jsonl").touch()
-    return folder
-
-
-def node_of(room, name, run=None):
-    return next(n for n in room.nodes(run or run_of()) if n.name == name)
-
-
-@pytest.fixture(autouse=True)
-def pool_here(monkeypatch):
-    """The pool's work in this process."""
-
-    def submit(function, *args, **kwargs):
-        done = Future()
-        done.set_result(function(*args, **kwargs))
-        return done
-
-    monkeypatch.setattr("tasks.work.pool.submit", submit)
+pytestmark = pytest.mark.usefixtures("pool_here")
 
 
 class Engine:
@@ -145,29 +99,6 @@ def test_unknown_sets_are_one_clear_line():
 
 
 # ---------------------------------------------------------------------------------- pretrain
-def shard(folder, name, rows, valid=None, metadata=None):
-    folder.mkdir(parents=True, exist_ok=True)
-    made = [
-        Row(
-            np.array(r, np.uint32),
-            np.array(s, np.int32),
-            [bytes([i]) * 16 for i in range(len(s))],
-            valid or len(r),
-        )
-        for r, s in rows
-    ]
-    info = write_shard(folder / name, made, len(rows[0][0]) - 1, metadata)
-    return {
-        "file": name,
-        "rows": info.rows,
-        "tokens": info.tokens,
-        "documents": info.documents,
-        "digest": info.digest,
-        "repeats": 1,
-        "extra_rows": 0,
-    }
-
-
 @pytest.fixture
 def packed(tmp_path, tokenizer):
     train = shard(tmp_path / "zhihu", "train-00000.arrow", [([0, 0, 1, 1], [0, 2]), ([0, 0, 0, 2], [0])])
