@@ -233,8 +233,7 @@ class SteelModel(SteelPreTrainedModel):
             with_ffn_state(cache, len(self.layers))
         behind = cache is not None and cache.get_seq_length() > 0
         padding = attention_mask if doc_index is None else None
-        batch, length = x.shape[:2]
-        return Layout.of(batch, length, x.device, doc_index=doc_index, attention_mask=padding, behind=behind)
+        return Layout.of(*x.shape[:2], x.device, doc_index=doc_index, attention_mask=padding, behind=behind)
 
     @torch.no_grad()
     def rope(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -123,7 +123,7 @@ class SteelFFN(nn.Module):
             weights_NE = self.combine_weights(x_ND) if self.routed else None
             return self.experts(x_ND, weights_NE).view(x.shape)
         if layout is None:
-            layout = Layout.of(x.shape[0], x.shape[1], x.device)
+            layout = Layout.of(*x.shape[:2], x.device)
         if self.kind in ("paper", "released"):
             return whole(self, x, layout, unit=self.kind == "released")
         compute = prefix if self.kind == "prefix" else merge
