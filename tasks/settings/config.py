@@ -8,9 +8,11 @@ does. Unknown keys are refused everywhere, so that a typo cannot vanish.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from tasks.settings import names
 
 STAGES = ("download", "convert", "clean", "tokenize", "pretrain", "sft", "dpo", "evaluate", "report")
 ABLATION_STAGES = (*STAGES[: STAGES.index("tokenize") + 1], "ablation")
@@ -24,6 +26,10 @@ class Section(BaseModel):
     """Base of every section: immutable, and a typo is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+Share = Annotated[float, Field(gt=0, le=1)]
+"""Of a data set's records: 1.0 is all, 0.2 a fifth."""
 
 
 # ------------------------------------------------------------------------------------ data
@@ -155,25 +161,38 @@ LEAKY_KINDS = ("paper", "released")
 class Model(Section):
     """Geometry, under transformers' names; model.steel.SteelConfig documents each."""
 
-    hidden_size: int = 1792
-    num_hidden_layers: int = 18
-    num_attention_heads: int = 32
-    num_key_value_heads: int = 32
+    hidden_size: int = Field(1792, gt=0)
+    num_hidden_layers: int = Field(18, gt=0)
+    num_attention_heads: int = Field(32, gt=0)
+    num_key_value_heads: int = Field(32, gt=0)
     ffn: FfnKind = "token"
     expert: Literal["double_swiglu", "swiglu"] = "double_swiglu"
-    num_experts: int = 6
-    slots_per_expert: int = 1
-    expert_width: int | None = None
+    num_experts: int = Field(6, gt=0)
+    slots_per_expert: int = Field(1, gt=0)
+    expert_width: int | None = Field(None, gt=0)
     merge_segment: int = Field(256, gt=0)
     allow_future_leakage: bool = False
-    vocab_size: int | None = None
+    vocab_size: int | None = Field(None, gt=0)
     """None: the tokenizer's size, rounded up to a multiple of 64."""
     rope_theta: float = 1_000_000.0
-    max_position_embeddings: int = 32768
+    max_position_embeddings: int = Field(32768, gt=0)
     initializer_range: float = 0.02
     embedding_initializer_range: float | None = None
     embedding_multiplier: float = 1.0
     tie_word_embeddings: bool = False
+
+    @model_validator(mode="after")
+    def _geometry(self) -> Model:
+        # as model.steel.SteelConfig does, which planning must not load: torch takes seconds
+        if self.hidden_size % (2 * self.num_attention_heads):
+            raise ValueError(
+                f"hidden_size {self.hidden_size} does not split into {self.num_attention_heads} heads of even size"
+            )
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"{self.num_attention_heads} heads cannot share {self.num_key_value_heads} key/value heads evenly"
+            )
+        return self
 
     @model_validator(mode="after")
     def _no_leak_unasked(self) -> Model:
@@ -246,19 +265,28 @@ class Pretrain(Train):
 class Variant(Section):
     """One SFT mixture: data set -> share of its records to take (1.0 = all, 0.2 = a fifth)."""
 
-    mixture: dict[str, float]
+    mixture: dict[str, Share]
     note: str = ""
 
 
 class Sft(Section):
     train: Train = Train(epochs=1)
-    max_tokens: int = 768
-    """A longer example keeps its reply's head; what was cut is counted."""
-    packed_tokens: int = 768
-    """Tokens per packed row."""
+    max_tokens: int = Field(768, gt=1)
+    """A longer example keeps its head, and the targets that were cut off are counted."""
+    packed_tokens: int = Field(768, gt=1)
+    """Tokens per packed row; not below max_tokens, because an example is packed whole."""
     variants: dict[str, Variant] = {}
     select_protocol: Literal["cloze", "paper-first-token"] = "cloze"
     """The variant with the best accuracy by this protocol on the `select` split goes on to DPO."""
+
+    @model_validator(mode="after")
+    def _rows_hold_examples(self) -> Sft:
+        if self.packed_tokens < self.max_tokens:
+            raise ValueError(
+                f"packed_tokens {self.packed_tokens} is below max_tokens {self.max_tokens}: a packed row holds whole "
+                "examples. Lower max_tokens, or raise packed_tokens."
+            )
+        return self
 
 
 class Dpo(Section):
@@ -267,7 +295,7 @@ class Dpo(Section):
     nll_weight: float = 0.0
     """Weight of an extra length-normalised NLL term on the chosen reply."""
     max_tokens: int = 768
-    mixture: dict[str, float] = {}
+    mixture: dict[str, Share] = {}
     """Preference set -> share of its pairs."""
     zh_per_en: float | None = None
     """If set, English pairs are thinned to this many Chinese pairs per English one."""
@@ -285,7 +313,7 @@ class Evaluate(Section):
     """Which models are also asked with the question removed (options-only): `reported` are the untrained,
     the base and the final one; `all` adds every SFT variant."""
     batch_tokens: int = 16384
-    max_questions: int | None = None
+    max_questions: int | None = Field(None, gt=0)
 
 
 class Ablation(Section):
@@ -400,6 +428,16 @@ class SteelRun(Section):
     keep_trained_on_code_change: bool = False
     """Big profiles: a changed line in the trainer must not throw away a month (on_code_change: keep)."""
     runtime: Runtime = Runtime()
+
+    @model_validator(mode="after")
+    def _names(self) -> SteelRun:
+        given = [(name, "source") for name in self.sources] + [
+            (name, "variant") for name in self.sft.variants
+        ]
+        for name, kind in given:
+            if reason := names.complaint(name, kind):
+                raise ValueError(reason)
+        return self
 
     def using(self, *uses: str) -> dict[str, Source]:
         """The sources with one of these uses, in order."""

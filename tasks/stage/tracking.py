@@ -23,6 +23,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from tasks.settings.errors import NodeError
+from tasks.settings.names import metric_name
 from tasks.stage.node import Artifact
 
 EXPERIMENT = "steel"
@@ -124,7 +125,7 @@ class Tracker:
     def metrics(self, run_id: str, rows: Iterable[tuple[str, float, int]]) -> None:
         """Log (name, value, step) rows in batches."""
         now = int(time.time() * 1000)
-        batch = [Metric(_metric_name(name), float(value), now, step) for name, value, step in rows]
+        batch = [Metric(metric_name(name), float(value), now, step) for name, value, step in rows]
         for start in range(0, len(batch), _BATCH):
             self.client.log_batch(run_id, metrics=batch[start : start + _BATCH])
 
@@ -132,7 +133,7 @@ class Tracker:
         """The last step of a metric's history, -1 if it has none."""
         try:
             return max(
-                (m.step for m in self.client.get_metric_history(run_id, _metric_name(name))), default=-1
+                (m.step for m in self.client.get_metric_history(run_id, metric_name(name))), default=-1
             )
         except MlflowException as error:
             log.warning("MLflow does not tell the history of %s (%s): steps may appear twice", name, error)
@@ -259,10 +260,4 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str,
         if isinstance(value, Mapping) and value:
             yield from _flatten(value, f"{prefix}{key}.")
         else:
-            yield _metric_name(f"{prefix}{key}"), str(value)
-
-
-def _metric_name(name: str) -> str:
-    """MLflow takes letters, digits and _ - . space : / in names."""
-    name = name.replace("@", "_at_").replace("%", "pct")
-    return "".join(c if c.isascii() and (c.isalnum() or c in "_-. :/") else "_" for c in name)
+            yield metric_name(f"{prefix}{key}"), str(value)
