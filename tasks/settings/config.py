@@ -439,6 +439,17 @@ class SteelRun(Section):
                 raise ValueError(reason)
         return self
 
+    @model_validator(mode="after")
+    def _benchmarks(self) -> SteelRun:
+        known = self.using("benchmark")
+        for name in self.evaluate.benchmarks:
+            if name not in known:
+                raise ValueError(
+                    f"evaluate.benchmarks names {name!r}, which is no source with use: benchmark; "
+                    f"there are: {', '.join(known) or 'none'}"
+                )
+        return self
+
     def using(self, *uses: str) -> dict[str, Source]:
         """The sources with one of these uses, in order."""
         return {name: s for name, s in self.sources.items() if s.use in uses}
