@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from tasks.evaluate.statistics import mcnemar_exact, paired, wilson
 from tasks.settings.config import SteelRun
-from tasks.settings.errors import NodeError
 from tasks.stage.node import Context, Node, Outcome
 
 __all__ = ["SCORING", "mcnemar_exact", "nodes", "paired", "wilson"]
@@ -41,9 +40,6 @@ def _node(config: SteelRun, unit: str, model_from: str) -> Node:
     from tasks.evaluate.benchmarks import reported_split
 
     settings = config.evaluate
-    for name in settings.benchmarks:
-        if name not in config.sources or config.sources[name].use != "benchmark":
-            raise NodeError(f"evaluate.benchmarks names {name!r}, which is no source with use: benchmark")
     tuned = unit not in ("untrained", "base")
     return Node(
         name=f"evaluate:{unit}",
