@@ -24,7 +24,7 @@ from mlflow.exceptions import MlflowException, RestException
 from mlflow.tracking import MlflowClient
 
 from tasks.settings.errors import NodeError
-from tasks.settings.names import metric_name
+from tasks.settings.names import metric_name as _metric_name
 from tasks.stage.node import Artifact
 
 EXPERIMENT = "steel"
@@ -165,7 +165,7 @@ class Tracker:
     def metrics(self, run_id: str, rows: Iterable[tuple[str, float, int]]) -> None:
         """Log (name, value, step) rows in batches."""
         now = int(time.time() * 1000)
-        batch = [Metric(metric_name(name), float(value), now, step) for name, value, step in rows]
+        batch = [Metric(_metric_name(name), float(value), now, step) for name, value, step in rows]
         for start in range(0, len(batch), _BATCH):
             self.client.log_batch(run_id, metrics=batch[start : start + _BATCH])
 
@@ -173,7 +173,7 @@ class Tracker:
         """The last step of a metric's history, -1 if it has none."""
         try:
             return max(
-                (m.step for m in self.client.get_metric_history(run_id, metric_name(name))), default=-1
+                (m.step for m in self.client.get_metric_history(run_id, _metric_name(name))), default=-1
             )
         except AWAY as error:
             log.warning(
@@ -321,4 +321,4 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str,
         if isinstance(value, Mapping) and value:
             yield from _flatten(value, f"{prefix}{key}.")
         else:
-            yield metric_name(f"{prefix}{key}"), str(value)
+            yield _metric_name(f"{prefix}{key}"), str(value)
