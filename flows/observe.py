@@ -24,6 +24,7 @@ from prefect.states import State
 
 from flows.spec import FlowSpec
 from tasks.settings.files import write_json
+from tasks.settings.names import artifact_key
 from tasks.stage.node import Artifact, Outcome
 from tasks.stage.runner import Runner
 
@@ -84,9 +85,10 @@ def stage_table(runner: Runner, stage: str) -> None:
 def node_summary(runner: Runner, artifact: Artifact, outcome: Outcome) -> None:
     """What a node made, in words, with the way to its MLflow run and its folder."""
     link = f"MLflow: [{artifact.run_id}]({runner.tracker.url(artifact.run_id)}) · `{artifact.path}`\n\n"
-    key = artifact.node.replace(":", "-").replace("_", "-").replace(".", "-").lower()
     create_markdown_artifact(
-        link + (outcome.summary or outcome.headline), key=key, description=outcome.headline
+        link + (outcome.summary or outcome.headline),
+        key=artifact_key(artifact.node),
+        description=outcome.headline,
     )
 
 

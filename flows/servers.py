@@ -114,7 +114,7 @@ def down(say: Say = print) -> list[str]:
         rest = {k: v for k, v in records.items() if k != "worker"}
         _end_runs(state, say)
         stopped = processes.stop(worker, grace=15, say=say) + processes.stop(rest, grace=15, say=say)
-        state.processes.unlink()
+        state.processes.unlink(missing_ok=True)  # a second `down` waited for the lock
     return stopped
 
 

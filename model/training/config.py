@@ -170,6 +170,16 @@ class TrainConfig:
             raise ConfigError("optim.betas needs two numbers")
 
 
+def undealable(batch_size: int, world_size: int, micro_batch_size: int | None, unit: str = "blocks") -> str:
+    """Why a batch cannot be dealt to so many ranks in whole micro-batches; "" if it can."""
+    share, rest = divmod(batch_size, world_size)
+    if rest:
+        return f"batch_size {batch_size} cannot be shared evenly by {world_size} ranks"
+    if micro_batch_size and share % micro_batch_size:
+        return f"{share} {unit} a rank are no multiple of micro_batch_size {micro_batch_size}"
+    return ""
+
+
 def from_json(path: str | Path) -> TrainConfig:
     """Read and check a configuration file."""
     try:

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from model.training.batch import IGNORED, Batch
+from model.training.config import undealable
 from model.training.gather import DataError, Rows
 from model.training.plan import Plan
 from model.training.shards import file_digest, row_of
@@ -54,12 +55,10 @@ class BlockLoader:
         append: bool = False,
         pin: bool = False,
     ) -> None:
-        if batch_size % world_size:
-            raise DataError(f"batch_size {batch_size} cannot be shared evenly by {world_size} ranks")
+        if reason := undealable(batch_size, world_size, micro_batch_size):
+            raise DataError(reason)
         share = batch_size // world_size
         micro = micro_batch_size or share
-        if share % micro:
-            raise DataError(f"{share} blocks a rank are no multiple of micro_batch_size {micro}")
         if not 0 <= rank < world_size:
             raise DataError(f"there is no rank {rank} among {world_size}")
         self.seed, self.batch_size, self.rank = seed, batch_size, rank

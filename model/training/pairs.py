@@ -29,6 +29,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from model.training.config import undealable
 from model.training.loader import IGNORED, DataError
 from model.training.plan import Plan
 
@@ -143,12 +144,10 @@ class PairLoader:
         micro_batch_size: int | None = None,
         reference: str | Path | None = None,
     ) -> None:
-        if batch_size % world_size:
-            raise DataError(f"batch_size {batch_size} cannot be shared evenly by {world_size} ranks")
+        if reason := undealable(batch_size, world_size, micro_batch_size, "pairs"):
+            raise DataError(reason)
         share = batch_size // world_size
         self.micro = micro_batch_size or share
-        if share % self.micro:
-            raise DataError(f"{share} pairs a rank are no multiple of micro_batch_size {self.micro}")
         self.batch_size, self.rank, self.world_size, self.share = batch_size, rank, world_size, share
         tables = [_read(f["path"], PAIRS) for f in files]
         self._table = pa.concat_tables([t.replace_schema_metadata(None) for t in tables]).combine_chunks()

@@ -8,7 +8,6 @@ from __future__ import annotations
 from tasks.evaluate.benchmarks import reported_split
 from tasks.evaluate.body import Recipe, evaluate
 from tasks.settings.config import SteelRun
-from tasks.settings.errors import NodeError
 from tasks.stage.node import Node
 
 
@@ -25,9 +24,6 @@ def nodes(config: SteelRun) -> list[Node]:
 
 def _node(config: SteelRun, unit: str, model_from: str) -> Node:
     settings = config.evaluate
-    for name in settings.benchmarks:
-        if name not in config.sources or config.sources[name].use != "benchmark":
-            raise NodeError(f"evaluate.benchmarks names {name!r}, which is no source with use: benchmark")
     tuned = unit not in ("untrained", "base")
     variant = unit.startswith("sft-")
     return Node(

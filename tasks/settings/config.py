@@ -8,9 +8,11 @@ does. Unknown keys are refused everywhere, so that a typo cannot vanish.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from tasks.settings import names
 
 STAGES = ("download", "convert", "clean", "tokenize", "pretrain", "sft", "dpo", "evaluate", "report")
 DATA_STAGES = STAGES[: STAGES.index("tokenize") + 1]
@@ -24,6 +26,10 @@ class Section(BaseModel):
     """Base of every section: immutable, and a typo is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+Share = Annotated[float, Field(gt=0, le=1)]
+"""Of a data set's records: 1.0 is all, 0.2 a fifth."""
 
 
 # ------------------------------------------------------------------------------------ data
@@ -174,35 +180,35 @@ import loads torch, and planning a run must not."""
 class Model(Section):
     """Geometry of the network. The names are those of transformers and of model.steel.SteelConfig."""
 
-    hidden_size: int = 1792
+    hidden_size: int = Field(1792, gt=0)
     """Width of the residual stream."""
-    num_hidden_layers: int = 18
+    num_hidden_layers: int = Field(18, gt=0)
     """Number of layers."""
-    num_attention_heads: int = 32
+    num_attention_heads: int = Field(32, gt=0)
     """Number of attention heads; it divides hidden_size."""
-    num_key_value_heads: int = 32
+    num_key_value_heads: int = Field(32, gt=0)
     """Number of key/value heads. Fewer than num_attention_heads: grouped-query attention."""
     ffn: FfnKind = "token"
     """Kind of feed-forward layer. `dense`: no router; `token`, `prefix`, `merge`: Soft MoE kinds that see no later
     token; `paper` and `released`: kinds that do, for study only."""
     expert: Literal["double_swiglu", "swiglu"] = "double_swiglu"
     """Inner form of an expert. `double_swiglu`: two gated layers, as in Steel-LLM; `swiglu`: one."""
-    num_experts: int = 6
+    num_experts: int = Field(6, gt=0)
     """Number of experts of a Soft MoE layer."""
-    slots_per_expert: int = 1
+    slots_per_expert: int = Field(1, gt=0)
     """Number of slots of each expert."""
-    expert_width: int | None = None
+    expert_width: int | None = Field(None, gt=0)
     """Inner width of an expert. Not set: hidden_size // 4."""
     merge_segment: int = Field(256, gt=0)
     """For ffn `merge`: number of tokens in a segment, which has one expert, merged by the routing of the one before."""
     allow_future_leakage: bool = False
     """Allow an ffn that sees later tokens. False by default, because the loss of such a model means nothing for
     generation."""
-    vocab_size: int | None = None
+    vocab_size: int | None = Field(None, gt=0)
     """Number of rows of the embedding table. Not set: the tokenizer's size, rounded up to a multiple of 64."""
     rope_theta: float = 1_000_000.0
     """Base of the rotary position embedding."""
-    max_position_embeddings: int = 32768
+    max_position_embeddings: int = Field(32768, gt=0)
     """Largest number of positions that the model promises to handle."""
     initializer_range: float = 0.02
     """Standard deviation of the fresh weights."""
@@ -212,6 +218,19 @@ class Model(Section):
     """Factor on the embeddings before the first layer."""
     tie_word_embeddings: bool = False
     """Use one table for the embeddings and the output layer."""
+
+    @model_validator(mode="after")
+    def _geometry(self) -> Model:
+        # as model.steel.SteelConfig does, which planning must not load: torch takes seconds
+        if self.hidden_size % (2 * self.num_attention_heads):
+            raise ValueError(
+                f"hidden_size {self.hidden_size} does not split into {self.num_attention_heads} heads of even size"
+            )
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"{self.num_attention_heads} heads cannot share {self.num_key_value_heads} key/value heads evenly"
+            )
+        return self
 
     @model_validator(mode="after")
     def _no_leak_unasked(self) -> Model:
@@ -313,7 +332,7 @@ class Pretrain(Train):
 class Variant(Section):
     """One SFT mixture."""
 
-    mixture: dict[str, float]
+    mixture: dict[str, Share]
     """Share of the records to take from each data set: 1.0 is all of them, 0.2 a fifth."""
     note: str = ""
     """A remark for the report."""
@@ -324,14 +343,23 @@ class Sft(Section):
 
     train: Train = Train(epochs=1)
     """Length, batch and optimizer of every variant's training."""
-    max_tokens: int = 768
+    max_tokens: int = Field(768, gt=1)
     """Largest length of an example in tokens. A longer one loses the end of its reply; what was cut is counted."""
-    packed_tokens: int = 768
-    """Number of tokens in a packed row."""
+    packed_tokens: int = Field(768, gt=1)
+    """Number of tokens in a packed row. It is not below max_tokens, because an example is packed whole."""
     variants: dict[str, Variant] = {}
     """The mixtures to compare, by name. Empty: no fine-tuning."""
     select_protocol: Literal["cloze", "paper-first-token"] = "cloze"
     """Protocol that chooses the variant for DPO: the one with the best accuracy on a split that is never reported."""
+
+    @model_validator(mode="after")
+    def _rows_hold_examples(self) -> Sft:
+        if self.packed_tokens < self.max_tokens:
+            raise ValueError(
+                f"packed_tokens {self.packed_tokens} is below max_tokens {self.max_tokens}: a packed row holds whole "
+                "examples. Lower max_tokens, or raise packed_tokens."
+            )
+        return self
 
 
 class Dpo(Section):
@@ -345,7 +373,7 @@ class Dpo(Section):
     """Weight of an extra loss on the chosen reply: its negative log-likelihood per token. 0: none."""
     max_tokens: int = 768
     """Largest length of prompt and reply together in tokens. A longer reply loses its end; what was cut is counted."""
-    mixture: dict[str, float] = {}
+    mixture: dict[str, Share] = {}
     """Share of the pairs to take from each preference set. Empty: no DPO."""
     zh_per_en: float | None = None
     """Number of Chinese pairs for each English one; surplus English pairs are left out. Not set: all are used."""
@@ -367,7 +395,7 @@ class Evaluate(Section):
     the final one; `all`: every SFT variant, too."""
     batch_tokens: int = 16384
     """Largest number of tokens in a forward pass; it bounds memory."""
-    max_questions: int | None = None
+    max_questions: int | None = Field(None, gt=0)
     """Largest number of questions of each benchmark. Not set: all."""
 
 
@@ -513,6 +541,27 @@ class PipelineRecipe(Section):
     keep_trained_on_code_change: bool = False
     """Keep finished trainings when the code changes. For big profiles: an edited line in the trainer must not throw
     away a month of training."""
+
+    @model_validator(mode="after")
+    def _names(self) -> SteelRun:
+        given = [(name, "source") for name in self.sources] + [
+            (name, "variant") for name in self.sft.variants
+        ]
+        for name, kind in given:
+            if reason := names.complaint(name, kind):
+                raise ValueError(reason)
+        return self
+
+    @model_validator(mode="after")
+    def _benchmarks(self) -> SteelRun:
+        known = self.using("benchmark")
+        for name in self.evaluate.benchmarks:
+            if name not in known:
+                raise ValueError(
+                    f"evaluate.benchmarks names {name!r}, which is no source with use: benchmark; "
+                    f"there are: {', '.join(known) or 'none'}"
+                )
+        return self
 
     def using(self, *uses: str) -> dict[str, Source]:
         """The sources with one of these uses, in order."""

@@ -15,8 +15,9 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tasks.settings.config import SteelRun
@@ -26,6 +27,7 @@ from tasks.stage.names import NodeRef
 from tasks.stage.node import Artifact, Context, Node, Outcome
 from tasks.stage.store import MANIFEST, Store, content_digest
 from tasks.stage.tracking import (
+    AWAY,
     COMMIT,
     DIGEST,
     FINGERPRINT,
@@ -37,6 +39,11 @@ from tasks.stage.tracking import (
     RunTrack,
     Tracker,
 )
+
+UNRECORDED = "sealed and whole; MLflow has no finished run of it, so it is recorded again"
+"""Why an artifact is reused that was sealed while MLflow was away."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -50,6 +57,8 @@ class Resolution:
     """The finished artifact, if it can be reused."""
     reason: str
     """Why it is reused, or why it has to run."""
+    unrecorded: bool = False
+    """The artifact is sealed and whole, and MLflow has no finished run of it."""
 
 
 @dataclass
@@ -86,6 +95,7 @@ class Runner:
         for node in self.nodes.values():
             _code(node)  # parsed now, while there is one thread
         self.commit, self.version = provenance.commit(), provenance.version()
+        self.tracker.stop = self.stop
         self._stage_runs: dict[str, str] = {}
         self._lock = threading.Lock()
         self._by_fingerprint: dict[str, list[Record]] = {}
@@ -119,11 +129,33 @@ class Runner:
             final = self.store.final(node.name, fingerprint)
             artifact = Artifact(node.name, final, record.digest, fingerprint, manifest, record.run_id, True)
             return Resolution(node, identity, fingerprint, artifact, "same fingerprint, artifact verified")
+        recorded = {record.run_id for record in records}
+        if reason != "forced" and (artifact := self._sealed(node, fingerprint, forced, recorded)):
+            return Resolution(node, identity, fingerprint, artifact, UNRECORDED, unrecorded=True)
         return Resolution(node, identity, fingerprint, None, reason or self._explain(node, identity))
 
+    def _sealed(
+        self, node: Node, fingerprint: str, forced: bool, recorded: Collection[str]
+    ) -> Artifact | None:
+        """An artifact that MLflow does not know as finished: the server was away when it was sealed.
+
+        Its manifest carries the fingerprint and is its own witness; every file is hashed, whatever
+        `runtime.verify` says, because no second record vouches for it. One whose run MLflow has as finished
+        with another digest was altered since.
+        """
+        manifest, wrong = self.store.check(node.name, fingerprint, None, "full")
+        if wrong or manifest["run_id"] in recorded:
+            return None
+        if forced and manifest["flow_run_id"] != self.flow_run_id:
+            return None
+        final = self.store.final(node.name, fingerprint)
+        return Artifact(node.name, final, manifest["digest"], fingerprint, manifest, manifest["run_id"], True)
+
     def adopt(self, resolution: Resolution) -> Artifact:
-        """Take a reusable artifact as this run's own."""
+        """Take a reusable artifact as this run's own; in a run, one that MLflow does not know is recorded again."""
         artifact = resolution.artifact
+        if resolution.unrecorded and self.pipeline_run:
+            artifact = self._record_again(resolution)
         self.done[artifact.node] = artifact
         self.results[artifact.node] = Result(
             artifact.node,
@@ -178,8 +210,11 @@ class Runner:
     # --------------------------------------------------------------------------- running
     def begin(self) -> str:
         """Open the pipeline's MLflow run, with the resolved config as its artifact."""
-        tags = self._tags()
-        self.pipeline_run = self.tracker.start("pipeline", f"pipeline-{self.config.profile}", None, tags)
+        tags = self._origin()
+        name = f"pipeline-{self.config.profile}"
+        self.pipeline_run = self.tracker.patiently(
+            lambda: self.tracker.start("pipeline", name, None, tags), "a new run"
+        )
         self.tracker.document(self.pipeline_run, self.config.model_dump(mode="json"), "config.yaml")
         return self.pipeline_run
 
@@ -188,17 +223,18 @@ class Runner:
         if not self.pipeline_run:
             return
         reused = {r.name: r.run_id for r in self.results.values() if r.state == "Cached"}
-        self.tracker.document(self.pipeline_run, reused, "reused.json")
         counts = {"nodes_reused": len(reused), "nodes_run": len(self.results) - len(reused)}
-        self.tracker.metrics(self.pipeline_run, [(k, v, 0) for k, v in counts.items()])
         tags = {"steel.reused_runs": ",".join(reused.values())[:7900]}
-        self.tracker.finish(self.pipeline_run, status, tags)
+        with self._unless_away("MLflow does not take the end of the pipeline's run"):
+            self.tracker.document(self.pipeline_run, reused, "reused.json")
+            self.tracker.metrics(self.pipeline_run, [(k, v, 0) for k, v in counts.items()])
+            self.tracker.finish(self.pipeline_run, status, tags)
 
     def end_stage(self, stage: str, status: str) -> None:
         """Close the MLflow run of a stage, if any of its nodes ran."""
         run = self._stage_runs.pop(stage, None)
         if run:
-            self.tracker.finish(run, status)
+            self._close(run, status)
 
     def run(
         self,
@@ -213,7 +249,9 @@ class Runner:
         started = time.monotonic()
         with self.store.lock(node.name, fingerprint) as waited:
             if waited:  # someone else held this fingerprint: it may be done by now
-                self._by_fingerprint[fingerprint] = self.tracker.find(fingerprint)
+                self._by_fingerprint[fingerprint] = self.tracker.patiently(
+                    lambda: self.tracker.find(fingerprint), "a look-up"
+                )
                 again = self.resolve(node)
                 if again.artifact:
                     return self.adopt(again), None
@@ -238,23 +276,26 @@ class Runner:
             try:
                 track.params(canonical(node.config))
                 if not resumed:
-                    self.tracker.lineage(run_id, inputs)
+                    self.tracker.patiently(
+                        lambda: self.tracker.lineage(run_id, inputs), "the inputs of a run"
+                    )
                 outcome = node.body(context)
                 seconds = time.monotonic() - started
                 manifest = self._publish(resolution, inputs, outcome, seconds, run_id)
-                self._report(run_id, outcome, seconds, manifest, track)
                 status = "FINISHED"
             except Exception:
                 status = "FAILED"
                 raise
             finally:
-                # the digest tag goes with FINISHED: a reader never sees one without the other
-                done = {DIGEST: manifest["digest"]} if status == "FINISHED" else {}
-                self.tracker.finish(run_id, status, done)
                 if status != "FINISHED":
+                    self._close(run_id, status)
                     self.results[node.name] = Result(
                         node.name, "Failed", time.monotonic() - started, "", run_id, resolution.reason
                     )
+            # sealed: from here on nothing fails the node
+            with self._unless_away(f"{node.name} is sealed, but MLflow does not take its record"):
+                track.flush()
+                self._report(run_id, manifest, outcome.files)
         final = self.store.final(node.name, fingerprint)
         artifact = Artifact(node.name, final, manifest["digest"], fingerprint, manifest, run_id)
         self.done[node.name] = artifact
@@ -275,20 +316,27 @@ class Runner:
         if not resumed:
             shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True, exist_ok=True)
-        every = {
-            NODE: node.name,
-            FINGERPRINT: fingerprint,
-            **self._tags(),
+        every = {**self._tags(resolution), **tags}
+        if resumed and unfinished:
+            run_id = unfinished[0].run_id
+            self.tracker.patiently(lambda: self.tracker.reopen(run_id, every), "a run that goes on")
+            return work, True, run_id
+        stage_run = self._stage_run(node.stage)
+        run_id = self.tracker.patiently(
+            lambda: self.tracker.start("node", node.name, stage_run, every), "a new run"
+        )
+        return work, resumed, run_id
+
+    def _tags(self, resolution: Resolution) -> dict[str, str]:
+        return {
+            NODE: resolution.node.name,
+            FINGERPRINT: resolution.fingerprint,
+            **self._origin(),
             "steel.reason": resolution.reason[:4000],
             **{f"steel.part.{k}": v for k, v in _parts(resolution.identity).items()},
-            **tags,
         }
-        if resumed and unfinished:
-            self.tracker.reopen(unfinished[0].run_id, every)
-            return work, True, unfinished[0].run_id
-        return work, resumed, self.tracker.start("node", node.name, self._stage_run(node.stage), every)
 
-    def _tags(self) -> dict[str, str]:
+    def _origin(self) -> dict[str, str]:
         """What pipeline and node runs both say of where they were made."""
         tags = {PROFILE: self.config.profile, FLOW_RUN: self.flow_run_id, "host": socket.gethostname()}
         origin = {COMMIT: self.commit, VERSION: self.version}
@@ -298,7 +346,9 @@ class Runner:
         with self._lock:
             if stage not in self._stage_runs:
                 tags = {PROFILE: self.config.profile, FLOW_RUN: self.flow_run_id}
-                self._stage_runs[stage] = self.tracker.start("stage", stage, self.pipeline_run or None, tags)
+                self._stage_runs[stage] = self.tracker.patiently(
+                    lambda: self.tracker.start("stage", stage, self.pipeline_run or None, tags), "a new run"
+                )
             return self._stage_runs[stage]
 
     def _publish(
@@ -318,6 +368,7 @@ class Runner:
                 "counts": outcome.counts,
                 "metrics": outcome.metrics,
                 "extra": outcome.extra,
+                "reported_files": list(outcome.files),
                 "seconds": round(seconds, 3),
                 "identity": resolution.identity,
                 "inputs": {
@@ -332,16 +383,40 @@ class Runner:
             },
         )
 
-    def _report(
-        self, run_id: str, outcome: Outcome, seconds: float, manifest: Mapping[str, Any], track: RunTrack
-    ) -> None:
-        numbers = {**outcome.metrics, **outcome.counts, "seconds": seconds}
-        track.flush()
+    def _report(self, run_id: str, manifest: Mapping[str, Any], files: Iterable[str]) -> None:
+        """Write what a sealed artifact is remembered by, and finish its run."""
+        numbers = {**manifest["metrics"], **manifest["counts"], "seconds": manifest["seconds"]}
         self.tracker.metrics(run_id, [(k, v, 0) for k, v in numbers.items()])
         final = self.store.final(manifest["node"], manifest["fingerprint"])
         self.tracker.file(run_id, final / MANIFEST)
-        for name in outcome.files:
+        for name in files:
             self.tracker.file(run_id, final / name, name.rpartition("/")[0])
+        # the digest tag goes with FINISHED: a reader never sees one without the other
+        self.tracker.finish(run_id, "FINISHED", {DIGEST: manifest["digest"]})
+
+    def _record_again(self, resolution: Resolution) -> Artifact:
+        """The record in MLflow of an artifact that was sealed while the server was away; in its old run, if it is there."""
+        artifact, node = resolution.artifact, resolution.node
+        with self._unless_away(f"{node.name} is sealed, but MLflow still does not take its record"):
+            run_id = artifact.run_id
+            if not self.tracker.writable(run_id):
+                tags = self._tags(resolution)
+                run_id = self.tracker.start("node", node.name, self._stage_run(node.stage), tags)
+            self._report(run_id, artifact.manifest, artifact.manifest.get("reported_files", ()))
+            return replace(artifact, run_id=run_id)
+        return artifact
+
+    @contextmanager
+    def _unless_away(self, what: str) -> Iterator[None]:
+        """What is told to MLflow here may be lost without harm: a later run tells it again."""
+        try:
+            yield
+        except AWAY as error:
+            log.warning("%s (%s); the next run records it", what, " ".join(str(error).split())[:200])
+
+    def _close(self, run_id: str, status: str) -> None:
+        with self._unless_away(f"MLflow does not take that a run has ended as {status}"):
+            self.tracker.finish(run_id, status)
 
 
 def _input(ref: NodeRef, known: Mapping[str, Artifact]) -> Artifact:

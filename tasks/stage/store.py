@@ -89,11 +89,12 @@ class Store:
         return manifest
 
     def check(
-        self, node: str, fingerprint: str, expected_digest: str, policy: str
+        self, node: str, fingerprint: str, expected_digest: str | None, policy: str
     ) -> tuple[dict[str, Any], str]:
         """(manifest, "") when the artifact is whole, else ({}, what is wrong with it).
 
-        `policy` "size" compares the size of every file, "full" its sha256 too.
+        `policy` "size" compares the size of every file, "full" its sha256 too. `expected_digest` None: the
+        manifest's own, which must be that of its list of files, as its node and fingerprint must be these.
         """
         path = self.final(node, fingerprint)
         try:
@@ -102,6 +103,10 @@ class Store:
             return {}, "artifact is gone" if not path.exists() else "manifest.json is gone"
         except (OSError, ValueError) as error:
             return {}, f"manifest.json is unreadable ({error})"
+        if expected_digest is None:
+            if (manifest.get("node"), manifest.get("fingerprint")) != (node, fingerprint):
+                return {}, "manifest.json is of another node or fingerprint"
+            expected_digest = manifest.get("digest")
         if content_digest(manifest.get("files", [])) != expected_digest:
             return {}, "manifest.json does not carry the digest recorded in MLflow"
         for entry in manifest["files"]:

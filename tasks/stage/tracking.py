@@ -13,26 +13,35 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import requests
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
+from mlflow.exceptions import MlflowException, RestException
 from mlflow.tracking import MlflowClient
 
 from tasks.settings.errors import NodeError
+from tasks.settings.names import metric_name as _metric_name
 from tasks.stage.node import Artifact
 
 EXPERIMENT = "steel"
 KIND, NODE, FINGERPRINT, DIGEST = "steel.kind", "steel.node", "steel.fingerprint", "steel.digest"
 FLOW_RUN, PROFILE, PARENT = "prefect.flow_run_id", "steel.profile", "mlflow.parentRunId"
 COMMIT, VERSION = "mlflow.source.git.commit", "steel.version"
+AWAY = (MlflowException, requests.RequestException, ConnectionError)
+"""What a server that is down, full or being restarted makes of a call."""
+PATIENCE_SECONDS = 600.0
+"""How long a call that a node cannot start without waits for a server that is away."""
+_POLL_SECONDS = 2.0
 _BATCH = 500
 _FLUSH_SECONDS = 2.0
 
 log = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -57,20 +66,50 @@ class Tracker:
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI", "")
         if not self.uri:
             raise NodeError("MLFLOW_TRACKING_URI is not set: start the servers with `make up`")
-        # a server that is down must be noticed in seconds, not after MLflow's default minutes of retries
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
+        # waiting for a server is done here (`patiently`), where a cancelled run can end it
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
         self.client = MlflowClient(self.uri)
+        self.stop = threading.Event()
+        """Set when the run is cancelled: no call waits for a server any longer."""
         self._lineage = threading.Lock()
         try:
-            experiment = self.client.get_experiment_by_name(EXPERIMENT)
-            self.experiment = (
-                experiment.experiment_id if experiment else self.client.create_experiment(EXPERIMENT)
-            )
-        except MlflowException as error:
+            self.experiment = self._experiment()
+        except AWAY as error:
             raise NodeError(
                 f"MLflow does not answer at {self.uri}: start the servers with `make up` ({error})"
             ) from error
+
+    def _experiment(self) -> str:
+        experiment = self.client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            return self.client.create_experiment(EXPERIMENT)
+        if experiment.lifecycle_stage == "deleted":
+            log.warning("the MLflow experiment %s was deleted: it is restored, with its runs", EXPERIMENT)
+            self.client.restore_experiment(experiment.experiment_id)
+        return experiment.experiment_id
+
+    def patiently(self, call: Callable[[], Answer], what: str) -> Answer:
+        """The call's answer, asked again while the server is away, up to PATIENCE_SECONDS or until `stop` is set.
+
+        Raises NodeError then. A call that the server refuses (400, 404) is not asked again.
+        """
+        begun, said = time.monotonic(), False
+        while True:
+            try:
+                return call()
+            except AWAY as error:
+                if isinstance(error, RestException) and error.get_http_status_code() < 500:
+                    raise
+                if self.stop.is_set() or time.monotonic() - begun > PATIENCE_SECONDS:
+                    raise NodeError(
+                        f"MLflow at {self.uri} does not take {what}: `make up` starts it again ({_one_line(error)})"
+                    ) from error
+                if not said:
+                    log.warning("MLflow does not take %s; waiting for it (%s)", what, _one_line(error))
+                    said = True
+                self.stop.wait(_POLL_SECONDS)
 
     def history(self) -> list[Record]:
         """Every node run, newest first, in one batched look-up."""
@@ -137,8 +176,10 @@ class Tracker:
             return max(
                 (m.step for m in self.client.get_metric_history(run_id, _metric_name(name))), default=-1
             )
-        except MlflowException as error:
-            log.warning("MLflow does not tell the history of %s (%s): steps may appear twice", name, error)
+        except AWAY as error:
+            log.warning(
+                "MLflow does not tell the history of %s (%s): steps may appear twice", name, _one_line(error)
+            )
             return -1
 
     def file(self, run_id: str, path: Path, folder: str = "") -> None:
@@ -189,6 +230,16 @@ class Tracker:
                     raise
                 self.client.log_inputs(run_id, entries)
 
+    def writable(self, run_id: str) -> str:
+        """The state of a run that can still be written to, such as RUNNING; "" for one that is unknown or deleted."""
+        try:
+            info = self.client.get_run(run_id).info
+        except MlflowException as error:
+            if isinstance(error, RestException) and error.get_http_status_code() >= 500:
+                raise
+            return ""  # no such run
+        return info.status if info.lifecycle_stage == "active" else ""
+
     def url(self, run_id: str) -> str:
         """The page of a run in the MLflow UI."""
         return (
@@ -224,23 +275,32 @@ class RunTrack:
             return
         try:
             self.flush()
-        except MlflowException as error:
-            log.warning("MLflow does not take metrics (%s); %d kept for later", error, len(self._backlog))
+        except AWAY as error:
+            log.warning(
+                "MLflow does not take metrics (%s); %d kept for later", _one_line(error), len(self._backlog)
+            )
 
     def params(self, values: Mapping[str, Any]) -> None:
-        self.tracker.params(self.run_id, values)
+        self.tracker.patiently(lambda: self.tracker.params(self.run_id, values), "parameters")
 
     def file(self, path: Path, folder: str = "") -> None:
-        self.tracker.file(self.run_id, path, folder)
+        self.tracker.patiently(lambda: self.tracker.file(self.run_id, path, folder), "a file")
 
     def continues(self, fingerprint: str, step: int) -> None:
-        self.tracker.continues(self.run_id, fingerprint, step)
+        self.tracker.patiently(
+            lambda: self.tracker.continues(self.run_id, fingerprint, step), "the parent of a run"
+        )
 
     def flush(self) -> None:
         if self._backlog:
             self.tracker.metrics(self.run_id, self._backlog)
             self._backlog.clear()
         self._flushed = time.monotonic()
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 200 else f"{text[:199]}…"
 
 
 def _record(run: Any) -> Record:
@@ -263,9 +323,3 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str,
             yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield _metric_name(f"{prefix}{key}"), str(value)
-
-
-def _metric_name(name: str) -> str:
-    """MLflow takes letters, digits and _ - . space : / in names."""
-    name = name.replace("@", "_at_").replace("%", "pct")
-    return "".join(c if c.isascii() and (c.isalnum() or c in "_-. :/") else "_" for c in name)

@@ -8,7 +8,7 @@ reply lies wholly behind the cut is left out and counted.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import orjson
 
+from model.training.shards import Row
 from tasks.records.account import FILE, SPLITS
 from tasks.records.record import Dialogue
 from tasks.settings.errors import NodeError
 from tasks.tokenize.chat import TextEncoder, render_chat
-from tasks.tokenize.packing import Document, PackCounts, pack_whole
+from tasks.tokenize.packing import Document, pack_whole
 from tasks.training import mixtures
 from tasks.training.mixtures import Taken
 
@@ -49,10 +50,16 @@ def prepare(work: Work) -> dict[str, Any]:
     data = work.out / "data"
     data.mkdir(exist_ok=True)
     counts = {s.name: Counts() for s in sets}
+    if work.packed_tokens < work.max_tokens:
+        raise NodeError(
+            f"packed_tokens {work.packed_tokens} is below max_tokens {work.max_tokens}: examples would be cut a "
+            "second time when they are packed"
+        )
     shards: dict[str, dict[str, int]] = {}
     for split in SPLITS:
         documents = rendered(sets, encoder, work.max_tokens, split == "val", counts)
         shards[split] = _write(data, split, documents, work, encoder)
+    _check_written(shards, counts)
     accounting: dict[str, Any] = {
         "mixture_digest": mixture,
         "sets": {s.name: {**s.counts, **vars(counts[s.name])} for s in sets},
@@ -64,7 +71,37 @@ def prepare(work: Work) -> dict[str, Any]:
         assert each["taken"] == each["examples"] + each["reply_cut_off"]
     (work.out / FILE).write_bytes(orjson.dumps(accounting, option=orjson.OPT_INDENT_2) + b"\n")
     (work.out / "sample.txt").write_text(sample(sets, encoder, work), "utf-8")
+    if not shards["train"]["rows"]:
+        raise NodeError(f"the mixture leaves no example to train on: {_fates(accounting['sets'], work)}")
     return accounting
+
+
+def _check_written(shards: Mapping[str, Mapping[str, int]], counts: Mapping[str, Counts]) -> None:
+    """What stands in the shards is what was counted: examples, tokens and targets."""
+    for name, counted in (
+        ("documents", sum(c.examples for c in counts.values())),
+        ("tokens", sum(c.tokens for c in counts.values())),
+        ("targets", sum(c.targets for c in counts.values())),
+    ):
+        written = sum(split[name] for split in shards.values())
+        if written != counted:
+            raise NodeError(f"{counted} {name} of the mixture were counted, and {written} written")
+
+
+def _fates(sets: Mapping[str, Mapping[str, int]], work: Work) -> str:
+    """Why each set gave nothing, in words."""
+    lines = []
+    for name, s in sets.items():
+        fates = {
+            "dropped by deduplication or decontamination": s["dropped"],
+            "duplicates": s["duplicates"],
+            "not in the share that is taken": s["available"] - s["taken"],
+            f"without a token of the reply within max_tokens {work.max_tokens}": s["reply_cut_off"],
+            "held out for the validation loss": s["examples"],
+        }
+        reasons = ", ".join(f"{n:,} {fate}" for fate, n in fates.items() if n)
+        lines.append(f"{name}: {s['records']:,} records" + (f" ({reasons})" if reasons else ""))
+    return "; ".join(lines) or "it names no data set"
 
 
 def hold_out(sets: Sequence[Taken[Dialogue]]) -> None:
@@ -149,11 +186,18 @@ def render(record: Dialogue, encoder: TextEncoder) -> tuple[list[int], list[int]
 def _write(data: Path, split: str, documents: Iterator[Document], work: Work, encoder: Any) -> dict[str, int]:
     from model.training.shards import write_shard
 
-    counts = PackCounts()
-    rows = pack_whole(documents, work.packed_tokens, encoder.end_of_text, counts=counts)
+    targets = 0
+
+    def counted(rows: Iterator[Row]) -> Iterator[Row]:
+        nonlocal targets
+        for row in rows:
+            targets += int(np.sum(row.loss_mask))
+            yield row
+
+    rows = counted(pack_whole(documents, work.packed_tokens, encoder.end_of_text))
     metadata = {"source": "sft", "tokenizer_digest": encoder.digest}
     info = write_shard(data / f"{split}-00000.arrow", rows, work.packed_tokens, metadata, loss_mask=True)
-    return {"rows": info.rows, "documents": info.documents, "tokens": info.tokens}
+    return {"rows": info.rows, "documents": info.documents, "tokens": info.tokens, "targets": targets}
 
 
 def sample(sets: Sequence[Taken[Dialogue]], encoder: TextEncoder, work: Work) -> str:

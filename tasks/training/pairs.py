@@ -7,13 +7,14 @@ leaves no room, or whose replies are the same, teaches nothing and is dropped. E
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import orjson
 
 from tasks.records.record import Preference
+from tasks.settings.errors import NodeError
 from tasks.tokenize.chat import IM_END, TextEncoder, render_chat
 from tasks.training import mixtures
 from tasks.training.mixtures import Taken, key
@@ -50,6 +51,8 @@ def prepare(work: Work) -> dict[str, Any]:
     lines, counts = tokenized(sets, encoder, work.max_tokens)
     lines, counts["thinned"] = thinned(lines, work.zh_per_en, work.seed)
     train, held_out = split(lines, work.held_out, work.seed)
+    if not train or (work.held_out and not held_out):
+        raise NodeError(_too_few(train, held_out, counts, sets, work))
     with (work.out / "pairs.jsonl").open("wb") as manifest:
         for name, some in (("train", train), ("held_out", held_out)):
             counts[name] = write_pairs(
@@ -64,6 +67,22 @@ def prepare(work: Work) -> dict[str, Any]:
                 counts[f"{name}_{language}"] = sum(line["language"] == language for line in some)
     counts["sets"] = {s.name: dict(s.counts) for s in sets}
     return counts
+
+
+def _too_few(
+    train: list, held_out: list, counts: Mapping[str, Any], sets: Sequence[Taken], work: Work
+) -> str:
+    """What became of the pairs, when none is left to train on or to measure with."""
+    fates = {
+        f"prompt leaves no room in max_tokens {work.max_tokens}": counts["prompt_too_long"],
+        "both replies the same, or the same before the cut": counts["same_reply"],
+        f"English pairs thinned out by zh_per_en {work.zh_per_en}": counts["thinned"],
+        f"held out (dpo.held_out {work.held_out})": len(held_out),
+    }
+    records = ", ".join(f"{s.name} {s.counts['records']:,}" for s in sets)
+    what = ", ".join(f"{n:,} {fate}" for fate, n in fates.items() if n)
+    missing = "to train on" if not train else "to measure the effect on"
+    return f"no preference pair is left {missing}: {counts['pairs']:,} pairs taken of {records or 'no set'}; {what}"
 
 
 def tokenized(

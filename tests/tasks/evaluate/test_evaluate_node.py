@@ -4,6 +4,7 @@ from concurrent.futures import Future
 
 import orjson
 import pytest
+from pydantic import ValidationError
 
 from tasks.evaluate import benchmarks, results
 from tasks.evaluate.body import evaluate
@@ -68,8 +69,8 @@ def test_nodes_of_the_stage():
 
 
 def test_an_unknown_benchmark_is_one_clear_line():
-    with pytest.raises(NodeError, match="nonsense"):
-        nodes(run_of(evaluate={"benchmarks": ["nonsense"]}))
+    with pytest.raises(ValidationError, match="nonsense"):
+        run_of(evaluate={"benchmarks": ["nonsense"]})
 
 
 def test_only_the_reported_split_is_asked(tmp_path):

@@ -1,0 +1,138 @@
+"""What can be known to be wrong with a run before any work starts, beyond what the settings refuse themselves.
+
+Each check gives lines for a person. `complaints` are reasons not to start; `warnings` are said, and the run
+goes on. Both take the settings and the number of GPUs alone, so that a plan for another machine (`GPUS=8`) is
+checked in the same way. The flow asks again at its start: a run may be triggered without the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+from model.training.config import undealable
+from tasks.settings.config import SteelRun, Train
+from tasks.settings.errors import NodeError
+
+CPU_RANKS = 2
+"""Training processes on a machine without a GPU, where the settings name no number."""
+_ATTENTION = {"flash_attention_4": "flash_attn.cute", "flash_attention_2": "flash_attn", "varlen": ""}
+"""Attention that needs CUDA, and the module that it is imported from."""
+
+
+def complaints(config: SteelRun, stages: tuple[str, ...], gpus: int) -> Iterator[str]:
+    """Why this run cannot work on a machine with so many GPUs; `stages` are those that will run."""
+    yield from _device(config, gpus)
+    yield from _context(config, stages)
+    yield from _mixtures(config, stages)
+    yield from _batches(config, stages, gpus)
+
+
+def warnings(config: SteelRun, stages: tuple[str, ...], gpus: int) -> Iterator[str]:
+    """What is likely not meant, though it works."""
+    for name, train in _trainings(config, stages):
+        if train.steps and train.optim.warmup_steps >= train.steps:
+            yield (
+                f"{name}: warmup_steps {train.optim.warmup_steps} is not below steps {train.steps}: the learning rate "
+                f"never reaches {train.optim.lr:g}"
+            )
+    asked = config.runtime.nproc
+    if gpus and _on_gpus(config, gpus) and asked and asked > gpus:
+        yield f"runtime.nproc is {asked} and there are {gpus} GPUs: {gpus} ranks are used"
+
+
+def gpus_here() -> int:
+    """GPUs of this machine. torch, which takes seconds to load, is asked only where a driver is."""
+    if not any(Path(place).exists() for place in ("/dev/nvidiactl", "/dev/dxg", "/proc/driver/nvidia")):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def ranks(config: SteelRun, stage: str, gpus: int) -> int:
+    """Training processes of a stage on a machine with so many GPUs; as tasks.training.engine decides it."""
+    runtime = config.runtime
+    numbers = (runtime.nproc,) if stage == "pretrain" else (runtime.sft_nproc, runtime.nproc)
+    asked = next((number for number in numbers if number), None)
+    if not _on_gpus(config, gpus):
+        return asked or CPU_RANKS
+    return min(asked or gpus, gpus)
+
+
+def _on_gpus(config: SteelRun, gpus: int) -> bool:
+    return config.runtime.device != "cpu" and gpus > 0
+
+
+def _trainings(config: SteelRun, stages: tuple[str, ...]) -> Iterator[tuple[str, Train]]:
+    if "pretrain" in stages or "ablation" in stages:
+        yield "pretrain", config.pretrain
+    if "sft" in stages and config.sft.variants:
+        yield "sft", config.sft.train
+    if "dpo" in stages and config.dpo.mixture:
+        yield "dpo", config.dpo.train
+
+
+def _device(config: SteelRun, gpus: int) -> Iterator[str]:
+    runtime = config.runtime
+    if runtime.device == "cuda" and not gpus:
+        yield "runtime.device is cuda, and this machine has no GPU that torch can use: set runtime.device=auto or cpu"
+    if runtime.attention in _ATTENTION:
+        module = _ATTENTION[runtime.attention]
+        if not _on_gpus(config, gpus):
+            yield f"runtime.attention is {runtime.attention}, which runs on GPUs only: set runtime.attention=auto"
+        elif module and find_spec(module.partition(".")[0]) is None:
+            yield f"runtime.attention is {runtime.attention}, and the package {module} is not installed: auto takes what is"
+    if runtime.kernels == "on" and not _on_gpus(config, gpus):
+        yield "runtime.kernels is on, and the fused operators run on GPUs only: set runtime.kernels=auto"
+
+
+def _context(config: SteelRun, stages: tuple[str, ...]) -> Iterator[str]:
+    most = config.model.max_position_embeddings
+    lengths = {"tokenize.block_size": config.tokenize.block_size}
+    if "sft" in stages and config.sft.variants:
+        lengths["sft.max_tokens"] = config.sft.max_tokens
+    if "dpo" in stages and config.dpo.mixture:
+        lengths["dpo.max_tokens"] = config.dpo.max_tokens
+    for name, length in lengths.items():
+        if length > most:
+            yield f"{name} is {length}, more than the model's context: model.max_position_embeddings is {most}"
+    given, own = config.model.vocab_size, config.tokenize.vocab_size
+    if given and config.tokenize.tokenizer == "train" and given < own:
+        yield f"model.vocab_size is {given}, fewer than the tokenizer's {own} (tokenize.vocab_size)"
+
+
+def _mixtures(config: SteelRun, stages: tuple[str, ...]) -> Iterator[str]:
+    asked = []
+    if "sft" in stages:
+        asked += [(f"sft.variants.{name}", v.mixture, "sft") for name, v in config.sft.variants.items()]
+    if "dpo" in stages:
+        asked.append(("dpo", config.dpo.mixture, "preference"))
+    for place, mixture, use in asked:
+        if not mixture and use == "sft":
+            yield f"{place}.mixture is empty: name at least one data set"
+        for name in mixture:
+            source = config.sources.get(name)
+            if source is None:
+                known = ", ".join(config.using(use)) or "none"
+                yield f"{place}.mixture names {name!r}, which is no source; with use: {use} there are: {known}"
+            elif source.use != use:
+                yield f"{place}.mixture names {name!r}, whose use is {source.use}, not {use}"
+
+
+def _batches(config: SteelRun, stages: tuple[str, ...], gpus: int) -> Iterator[str]:
+    micro = config.runtime.micro_batch_size
+    for name, train in _trainings(config, stages):
+        # an ablation trains with pretrain's batch on the ranks of a fine-tuning
+        for stage in {"pretrain": [s for s in ("pretrain", "ablation") if s in stages]}.get(name, [name]):
+            world = ranks(config, stage, gpus)
+            if reason := undealable(train.batch_size, world, micro):
+                yield f"{stage}: {reason} ({name}{'' if name == 'pretrain' else '.train'}.batch_size, {world} ranks)"
+
+
+def refuse(config: SteelRun, stages: tuple[str, ...], gpus: int) -> Mapping[str, list[str]]:
+    """NodeError with every complaint; else the warnings under "warnings"."""
+    if lines := list(complaints(config, stages, gpus)):
+        raise NodeError("\n".join(lines))
+    return {"warnings": list(warnings(config, stages, gpus))}

@@ -1,0 +1,105 @@
+"""What can be known before any work: each kind of late failure is refused early, and the shipped profiles pass."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks import dag
+from tasks.inspect import preflight
+from tasks.settings import profiles
+from tasks.settings.config import STAGES
+from tasks.settings.errors import NodeError
+
+
+def lines(
+    overrides: dict, gpus: int = 0, profile: str = "smoke", stages: tuple[str, ...] = STAGES
+) -> list[str]:
+    return list(preflight.complaints(profiles.load(profile, overrides), stages, gpus))
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 4, 8])
+@pytest.mark.parametrize("profile", profiles.names())
+def test_every_shipped_profile_deals_every_batch(profile: str, gpus: int) -> None:
+    assert lines({}, gpus, profile) == []
+    assert lines({}, gpus, profile, (*STAGES[:4], "ablation")) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "gpus", "words"),
+    [
+        ({"runtime": {"nproc": 5}}, 0, "cannot be shared evenly by 5 ranks"),
+        ({"runtime": {"micro_batch_size": 4}}, 0, "no multiple of micro_batch_size 4"),
+        ({"runtime": {"nproc": None}}, 4, "pretrain: batch_size 6"),
+        ({"runtime": {"sft_nproc": 3}}, 0, "sft: batch_size 8"),
+        ({"dpo": {"train": {"batch_size": 5}}, "runtime": {"sft_nproc": 2}}, 0, "dpo: batch_size 5"),
+        ({"runtime": {"device": "cuda"}}, 0, "no GPU"),
+        ({"runtime": {"attention": "flash_attention_2"}}, 0, "GPUs only"),
+        ({"runtime": {"attention": "varlen"}}, 0, "GPUs only"),
+        ({"runtime": {"attention": "flash_attention_2"}}, 1, "not installed"),
+        ({"runtime": {"kernels": "on"}}, 0, "GPUs only"),
+        (
+            {"tokenize": {"block_size": 4096}, "model": {"max_position_embeddings": 256}},
+            0,
+            "tokenize.block_size",
+        ),
+        ({"sft": {"max_tokens": 2000, "packed_tokens": 2000}}, 0, "sft.max_tokens is 2000"),
+        ({"dpo": {"max_tokens": 2000}}, 0, "dpo.max_tokens is 2000"),
+        ({"model": {"vocab_size": 512}}, 0, "fewer than the tokenizer's"),
+        ({"sft": {"variants": {"plain": {"mixture": {"nothing_here": 1.0}}}}}, 0, "is no source"),
+        (
+            {"sft": {"variants": {"plain": {"mixture": {"skypile": 1.0}}}}},
+            0,
+            "whose use is pretrain, not sft",
+        ),
+        ({"dpo": {"mixture": {"demo_qa_zh": 1.0}}}, 0, "whose use is sft, not preference"),
+    ],
+)
+def test_late_failures_are_refused_early(overrides: dict, gpus: int, words: str) -> None:
+    complaints = lines(overrides, gpus)
+    assert [line for line in complaints if words in line], complaints
+    with pytest.raises(NodeError, match="\n".join(complaints[:1])[:20]):
+        preflight.refuse(profiles.load("smoke", overrides), STAGES, gpus)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"model": {"num_attention_heads": 3}},
+        {"model": {"num_key_value_heads": 3, "num_attention_heads": 4}},
+        {"model": {"num_hidden_layers": 0}},
+        {"sft": {"variants": {"plain": {"mixture": {"demo_qa_zh": 2.0}}}}},
+        {"sft": {"variants": {"plain": {"mixture": {"demo_qa_zh": 0.0}}}}},
+        {"sft": {"variants": {"plain": {"mixture": {"demo_qa_zh": -0.5}}}}},
+        {"dpo": {"mixture": {"demo_dpo_zh": 100}}},
+        {"tokenize": {"weights": {"skypyle": 2.0}}},
+        {"evaluate": {"benchmarks": ["nope"]}},
+        {"evaluate": {"max_questions": 0}},
+        {"sources": {"skypile": {"reader": "skypyle"}}},
+        {"sft": {"max_tokens": 768, "packed_tokens": 64}},
+    ],
+)
+def test_settings_and_graph_refuse_the_rest(overrides: dict) -> None:
+    with pytest.raises(NodeError):
+        dag.build(profiles.load("smoke", overrides))
+
+
+def test_only_the_stages_that_run_are_asked() -> None:
+    late = {"dpo": {"train": {"batch_size": 5}}, "runtime": {"sft_nproc": 2}}
+    assert lines(late, stages=STAGES[: STAGES.index("sft")]) == []
+
+
+def test_a_warm_up_as_long_as_the_training_is_said() -> None:
+    def warned(steps: int, warmup: int) -> list[str]:
+        config = profiles.load("smoke", {"pretrain": {"steps": steps, "optim": {"warmup_steps": warmup}}})
+        return list(preflight.warnings(config, ("pretrain",), 0))
+
+    assert warned(60, 10) == []
+    assert "never reaches" in warned(60, 100)[0]
+    assert warned(60, 60)
+
+
+def test_more_ranks_than_gpus_are_cut_to_the_gpus_and_said() -> None:
+    config = profiles.load("demo")
+    assert preflight.ranks(config, "pretrain", gpus=0) == 2
+    assert preflight.ranks(config, "pretrain", gpus=1) == 1
+    assert "1 GPUs" in " ".join(preflight.warnings(config, STAGES, 1))
