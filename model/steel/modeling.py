@@ -274,9 +274,15 @@ class SteelForCausalLM(SteelPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         return_dict: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         **kwargs,
     ) -> CausalLMOutputWithPast | tuple:
-        """Logits [B, T or logits_to_keep, V] and, with labels, the mean loss (labels are shifted here)."""
+        """Logits [B, T or logits_to_keep, V] and, with labels, the mean loss (labels are shifted here).
+
+        `num_items_in_batch`: the labels of the whole batch, where this call is one of several micro-batches. The loss
+        is then the sum over this call divided by it, so that the losses of the micro-batches add up to the mean
+        (transformers' Trainer passes it, and no longer divides by its gradient accumulation).
+        """
         out = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -291,7 +297,12 @@ class SteelForCausalLM(SteelPreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             targets = labels[:, 1:].flatten().to(logits.device)
-            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, ignore_index=-100)
+            predicted = logits[:, :-1].flatten(0, 1).float()
+            if num_items_in_batch is None:
+                loss = F.cross_entropy(predicted, targets, ignore_index=-100)
+            else:
+                loss = F.cross_entropy(predicted, targets, ignore_index=-100, reduction="sum")
+                loss = loss / torch.as_tensor(num_items_in_batch, device=loss.device)
         result = CausalLMOutputWithPast(
             loss=loss,
             logits=logits,

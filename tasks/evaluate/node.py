@@ -17,6 +17,7 @@ __all__ = ["SCORING", "mcnemar_exact", "nodes", "paired", "wilson"]
 SCORING = (
     "tasks.evaluate",
     "model.chat_template",
+    "model.tokenizer",
     "tasks.tokenize.chat",
     "tasks.tokenize.encode",
     "model.scoring",

@@ -25,7 +25,14 @@ def nodes(config: SteelRun, names: Iterable[str]) -> list[Node]:
             body=report,
             config=config.model_dump(mode="json", exclude={"runtime", "ablation"}),
             inputs={name: name for name in names},
-            code=("tasks.report", "tasks.figures", "tasks.evaluate.statistics", "model.scoring"),
+            code=(
+                "tasks.report",
+                "tasks.figures",
+                "tasks.evaluate.statistics",
+                "model.scoring",
+                "model.chat_template",
+                "model.tokenizer",
+            ),
         )
     ]
 

@@ -10,7 +10,7 @@ from tasks.settings.errors import NodeError
 from tasks.stage.node import Node
 from tasks.tokenize import manifest, source, tokenizer
 
-ENCODING = ("model.chat_template", "tasks.tokenize.chat", "tasks.tokenize.encode")
+ENCODING = ("model.chat_template", "model.tokenizer", "tasks.tokenize.chat", "tasks.tokenize.encode")
 
 
 def nodes(config: SteelRun) -> list[Node]:

@@ -18,6 +18,7 @@ from tasks.stage.node import Context, Outcome
 SPLITS = ("train", "val")
 CODE = (
     "model.chat_template",
+    "model.tokenizer",
     "tasks.tokenize.chat",
     "tasks.tokenize.documents",
     "tasks.tokenize.encode",

@@ -21,6 +21,7 @@ PAIRS = (
     "tasks.training.pairs",
     "tasks.training.trials",
     "model.chat_template",
+    "model.tokenizer",
     "tasks.tokenize.chat",
     "tasks.tokenize.encode",
 )

@@ -20,6 +20,7 @@ EXAMPLES = (
     "tasks.training.mixtures",
     "tasks.training.examples",
     "model.chat_template",
+    "model.tokenizer",
     "tasks.tokenize.chat",
     "tasks.tokenize.encode",
     "tasks.tokenize.packing",
