@@ -27,8 +27,8 @@ import model.steel  # noqa: F401  (registers the classes whose source save_pretr
 from model.chat_template import CHAT_TEMPLATE, DOCUMENT_END, MARKED_CHAT_TEMPLATE, TURN_END, unmarked
 from model.steel.configuration import SteelConfig
 from model.steel.modeling import SteelForCausalLM
-from model.training.card import card
 from model.tokenizer import read_tree, switch_off, switch_off_settings, write_tree
+from model.training.card import card
 from model.training.config import ConfigError
 
 log = logging.getLogger("steel.training")
@@ -71,7 +71,9 @@ def write_export(
     if tokenizer_dir is not None:
         copy_tokenizer(Path(tokenizer_dir), partial, config.max_position_embeddings)
     (partial / "README.md").write_text(card(config), "utf-8")
-    for path in partial.iterdir():  # safetensors writes for the owner's eyes only; the card has the umask's mode
+    for (
+        path
+    ) in partial.iterdir():  # safetensors writes for the owner's eyes only; the card has the umask's mode
         shutil.copymode(partial / "README.md", path)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
@@ -135,7 +137,9 @@ def copy_tokenizer(source: Path, target: Path, context: int) -> None:
     (target / SETTINGS).write_text(
         json.dumps(settings, ensure_ascii=False, indent=2, sort_keys=True) + "\n", "utf-8"
     )
-    (target / TEMPLATE).write_text(template, "utf-8")  # newer programs read this file, older ones the settings
+    (target / TEMPLATE).write_text(
+        template, "utf-8"
+    )  # newer programs read this file, older ones the settings
     if marked != template:
         (target / TRAINING_TEMPLATE).write_text(marked, "utf-8")
 
