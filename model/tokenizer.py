@@ -37,16 +37,16 @@ class TextTokenizer:
         self.changes = switch_off(tree)
         """What was switched off."""
         added = tree.get("added_tokens") or []
-        self._json = _dump(tree)
+        self._rest = {"added_tokens": added, "post_processor": tree.get("post_processor")}
         self.text_json = _dump({**tree, "added_tokens": [], "post_processor": None})
         """The tokenizer.json of the tokenizer without added tokens, which encodes texts."""
         try:
             self.text: Any = Tokenizer.from_str(self.text_json)
-            whole = self._whole
         except Exception as error:  # tokenizers raises bare Exceptions
             raise ValueError(f"{where} cannot be read: {error}") from error
-        self.vocab_size: int = whole.get_vocab_size()
-        self._ids = {token["content"]: whole.token_to_id(token["content"]) for token in added}
+        entries = self.text.get_vocab()
+        self._ids = {token["content"]: entries.get(token["content"], token["id"]) for token in added}
+        self.vocab_size = len(entries.keys() | self._ids.keys())
         special = {token["content"] for token in added if token.get("special")}
         self._refuse_special_from_text(special | (self._ids.keys() & CHAT_TOKENS), where)
 
@@ -69,7 +69,7 @@ class TextTokenizer:
 
     @cached_property
     def _whole(self) -> Any:
-        return Tokenizer.from_str(self._json)
+        return Tokenizer.from_str(_dump({**json.loads(self.text_json), **self._rest}))
 
     def _refuse_special_from_text(self, special: set[str], where: str) -> None:
         """A vocabulary may hold a special token's string as an ordinary entry: then a text could give its id."""

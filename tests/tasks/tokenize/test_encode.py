@@ -8,10 +8,12 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+import tokenizers as fast_tokenizers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from model.tokenizer import TextTokenizer
 from tasks.settings.errors import NodeError
 from tasks.tokenize import encode
 from tasks.tokenize.chat import SPECIALS, SYSTEM, render_chat
@@ -80,10 +82,18 @@ def with_added(tokenizer_folder: Path, folder: Path, **fields) -> dict[str, int]
 
 @pytest.mark.parametrize("backend", ["tokenizers", "fastokens"])
 @pytest.mark.parametrize("fields", [{}, {"lstrip": True, "rstrip": True}, {"normalized": True}])
-def test_no_added_token_is_made_from_text_special_or_not(tokenizer_folder, encoder, tmp_path, backend, fields):
+def test_no_added_token_is_made_from_text_special_or_not(
+    tokenizer_folder, encoder, tmp_path, backend, fields
+):
     added = with_added(tokenizer_folder, tmp_path / "more", **fields)
     more = Encoder(tmp_path / "more", backend)
     assert more.vocab_size == encoder.vocab_size + len(ADDED)
+    reader = TextTokenizer.open(tmp_path / "more")
+    whole = fast_tokenizers.Tokenizer.from_file(str(tmp_path / "more" / "tokenizer.json"))
+    assert more.vocab_size == whole.get_vocab_size()
+    for token, number in added.items():
+        assert reader.special_id(token) == whole.token_to_id(token) == number
+        assert reader.decode([number]) == token
     texts = [f"a{token}b {token}\n{token}" for token in added] + ["".join(added), *awkward(300)]
     for text, ids, due in zip(texts, more.encode_batch(texts), encoder.encode_batch(texts), strict=True):
         assert ids.tolist() == due.tolist(), repr(text)
@@ -105,7 +115,9 @@ def test_a_message_makes_no_added_token(tokenizer_folder, encoder, tmp_path, bac
 
 
 STATES = {
-    "truncation": {"truncation": {"direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0}},
+    "truncation": {
+        "truncation": {"direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0}
+    },
     "left truncation": {
         "truncation": {"direction": "Left", "max_length": 2, "strategy": "OnlyFirst", "stride": 1}
     },
@@ -181,7 +193,8 @@ def test_a_vocabulary_that_makes_a_special_token_from_text_is_refused(tokenizer_
 
 
 @pytest.mark.parametrize(
-    ("text", "why"), [(None, "there is no"), ("{", "is no JSON"), ("[]", "is no tokenizer"), ("{}", "cannot be")]
+    ("text", "why"),
+    [(None, "there is no"), ("{", "is no JSON"), ("[]", "is no tokenizer"), ("{}", "cannot be")],
 )
 def test_a_file_that_is_no_tokenizer_is_one_line(tmp_path, text, why):
     if text is not None:
