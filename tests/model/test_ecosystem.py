@@ -126,7 +126,11 @@ def test_pipeline_stream_and_template_agree(exports, kind):
 def test_the_template_marks_what_the_assistant_says(exports):
     tokenizer = AutoTokenizer.from_pretrained(exports / "token")
     turns = [*PROMPT, {"role": "assistant", "content": "hi"}]
-    marked = tokenizer.apply_chat_template(turns, return_dict=True, return_assistant_tokens_mask=True)
+    marks = (exports / "token" / "training_chat_template.jinja").read_text("utf-8")
+    marked = tokenizer.apply_chat_template(
+        turns, chat_template=marks, return_dict=True, return_assistant_tokens_mask=True
+    )
+    assert marked["input_ids"] == tokenizer.apply_chat_template(turns, return_dict=True)["input_ids"]
     said = [i for i, on in zip(marked["input_ids"], marked["assistant_masks"], strict=True) if on]
     assert tokenizer.decode(said) == "hi<|im_end|>"
 
