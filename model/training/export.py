@@ -131,7 +131,7 @@ def copy_tokenizer(source: Path, target: Path, context: int) -> None:
         own = next((entry["template"] for entry in own if entry.get("name") == "default"), None)
     if (source / TEMPLATE).is_file():
         own = (source / TEMPLATE).read_text("utf-8")
-    template = unmarked(own) if isinstance(own, str) else CHAT_TEMPLATE
+    template = CHAT_TEMPLATE if own in (None, MARKED_CHAT_TEMPLATE) else unmarked(own)
     marked = MARKED_CHAT_TEMPLATE if template == CHAT_TEMPLATE else own
     settings |= {"model_max_length": context, "chat_template": template}
     (target / SETTINGS).write_text(
