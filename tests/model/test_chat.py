@@ -205,6 +205,22 @@ def test_lines_from_a_pipe_are_answered_one_by_one(export, monkeypatch, capsys, 
     assert first == "".join(expected.reply("hello")) + "\n"
 
 
+@pytest.mark.parametrize("flags", [[], ["--plain"]])
+@pytest.mark.parametrize("tokens", ["2048", "2049", "100000"])
+def test_more_new_tokens_than_the_context_has_are_no_fault(export, monkeypatch, capsys, flags, tokens):
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n"))
+    monkeypatch.setattr("model.chat.Dialogue.context", 120)
+    assert cli.main(["chat", "--model", str(export), "--max-new-tokens", tokens, *flags]) == 0
+    said = capsys.readouterr().out
+    assert said.splitlines()[0]
+    assert ("(this line makes" in said) == (not flags)  # the chat format alone fills half of 120 tokens
+
+
+def test_an_answer_of_no_tokens_is_one_clear_line(export, capsys):
+    assert cli.main(["chat", "--model", str(export), "--max-new-tokens", "0"]) == 2
+    assert "an answer has 1 token or more, not 0" in capsys.readouterr().err
+
+
 def test_a_pipe_into_a_process_of_its_own(export):
     """Nothing is loaded there yet, so nothing may ask whether to trust the folder's code and eat a line."""
     command = [sys.executable, "-m", "flows.cli", "chat", "--model", str(export), "--max-new-tokens", "6"]
