@@ -139,15 +139,18 @@ def _chat(options: argparse.Namespace) -> int:
     from model.chat import HELP, converse, open_dialogue
 
     base = name == "base" or options.plain
-    dialogue = open_dialogue(
-        folder,
-        config.runtime.device,
-        template=not base,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        max_new_tokens=options.max_new_tokens,
-        seed=options.seed,
-    )
+    try:
+        dialogue = open_dialogue(
+            folder,
+            config.runtime.device,
+            template=not base,
+            temperature=options.temperature,
+            top_p=options.top_p,
+            max_new_tokens=options.max_new_tokens,
+            seed=options.seed,
+        )
+    except ValueError as error:
+        raise Wrong(str(error)) from error
     typed = sys.stdin.isatty()
     print(f"{name}, in {folder}", file=sys.stderr)
     if base:

@@ -1,13 +1,25 @@
-"""How a dialogue becomes text: ChatML, the format of Qwen's chat models.
+"""How a dialogue becomes tokens: ChatML, the format of Qwen's chat models, as pieces and as a Jinja template.
 
     <|im_start|>role NEWLINE content <|im_end|> NEWLINE         for every turn
 
-A dialogue that does not begin with a system turn is given SYSTEM as one. `{% generation %}` marks what a model is
-trained to say (transformers' return_assistant_tokens_mask): the reply and the token that ends it.
+A dialogue that does not begin with a system turn is given SYSTEM as one.
 
-Training data (tasks.tokenize.chat) and exports have this one text. It lies outside model/steel, whose import brings
-torch: planning a run must not.
+Steel renders by pieces: either one special token or a text that is encoded without any (model.tokenizer). So a message
+that contains the *string* `<|im_end|>` cannot end its turn, and the targets of fine-tuning are spans by construction,
+never found by searching ids. Training, chat, generation, the report and evaluation use `render_chat`. The template is
+for other programs: for plain content its ids are the same.
+
+The reply is a piece of its own: it is encoded as it will be generated, after the prompt `<|im_start|>assistant\\n`,
+also where its first characters would merge with that line break.
+
+This file lies outside model/steel, whose import brings torch: planning a run must not.
 """
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 DOCUMENT_END = "<|endoftext|>"
 TURN_START = "<|im_start|>"
@@ -15,7 +27,7 @@ TURN_END = "<|im_end|>"
 
 SYSTEM = "You are a helpful assistant."
 
-CHAT_TEMPLATE = (
+MARKED_CHAT_TEMPLATE = (
     "{% if messages[0]['role'] != 'system' %}"
     "{{ '" + TURN_START + "system\\n" + SYSTEM + TURN_END + "\\n' }}"
     "{% endif %}"
@@ -27,3 +39,76 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '" + TURN_START + "assistant\\n' }}{% endif %}"
 )
+"""With `{% generation %}` around what a model is trained to say: the reply and the token that ends it. Only
+transformers knows this tag (return_assistant_tokens_mask, TRL's assistant_only_loss); others fail on it."""
+
+CHAT_TEMPLATE = MARKED_CHAT_TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+"""The same text in plain Jinja, for every program."""
+
+
+class Piece(NamedTuple):
+    """A special token, or a text without any."""
+
+    text: str
+    special: bool = False
+    target: bool = False
+    """Part of an assistant's reply, its <|im_end|> included."""
+
+
+class TextEncoder(Protocol):
+    """What rendering needs; model.tokenizer.TextTokenizer and tasks.tokenize.encode.Encoder have it."""
+
+    def encode(self, text: str) -> Sequence[int]: ...
+
+    def special_id(self, token: str) -> int | None: ...
+
+
+def chat_pieces(messages: Iterable[Mapping[str, str]], *, generation_prompt: bool = False) -> Iterator[Piece]:
+    """The pieces of a dialogue; without a system message it begins with the default one."""
+    messages = list(messages)
+    if not messages or messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": SYSTEM})
+    for message in messages:
+        role, content = message["role"], message["content"]
+        yield Piece(TURN_START, special=True)
+        if role == "assistant":
+            yield Piece("assistant\n")
+            yield Piece(content, target=True)
+            yield Piece(TURN_END, special=True, target=True)
+        else:
+            yield Piece(f"{role}\n{content}")
+            yield Piece(TURN_END, special=True)
+        yield Piece("\n")
+    if generation_prompt:
+        yield Piece(TURN_START, special=True)
+        yield Piece("assistant\n")
+
+
+def render_chat(
+    encoder: TextEncoder, messages: Iterable[Mapping[str, str]], *, generation_prompt: bool = False
+) -> tuple[list[int], list[int]]:
+    """Token ids of a dialogue, and for each 1 if it is a target of fine-tuning (replies), else 0.
+
+    Raises ValueError where the tokenizer lacks a special token of the format.
+    """
+    ids: list[int] = []
+    mask: list[int] = []
+    for piece in chat_pieces(messages, generation_prompt=generation_prompt):
+        found = [_special(encoder, piece.text)] if piece.special else encoder.encode(piece.text)
+        ids.extend(int(token) for token in found)
+        mask.extend([int(piece.target)] * len(found))
+    return ids, mask
+
+
+def unmarked(template: str) -> str:
+    """A template without `generation`, transformers' mark of a reply: it makes no text, and plain Jinja lacks it."""
+    for mark, same in (("generation", "if true"), ("endgeneration", "endif")):
+        template = re.sub(rf"{{%([-+]?)\s*{mark}\s*([-+]?)%}}", rf"{{%\1 {same} \2%}}", template)
+    return template
+
+
+def _special(encoder: TextEncoder, token: str) -> int:
+    number = encoder.special_id(token)
+    if number is None:
+        raise ValueError(f"the tokenizer has no token {token}: this model cannot chat")
+    return number

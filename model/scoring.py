@@ -24,7 +24,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from model.chat_template import DOCUMENT_END, TURN_END
+from model.chat_template import DOCUMENT_END, TURN_END, render_chat
+from model.tokenizer import TextTokenizer
 
 LogProb = tuple[float, int]
 """Sum of log-probabilities, and the number of tokens it runs over."""
@@ -34,6 +35,10 @@ HEAD_ELEMENTS = 1 << 25
 
 LEAST_PREFIX = 4
 """A shorter common beginning is not worth a forward pass of its own."""
+
+
+class NoRoom(ValueError):
+    """A prompt that leaves no room for a reply in the model's context."""
 
 
 # ------------------------------------------------------------------------------------ models
@@ -330,7 +335,7 @@ def _cached_equals_full(model: nn.Module) -> bool:
 # -------------------------------------------------------------------------------- generation
 def generate(
     model: nn.Module,
-    tokenizer: Any,
+    tokenizer: TextTokenizer,
     prompts: Sequence[str | Sequence[int]],
     max_new_tokens: int = 48,
     *,
@@ -343,32 +348,35 @@ def generate(
 
     A string is a user's turn (`chat`) or plain text; a list of ids is taken as it is. Every prompt
     is continued by itself, with the seed anew, so that a result does not depend on its neighbours.
+    A reply ends where the model's context does. Raises NoRoom for a prompt that fills it.
     """
-    stops = [
-        i for i in (tokenizer.convert_tokens_to_ids(t) for t in (TURN_END, DOCUMENT_END)) if i is not None
-    ]
+    stops = [i for i in map(tokenizer.special_id, (TURN_END, DOCUMENT_END)) if i is not None]
+    context = model.config.max_position_embeddings
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature > 0 else {}
     texts = []
     for prompt in prompts:
         ids = _prompt_ids(tokenizer, prompt, chat) if isinstance(prompt, str) else list(prompt)
+        if len(ids) >= context:
+            raise NoRoom(
+                f"the prompt has {len(ids):,} tokens, the model's context of {context:,} has no room for a reply"
+            )
         given = torch.tensor([ids], device=_device(model))
         with torch.random.fork_rng(devices=[given.device] if given.is_cuda else []), torch.inference_mode():
             torch.manual_seed(seed)
             out = model.generate(
                 input_ids=given,
                 attention_mask=torch.ones_like(given),
-                max_new_tokens=max_new_tokens,
-                eos_token_id=stops,
-                pad_token_id=stops[-1],
+                max_new_tokens=min(max_new_tokens, context - len(ids)),
+                eos_token_id=stops or None,
+                pad_token_id=stops[-1] if stops else 0,
                 **(sampling or {"do_sample": False}),
             )
         texts.append(tokenizer.decode(out[0, len(ids) :].tolist(), skip_special_tokens=True))
     return texts
 
 
-def _prompt_ids(tokenizer: Any, text: str, chat: bool) -> list[int]:
+def _prompt_ids(tokenizer: TextTokenizer, text: str, chat: bool) -> list[int]:
+    """By pieces, as training data are rendered: the text gives no special token."""
     if not chat:
-        return tokenizer.encode(text, add_special_tokens=False)
-    turns = [{"role": "user", "content": text}]
-    ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True)
-    return list(ids["input_ids"] if hasattr(ids, "keys") else ids)
+        return tokenizer.encode(text)
+    return render_chat(tokenizer, [{"role": "user", "content": text}], generation_prompt=True)[0]

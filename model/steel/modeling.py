@@ -274,9 +274,17 @@ class SteelForCausalLM(SteelPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         return_dict: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        shift_labels: Tensor | None = None,
         **kwargs,
     ) -> CausalLMOutputWithPast | tuple:
-        """Logits [B, T or logits_to_keep, V] and, with labels, the mean loss (labels are shifted here)."""
+        """Logits [B, T or logits_to_keep, V] and, with labels, the mean loss (labels are shifted here, unless
+        `shift_labels` brings them shifted).
+
+        `num_items_in_batch`: the labels of the whole batch, where this call is one of several micro-batches. The loss
+        is then the sum over this call divided by it, so that the losses of the micro-batches add up to the mean
+        (transformers' Trainer passes it, and no longer divides by its gradient accumulation).
+        """
         out = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -290,8 +298,13 @@ class SteelForCausalLM(SteelPreTrainedModel, GenerationMixin):
         logits = self.lm_head(out.last_hidden_state[:, kept])
         loss = None
         if labels is not None:
-            targets = labels[:, 1:].flatten().to(logits.device)
-            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, ignore_index=-100)
+            loss = self.loss_function(
+                logits,
+                labels,
+                self.config.vocab_size,
+                num_items_in_batch=num_items_in_batch,
+                shift_labels=shift_labels,
+            )
         result = CausalLMOutputWithPast(
             loss=loss,
             logits=logits,

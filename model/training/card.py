@@ -44,6 +44,9 @@ print(chat([{{"role": "user", "content": "你好"}}], max_new_tokens=64)[0]["gen
 
 {leak}A model that was only pre-trained continues texts and knows no turns; one that was tuned answers in the chat template
 of the tokenizer. Trained on what its maker gave it: what it says may be wrong.
+
+In training, a special token came from no text: the string `<|im_end|>` in a message was only a string. Most programs make
+the token from it, so that a message can end its own turn. Where messages come from strangers, take such strings out.
 """
 
 

@@ -1,13 +1,18 @@
 """The export folder: a model that transformers loads by itself, here and elsewhere.
 
     config.json, model*.safetensors, generation_config.json, the tokenizer's files, README.md (a model card),
-    and the source files of model/steel that the network needs, for trust_remote_code.
+    training_chat_template.jinja, and the source files of model/steel that the network needs, for trust_remote_code.
+
+The chat template is plain Jinja, for any program. The training one marks the replies with `{% generation %}`, which
+only transformers knows (TRL: SFTConfig(assistant_only_loss=True, chat_template_path="…/training_chat_template.jinja")).
 
 After `import model.steel` the folder loads without trust_remote_code; with it, it needs nothing of this repository.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,21 +24,25 @@ from torch.distributed.tensor import DTensor
 from transformers import GenerationConfig
 
 import model.steel  # noqa: F401  (registers the classes whose source save_pretrained copies)
-from model.chat_template import CHAT_TEMPLATE, DOCUMENT_END, TURN_END
+from model.chat_template import CHAT_TEMPLATE, DOCUMENT_END, MARKED_CHAT_TEMPLATE, TURN_END, unmarked
 from model.steel.configuration import SteelConfig
 from model.steel.modeling import SteelForCausalLM
+from model.tokenizer import read_tree, switch_off, switch_off_settings, write_tree
 from model.training.card import card
 from model.training.config import ConfigError
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-)
+log = logging.getLogger("steel.training")
+
+TOKENIZER_FILES = ("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt")
+"""Copied as they are."""
+SETTINGS, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
+TRAINING_TEMPLATE = "training_chat_template.jinja"
+NO_SETTINGS = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "eos_token": TURN_END,
+    "pad_token": DOCUMENT_END,
+}
+"""Of a tokenizer that brings no tokenizer_config.json."""
 
 
 def full_weights(lm: nn.Module, dtype: torch.dtype, *, keep: bool) -> dict[str, torch.Tensor]:
@@ -60,8 +69,12 @@ def write_export(
     lm.generation_config = generation_config(config)
     lm.save_pretrained(partial, state_dict=weights)
     if tokenizer_dir is not None:
-        copy_tokenizer(Path(tokenizer_dir), partial)
+        copy_tokenizer(Path(tokenizer_dir), partial, config.max_position_embeddings)
     (partial / "README.md").write_text(card(config), "utf-8")
+    for (
+        path
+    ) in partial.iterdir():  # safetensors writes for the owner's eyes only; the card has the umask's mode
+        shutil.copymode(partial / "README.md", path)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
 
@@ -92,15 +105,43 @@ def generation_config(config: SteelConfig) -> GenerationConfig:
     )
 
 
-def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy the tokenizer's files; one without a chat template gets Steel's."""
+def copy_tokenizer(source: Path, target: Path, context: int) -> None:
+    """Copy the tokenizer without its state; one without a chat template gets Steel's.
+
+    `context`: the longest sequence of the model, in tokens. Raises ConfigError where a file cannot be read.
+    """
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
-    settings, template = source / "tokenizer_config.json", target / "chat_template.jinja"
-    said = settings.read_text("utf-8") if settings.is_file() else ""
-    if "chat_template" not in said and not template.is_file():
-        template.write_text(CHAT_TEMPLATE, "utf-8")
+    try:
+        tree = read_tree(source)
+        settings = dict(NO_SETTINGS)
+        if (source / SETTINGS).is_file():
+            settings = json.loads((source / SETTINGS).read_text("utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"tokenizer_dir: {error}") from error
+    if changes := switch_off(tree):
+        write_tree(target, tree)
+    else:
+        shutil.copyfile(source / "tokenizer.json", target / "tokenizer.json")
+    for change in [*changes, *switch_off_settings(settings)]:
+        log.warning("the tokenizer in %s: %s", source, change)
+    own = settings.get("chat_template")
+    if isinstance(own, list):  # several, by name
+        own = next((entry["template"] for entry in own if entry.get("name") == "default"), None)
+    if (source / TEMPLATE).is_file():
+        own = (source / TEMPLATE).read_text("utf-8")
+    template = CHAT_TEMPLATE if own in (None, MARKED_CHAT_TEMPLATE) else unmarked(own)
+    marked = MARKED_CHAT_TEMPLATE if template == CHAT_TEMPLATE else own
+    settings |= {"model_max_length": context, "chat_template": template}
+    (target / SETTINGS).write_text(
+        json.dumps(settings, ensure_ascii=False, indent=2, sort_keys=True) + "\n", "utf-8"
+    )
+    (target / TEMPLATE).write_text(
+        template, "utf-8"
+    )  # newer programs read this file, older ones the settings
+    if marked != template:
+        (target / TRAINING_TEMPLATE).write_text(marked, "utf-8")
 
 
 def _plain(config: SteelConfig) -> dict[str, Any]:

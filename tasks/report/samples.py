@@ -6,11 +6,19 @@ from pathlib import Path
 
 
 def generate(export: str, prompts: list[str], max_new_tokens: int, chat: bool, device: str) -> list[str]:
-    """The model's continuation of each prompt; runs in a worker of the pool."""
-    from transformers import AutoTokenizer
+    """The model's continuation of each prompt; runs in a worker of the pool.
 
+    A prompt that the model cannot take is answered by the reason, in brackets: no report fails for it.
+    """
     from model import scoring
+    from model.tokenizer import TextTokenizer
 
+    tokenizer = TextTokenizer.open(export)
     model = scoring.load(Path(export), scoring.resolve_device(device))
-    tokenizer = AutoTokenizer.from_pretrained(export)
-    return scoring.generate(model, tokenizer, prompts, max_new_tokens, chat=chat)
+    replies = []
+    for prompt in prompts:
+        try:
+            replies += scoring.generate(model, tokenizer, [prompt], max_new_tokens, chat=chat)
+        except scoring.NoRoom as error:
+            replies.append(f"({error})")
+    return replies

@@ -4,8 +4,9 @@
 imported, many times as fast. It is checked against the reference at start-up and on samples of
 every so many batches: at start-up a difference means falling back, later it means stopping.
 
-Special tokens that occur as strings in a text are never parsed: a web page that contains
-`<|endoftext|>` must not be able to end a document.
+No added token is made from a text, by the rule of model.tokenizer: a web page that contains
+`<|endoftext|>` must not be able to end a document. Both backends are given the tokenizer without
+its added tokens, and without the state that its file may carry (truncation, dropout and the like).
 """
 
 from __future__ import annotations
@@ -54,23 +55,29 @@ class Encoder:
 
     def __init__(self, folder: Path | str, backend: str = "auto") -> None:
         """`backend`: fastokens, tokenizers, or auto (the faster one that works)."""
-        from tokenizers import Tokenizer
+        from model.tokenizer import TextTokenizer
 
-        file = Path(folder) / "tokenizer.json"
-        if not file.is_file():
-            raise NodeError(f"there is no {file}")
-        self._reference: Any = Tokenizer.from_file(str(file))
-        self._reference.encode_special_tokens = True
-        self.vocab_size: int = self._reference.get_vocab_size()
-        self._specials = {token: self._reference.token_to_id(token) for token in SPECIALS}
+        try:
+            opened = TextTokenizer.open(folder)
+        except ValueError as error:
+            raise NodeError(str(error)) from error
+        self._reference: Any = opened.text
+        self.vocab_size: int = opened.vocab_size
+        self._specials = {token: opened.special_id(token) for token in SPECIALS}
         if missing := [token for token, found in self._specials.items() if found is None]:
-            raise NodeError(f"the tokenizer {file} lacks the special tokens {', '.join(missing)}")
+            raise NodeError(f"the tokenizer in {folder} lacks the special tokens {', '.join(missing)}")
         self.end_of_text, self.im_start, self.im_end = (self._specials[token] for token in SPECIALS)
         self.digest = tokenizer_digest(folder)
-        self.warnings: list[str] = []
+        self.changes = opened.changes
+        """State of the file that is switched off here (model.tokenizer)."""
+        self.warnings = [f"the tokenizer in {folder}: {change}" for change in self.changes]
+        for warning in self.warnings:
+            log.warning(warning)
         self._batches = 0
         self._fast = (
-            None if backend == "tokenizers" else self._open_fast(file, required=backend == "fastokens")
+            None
+            if backend == "tokenizers"
+            else self._open_fast(opened.text_json, required=backend == "fastokens")
         )
         name = "tokenizers" if self._fast is None else "fastokens"
         self.backend = f"{name} {importlib.metadata.version(name)}"
@@ -118,15 +125,15 @@ class Encoder:
 
     @staticmethod
     def _encode_fast(fast: Any, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        ids, bounds = fast.encode_batch_flat(list(texts), split_special_tokens=True)
+        ids, bounds = fast.encode_batch_flat(list(texts))
         return np.frombuffer(ids, "<u4"), np.frombuffer(bounds, "<u8").astype(np.int64)
 
-    def _open_fast(self, file: Path, *, required: bool) -> Any:
+    def _open_fast(self, tokenizer: str, *, required: bool) -> Any:
         """The fast backend if it loads and agrees with the reference on PROBES, else None, loudly."""
         try:
             import fastokens
 
-            fast = fastokens.Tokenizer.from_file(str(file))
+            fast = fastokens.Tokenizer.from_json_str(tokenizer)
             found = _split(*self._encode_fast(fast, PROBES))
         except (ImportError, ValueError, RuntimeError) as error:
             return self._fall_back(f"fastokens cannot be used: {error}", required)

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from model.chat_template import CHAT_TEMPLATE
+from model.chat_template import CHAT_TEMPLATE, unmarked
 from tasks.settings.config import Section
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Context, Outcome
@@ -72,18 +71,28 @@ def folder_body(ctx: Context) -> Outcome:
     """Take the tokenizer in runtime.folders.tokenizer."""
     from tasks.work import pool
 
-    for note in take_folder(_folder(ctx.runtime.folders.tokenizer), ctx.out):
-        ctx.log.warning(note)
-    return _outcome(ctx, pool.submit(check_folder, str(ctx.out)).result(), {})
+    changes = take_folder(_folder(ctx.runtime.folders.tokenizer), ctx.out)
+    for change in changes:
+        ctx.log.warning(change)
+    facts = pool.submit(check_folder, str(ctx.out)).result()
+    return _outcome(ctx, facts, {"changes": len(changes)}, changes)
 
 
-def _outcome(ctx: Context, facts: Mapping[str, Any], counts: Mapping[str, int]) -> Outcome:
+def _outcome(
+    ctx: Context, facts: Mapping[str, Any], counts: Mapping[str, int], changes: Sequence[str] = ()
+) -> Outcome:
     for warning in facts["warnings"]:
         ctx.log.warning(warning)
+    headline = f"{facts['vocab_size']:,} tokens"
     return Outcome(
-        headline=f"{facts['vocab_size']:,} tokens",
+        headline=f"{headline}, {len(changes)} changes to the folder" if changes else headline,
         counts={"vocab_size": facts["vocab_size"], **counts},
-        extra={"tokenizer_digest": facts["digest"], "encoder": facts["backend"]},
+        extra={
+            "tokenizer_digest": facts["digest"],
+            "encoder": facts["backend"],
+            **({"changes": list(changes)} if changes else {}),
+        },
+        summary="\n".join(f"- {change}" for change in changes),
         files=["tokenizer_config.json"],
     )
 
@@ -210,16 +219,17 @@ def folder_digests(folder: Path | None) -> dict[str, str]:
 
 
 def take_folder(folder: Path, out: Path) -> list[str]:
-    """Copy a tokenizer and complete it; returns what had to be changed."""
-    notes = []
+    """Copy a tokenizer without its state and complete it; returns what had to be changed."""
+    from model.tokenizer import switch_off_settings
+
+    notes: list[str] = []
     for path in _files(folder):
         shutil.copyfile(path, out / path.name)
     if not (out / "tokenizer.json").is_file():
         notes.append("tokenizer.json was built from vocab.json and merges.txt")
         _build(out)
-    from tokenizers import Tokenizer
-
-    specials = {t: Tokenizer.from_file(str(out / "tokenizer.json")).token_to_id(t) for t in SPECIALS}
+    opened = _opened(out, notes)
+    specials = {t: opened.special_id(t) for t in SPECIALS}
     if missing := [token for token, found in specials.items() if found is None]:
         raise NodeError(f"the tokenizer in {folder} lacks the special tokens {', '.join(missing)}")
     if not (out / "tokenizer_config.json").is_file():
@@ -228,7 +238,12 @@ def take_folder(folder: Path, out: Path) -> list[str]:
         )
         _write_config(out, specials)
         return notes
-    config = json.loads((out / "tokenizer_config.json").read_text("utf-8"))
+    try:
+        config = json.loads((out / "tokenizer_config.json").read_text("utf-8"))
+    except ValueError as error:
+        raise NodeError(f"TOKENIZER={folder}: tokenizer_config.json is no JSON: {error}") from error
+    state = switch_off_settings(config)
+    notes += state
     template = config.get("chat_template")
     if (out / "chat_template.jinja").is_file():
         template = (out / "chat_template.jinja").read_text("utf-8")
@@ -242,10 +257,25 @@ def take_folder(folder: Path, out: Path) -> list[str]:
         )
         (out / "chat_template.jinja").unlink(missing_ok=True)
         ends["chat_template"] = CHAT_TEMPLATE
-    elif not others:
+    elif not others and not state:
         return notes
     _write_json(out / "tokenizer_config.json", {**config, **ends})
     return notes
+
+
+def _opened(out: Path, notes: list[str]) -> Any:
+    """The copied tokenizer, rewritten where its file carries state."""
+    from model.tokenizer import TextTokenizer, read_tree, write_tree
+
+    try:
+        tree = read_tree(out)
+        opened = TextTokenizer(tree)  # switches the state in `tree` off
+    except ValueError as error:
+        raise NodeError(f"TOKENIZER: {error}") from error
+    if opened.changes:
+        notes += opened.changes
+        write_tree(out, tree)
+    return opened
 
 
 def _content(token: Any) -> str | None:
@@ -264,7 +294,7 @@ def _renders_alike(template: Any) -> bool:
 
     sandbox = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     try:
-        theirs, ours = (sandbox.from_string(_unmarked(text)) for text in (template, CHAT_TEMPLATE))
+        theirs, ours = (sandbox.from_string(unmarked(text)) for text in (template, CHAT_TEMPLATE))
         return all(
             theirs.render(messages=messages, add_generation_prompt=True)
             == ours.render(messages=messages, add_generation_prompt=True)
@@ -272,13 +302,6 @@ def _renders_alike(template: Any) -> bool:
         )
     except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError):
         return False
-
-
-def _unmarked(template: str) -> str:
-    """A template without `generation`, transformers' mark of a reply: it makes no text, and plain Jinja lacks it."""
-    for mark, same in (("generation", "if true"), ("endgeneration", "endif")):
-        template = re.sub(rf"{{%([-+]?)\s*{mark}\s*([-+]?)%}}", rf"{{%\1 {same} \2%}}", template)
-    return template
 
 
 def _build(folder: Path) -> None:
@@ -294,17 +317,24 @@ def _build(folder: Path) -> None:
 
 # ------------------------------------------------------------------------------------- check
 def check_folder(folder: str) -> dict[str, Any]:
-    """Load the folder as its users will and compare the ids; facts about it (in a pool worker)."""
+    """Load the folder as its users will and compare the ids; facts about it (in a pool worker).
+
+    The folder may carry no state: what a program does with a text must not depend on another's last call.
+    """
     from transformers import AutoTokenizer
 
     from tasks.tokenize.chat import render_chat
     from tasks.tokenize.encode import PROBES, Encoder
 
     encoder = Encoder(folder)
+    if encoder.changes:
+        raise NodeError(f"the tokenizer carries state: {'; '.join(encoder.changes)}")
     loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     for text in PROBES:
         if loaded(text, split_special_tokens=True)["input_ids"] != encoder.encode(text):
-            raise NodeError(f"transformers encodes {text[:40]!r} otherwise than tokenizer.json")
+            raise NodeError(
+                f"transformers encodes {text[:40]!r} otherwise than tokenizer.json without its added tokens"
+            )
     for token in SPECIALS:
         if loaded.convert_tokens_to_ids(token) != encoder.special_id(token):
             raise NodeError(f"transformers has another id for {token} than tokenizer.json")

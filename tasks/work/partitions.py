@@ -14,7 +14,6 @@ import fcntl
 import json
 import logging
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -88,8 +87,7 @@ def run(place: Context | Path, jobs: Sequence[Job], engine: places.Submit | None
 
 def make(root: Path, key: str, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
     """Fill the folder of one piece aside and rename it into place (runs in a worker)."""
-    aside = Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=".partial", dir=root))
-    aside.chmod(0o755)
+    aside = _aside(root, key)
     with open(aside / LOCK, "wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
@@ -192,9 +190,16 @@ def _wrong(folder: Path) -> str:
     return ""
 
 
+def _aside(root: Path, name: str) -> Path:
+    """A new folder of the maker's own. The umask decides who may read it: it is renamed into a shared place."""
+    aside = root / f"{name}.{os.urandom(6).hex()}.partial"
+    aside.mkdir()
+    return aside
+
+
 def _remove(final: Path) -> None:
     """Take an unusable piece away; it is never seen half gone under its name."""
-    aside = Path(tempfile.mkdtemp(prefix=f"{final.name}.", suffix=".partial", dir=final.parent))
+    aside = _aside(final.parent, final.name)
     final.rename(aside / "old")
     shutil.rmtree(aside)
 

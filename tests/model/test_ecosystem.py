@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 import subprocess
 import sys
 
@@ -126,9 +127,35 @@ def test_pipeline_stream_and_template_agree(exports, kind):
 def test_the_template_marks_what_the_assistant_says(exports):
     tokenizer = AutoTokenizer.from_pretrained(exports / "token")
     turns = [*PROMPT, {"role": "assistant", "content": "hi"}]
-    marked = tokenizer.apply_chat_template(turns, return_dict=True, return_assistant_tokens_mask=True)
+    marks = (exports / "token" / "training_chat_template.jinja").read_text("utf-8")
+    marked = tokenizer.apply_chat_template(
+        turns, chat_template=marks, return_dict=True, return_assistant_tokens_mask=True
+    )
+    assert marked["input_ids"] == tokenizer.apply_chat_template(turns, return_dict=True)["input_ids"]
     said = [i for i, on in zip(marked["input_ids"], marked["assistant_masks"], strict=True) if on]
     assert tokenizer.decode(said) == "hi<|im_end|>"
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o002, 0o027, 0o077])
+def test_the_umask_decides_who_reads_an_export(tmp_path, mask):
+    lm = steel(vocab_size=tiny.VOCAB)
+    tokenizer = tiny.byte_tokenizer(tmp_path / "tokenizer")
+    before = os.umask(mask)
+    try:
+        weights = {name: p.detach() for name, p in lm.named_parameters()}
+        write_export(tmp_path / "export", lm.config, weights, tokenizer)
+    finally:
+        os.umask(before)
+    files = list((tmp_path / "export").iterdir())
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= {path.name for path in files}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o666 & ~mask}
+    assert stat.S_IMODE((tmp_path / "export").stat().st_mode) == 0o777 & ~mask
+
+
+def test_the_longest_text_of_an_exported_tokenizer_is_the_models_context(exports):
+    lm = AutoModelForCausalLM.from_pretrained(exports / "token")
+    tokenizer = AutoTokenizer.from_pretrained(exports / "token")
+    assert tokenizer.model_max_length == lm.config.max_position_embeddings == 2048
 
 
 @pytest.mark.parametrize("kind", FFN_KINDS)

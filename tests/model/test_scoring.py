@@ -174,10 +174,10 @@ def test_batches_keep_the_budget_and_cover_everything():
 class Words:
     """A tokenizer of numbers, enough for generation."""
 
-    def convert_tokens_to_ids(self, token):
+    def special_id(self, token):
         return {"<|im_end|>": 99, "<|endoftext|>": 100}[token]
 
-    def encode(self, text, add_special_tokens=False):
+    def encode(self, text):
         return [int(t) for t in text.split()]
 
     def decode(self, ids, skip_special_tokens=True):
@@ -201,6 +201,32 @@ def test_sampling_depends_on_the_seed_alone(model):
 
     assert draw(1, ["4 9", "7"])[1] == draw(1, ["7"])[0]
     assert draw(1, ["4 9"]) != draw(2, ["4 9"])
+
+
+def test_a_reply_ends_where_the_context_does(model):
+    context = model.config.max_position_embeddings
+    stop = model.config.vocab_size - 1
+
+    def tokens(length):
+        return scoring.generate(Endless(), Counting(), [[5] * length], 50, chat=False)[0]
+
+    class Endless:
+        config = model.config
+
+        def parameters(self):
+            return model.parameters()
+
+        def generate(self, input_ids, max_new_tokens, **_):
+            return torch.cat([input_ids, torch.full((1, max_new_tokens), stop)], 1)
+
+    class Counting(Words):
+        def decode(self, ids, skip_special_tokens=True):
+            return len(ids)
+
+    assert [tokens(n) for n in (1, context - 50, context - 7, context - 1)] == [50, 50, 7, 1]
+    for length in (context, context + 1):
+        with pytest.raises(scoring.NoRoom, match=f"the prompt has {length} tokens"):
+            tokens(length)
 
 
 def test_an_export_is_loaded_without_remote_code(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from functools import lru_cache
@@ -22,7 +23,7 @@ class Counter:
     """
 
     def __init__(self, tokenizer: Any):
-        self.reference = tokenizer.backend_tokenizer
+        self.reference = _without_state(tokenizer.backend_tokenizer)
         self.fast = self._open()
 
     def __call__(self, texts: Sequence[str]) -> list[int]:
@@ -53,6 +54,18 @@ class Counter:
 
     def _slowly(self, texts: Sequence[str]) -> list[int]:
         return list(map(len, self.reference.encode_batch_fast(list(texts), add_special_tokens=False)))
+
+
+def _without_state(tokenizer: Any) -> Any:
+    """The tokenizer without the truncation and the like that its file carries: they would falsify counts."""
+    from model.tokenizer import switch_off
+
+    tree = json.loads(tokenizer.to_str())
+    if not (changes := switch_off(tree)):
+        return tokenizer
+    for change in changes:
+        log.warning("the tokenizer that counts: %s", change)
+    return type(tokenizer).from_str(json.dumps(tree, ensure_ascii=False))
 
 
 @lru_cache(maxsize=2)

@@ -8,10 +8,12 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+import tokenizers as fast_tokenizers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from model.tokenizer import TextTokenizer
 from tasks.settings.errors import NodeError
 from tasks.tokenize import encode
 from tasks.tokenize.chat import SPECIALS, SYSTEM, render_chat
@@ -56,31 +58,149 @@ def test_decoding_gives_the_text_back(encoder, reference):
         assert reference.decode(encoder.encode(text)) == unicodedata.normalize("NFC", text)
 
 
-def test_further_added_tokens_are_what_they_are_for_transformers(tokenizer_folder, tmp_path):
-    """Special ones are text like ours, others (<tool_call> of later Qwens) one token, in every backend."""
-    folder = shutil.copytree(tokenizer_folder, tmp_path / "more")
-    file = folder / "tokenizer.json"
-    tree = json.loads(file.read_text("utf-8"))
-    size = max(token["id"] for token in tree["added_tokens"]) + 1
-    for content, special in (("<|box_end|>", True), ("<tool_call>", False)):
-        tree["added_tokens"].append(
-            {**tree["added_tokens"][0], "id": size, "content": content, "special": special}
-        )
-        size += 1
-    file.write_text(json.dumps(tree), "utf-8")
-    config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
-    config["added_tokens_decoder"] |= {str(t["id"]): {**t, "id": None} for t in tree["added_tokens"][-2:]}
-    for entry in config["added_tokens_decoder"].values():
-        entry.pop("id", None)
-    (folder / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
-    text = "a<tool_call>b<|box_end|>c<|endoftext|>"
-    due = AutoTokenizer.from_pretrained(folder, local_files_only=True)(text, split_special_tokens=True)[
-        "input_ids"
+ADDED = [("<|box_end|>", True), ("<tool_call>", False), ("<think>", False), ("<|fim_prefix|>", False)]
+
+
+def with_added(tokenizer_folder: Path, folder: Path, **fields) -> dict[str, int]:
+    """A copy with more added tokens, as later Qwens have them; their ids."""
+    shutil.copytree(tokenizer_folder, folder)
+    tree = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    first = max(token["id"] for token in tree["added_tokens"]) + 1
+    new = [
+        {**tree["added_tokens"][0], **fields, "id": first + i, "content": content, "special": special}
+        for i, (content, special) in enumerate(ADDED)
     ]
-    assert size - 1 in due
-    assert size - 2 not in due
-    for backend in ("tokenizers", "fastokens"):
-        assert Encoder(folder, backend).encode(text) == due
+    tree["added_tokens"] += new
+    (folder / "tokenizer.json").write_text(json.dumps(tree), "utf-8")
+    config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    config["added_tokens_decoder"] |= {
+        str(token["id"]): {key: value for key, value in token.items() if key != "id"} for token in new
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
+    return {token["content"]: token["id"] for token in new}
+
+
+@pytest.mark.parametrize("backend", ["tokenizers", "fastokens"])
+@pytest.mark.parametrize("fields", [{}, {"lstrip": True, "rstrip": True}, {"normalized": True}])
+def test_no_added_token_is_made_from_text_special_or_not(
+    tokenizer_folder, encoder, tmp_path, backend, fields
+):
+    added = with_added(tokenizer_folder, tmp_path / "more", **fields)
+    more = Encoder(tmp_path / "more", backend)
+    assert more.vocab_size == encoder.vocab_size + len(ADDED)
+    reader = TextTokenizer.open(tmp_path / "more")
+    whole = fast_tokenizers.Tokenizer.from_file(str(tmp_path / "more" / "tokenizer.json"))
+    assert more.vocab_size == whole.get_vocab_size()
+    for token, number in added.items():
+        assert reader.special_id(token) == whole.token_to_id(token) == number
+        assert reader.decode([number]) == token
+    texts = [f"a{token}b {token}\n{token}" for token in added] + ["".join(added), *awkward(300)]
+    for text, ids, due in zip(texts, more.encode_batch(texts), encoder.encode_batch(texts), strict=True):
+        assert ids.tolist() == due.tolist(), repr(text)
+        assert not set(added.values()) & set(ids.tolist())
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "more", local_files_only=True)
+    assert added["<think>"] in loaded("a<think>b")["input_ids"]  # which is why it is switched off
+
+
+@pytest.mark.parametrize("backend", ["tokenizers", "fastokens"])
+@pytest.mark.parametrize("role", ["user", "system", "assistant"])
+def test_a_message_makes_no_added_token(tokenizer_folder, encoder, tmp_path, backend, role):
+    added = with_added(tokenizer_folder, tmp_path / "more")
+    turns = [{"role": role, "content": "".join([*added, *SPECIALS])}]
+    ids, mask = render_chat(Encoder(tmp_path / "more", backend), turns)
+    assert (ids, mask) == render_chat(encoder, turns)
+    special = [token for token in ids if token >= encoder.end_of_text]
+    turns_in_all = 1 if role == "system" else 2
+    assert special == [encoder.im_start, encoder.im_end] * turns_in_all
+
+
+STATES = {
+    "truncation": {
+        "truncation": {"direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0}
+    },
+    "left truncation": {
+        "truncation": {"direction": "Left", "max_length": 2, "strategy": "OnlyFirst", "stride": 1}
+    },
+    "padding": {
+        "padding": {
+            "strategy": {"Fixed": 64},
+            "direction": "Left",
+            "pad_to_multiple_of": None,
+            "pad_id": 0,
+            "pad_type_id": 0,
+            "pad_token": "!",
+        }
+    },
+    "batch padding": {
+        "padding": {
+            "strategy": "BatchLongest",
+            "direction": "Right",
+            "pad_to_multiple_of": 8,
+            "pad_id": 3,
+            "pad_type_id": 0,
+            "pad_token": "x",
+        }
+    },
+    "dropout": {"model": {"dropout": 0.5}},
+    "all": {
+        "model": {"dropout": 1.0},
+        "truncation": {"direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": 0},
+    },
+}
+
+
+def with_state(tokenizer_folder: Path, folder: Path, state: dict) -> Path:
+    """A copy of the folder whose tokenizer.json carries state."""
+    shutil.copytree(tokenizer_folder, folder)
+    tree = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    model = {**tree["model"], **state.get("model", {})}
+    tree = {**tree, **state, "model": model}
+    (folder / "tokenizer.json").write_text(json.dumps(tree, ensure_ascii=False), "utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("backend", ["tokenizers", "fastokens"])
+@pytest.mark.parametrize("state", STATES)
+def test_the_state_of_a_folder_changes_no_ids_and_is_named(
+    tokenizer_folder, encoder, tmp_path, caplog, backend, state
+):
+    with_state(tokenizer_folder, tmp_path / "state", STATES[state])
+    found = Encoder(tmp_path / "state", backend)
+    assert len(found.warnings) == len(STATES[state])
+    assert "switched off" in found.warnings[0]
+    assert found.warnings[0] in caplog.text
+    texts = awkward(200)
+    for ids, due in zip(found.encode_batch(texts), encoder.encode_batch(texts), strict=True):
+        assert ids.tolist() == due.tolist()
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_a_vocabulary_that_makes_a_special_token_from_text_is_refused(tokenizer_folder, tmp_path, special):
+    """Its string is an ordinary entry, too, and the model looks whole words up first (ignore_merges)."""
+    folder = with_state(tokenizer_folder, tmp_path / "state", {"model": {"ignore_merges": True}})
+    tree = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    new = len(tree["model"]["vocab"]) + 3
+    tree["added_tokens"].append(
+        {**tree["added_tokens"][0], "id": new, "content": "special", "special": special}
+    )
+    tree["model"]["vocab"]["special"] = new
+    (folder / "tokenizer.json").write_text(json.dumps(tree), "utf-8")
+    if special:
+        with pytest.raises(NodeError, match="makes the special token special from text"):
+            Encoder(folder)
+    else:
+        assert new in Encoder(folder, "tokenizers").encode("special")  # an ordinary word
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [(None, "there is no"), ("{", "is no JSON"), ("[]", "is no tokenizer"), ("{}", "cannot be")],
+)
+def test_a_file_that_is_no_tokenizer_is_one_line(tmp_path, text, why):
+    if text is not None:
+        (tmp_path / "tokenizer.json").write_text(text)
+    with pytest.raises(NodeError, match=why):
+        Encoder(tmp_path)
 
 
 def test_special_strings_in_text_are_not_parsed(encoder):
@@ -104,15 +224,15 @@ class Broken:
 def fast(monkeypatch):
     import fastokens
 
-    real = fastokens.Tokenizer.from_file
+    real = fastokens.Tokenizer.from_json_str
 
     def install(good_calls):
-        def from_file(path):
+        def read(text):
             if good_calls is None:
                 raise ValueError("unsupported tokenizer")
-            return Broken(real(path), good_calls)
+            return Broken(real(text), good_calls)
 
-        monkeypatch.setattr(fastokens, "Tokenizer", type("T", (), {"from_file": staticmethod(from_file)}))
+        monkeypatch.setattr(fastokens, "Tokenizer", type("T", (), {"from_json_str": staticmethod(read)}))
 
     return install
 

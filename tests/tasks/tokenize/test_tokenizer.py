@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from model.chat_template import CHAT_TEMPLATE
+from model.chat_template import CHAT_TEMPLATE, MARKED_CHAT_TEMPLATE
 from tasks.settings.errors import NodeError
-from tasks.tokenize.chat import SPECIALS, render_chat
+from tasks.tokenize.chat import END_OF_TEXT, IM_END, SPECIALS, render_chat
 from tasks.tokenize.encode import Encoder
 from tasks.tokenize.tokenizer import check_folder, folder_digests, take_folder, train
 from tests.support.tokenize import SETTINGS, record, write_lines
@@ -165,20 +165,26 @@ def test_an_export_renders_dialogues_as_training_did(tokenizer_folder, encoder, 
     del config["chat_template"]
     (source / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
     exported.mkdir()
-    copy_tokenizer(source, exported)
+    copy_tokenizer(source, exported, 1024)
     loaded = AutoTokenizer.from_pretrained(exported, local_files_only=True)
     asked = [*system, {"role": "user", "content": "你好, 1+1?"}]
     turns = [*asked, {"role": "assistant", "content": "2."}, {"role": "user", "content": "Why?"}]
     first = "" if system else "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
     text = first + "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in turns)
     assert loaded.apply_chat_template(turns, tokenize=False) == text
-    marked = loaded.apply_chat_template(turns, return_dict=True, return_assistant_tokens_mask=True)
+    assert "endgeneration" not in loaded.chat_template
+    marks = (exported / "training_chat_template.jinja").read_text("utf-8")
+    marked = loaded.apply_chat_template(
+        turns, chat_template=marks, return_dict=True, return_assistant_tokens_mask=True
+    )
     assert (marked["input_ids"], marked["assistant_masks"]) == render_chat(encoder, turns)
     prompted = loaded.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
     assert prompted == render_chat(encoder, asked, generation_prompt=True)[0]
 
 
 def test_a_tokenizers_own_template_is_exported_with_it(tokenizer_folder, tmp_path):
+    from transformers import AutoTokenizer
+
     from model.training.export import copy_tokenizer
 
     source, exported = tmp_path / "source", tmp_path / "exported"
@@ -186,13 +192,20 @@ def test_a_tokenizers_own_template_is_exported_with_it(tokenizer_folder, tmp_pat
     exported.mkdir()
     shutil.copyfile(tokenizer_folder / "tokenizer.json", source / "tokenizer.json")
     (source / "chat_template.jinja").write_text("theirs")
-    copy_tokenizer(source, exported)
+    copy_tokenizer(source, exported, 777)
     assert (exported / "chat_template.jinja").read_text() == "theirs"
+    assert not (exported / "training_chat_template.jinja").exists()
+    settings = json.loads((exported / "tokenizer_config.json").read_text("utf-8"))
+    assert (settings["chat_template"], settings["model_max_length"]) == ("theirs", 777)
+    loaded = AutoTokenizer.from_pretrained(exported, local_files_only=True)
+    assert (loaded.eos_token, loaded.pad_token, loaded.model_max_length) == (IM_END, END_OF_TEXT, 777)
 
 
-def test_a_template_that_says_the_same_in_other_words_is_kept(tokenizer_folder, tmp_path):
-    plain = CHAT_TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", "")
-    folder = brought(tokenizer_folder, tmp_path, chat_template=plain)
+@pytest.mark.parametrize(
+    "theirs", [MARKED_CHAT_TEMPLATE, CHAT_TEMPLATE.replace("messages[0]['role']", "messages[0].role")]
+)
+def test_a_template_that_says_the_same_in_other_words_is_kept(tokenizer_folder, tmp_path, theirs):
+    folder = brought(tokenizer_folder, tmp_path, chat_template=theirs)
     out = tmp_path / "out"
     out.mkdir()
     assert take_folder(folder, out) == []
@@ -209,3 +222,185 @@ def test_what_is_missing_is_named(tokenizer_folder, tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
     with pytest.raises(NodeError, match=r"lacks the special tokens <\|im_end\|>"):
         take_folder(tmp_path, (tmp_path / "out").mkdir() or tmp_path / "out")
+
+
+# ------------------------------------------------------------------------- state, and what is exported
+def saved_by_transformers(folder: Path, out: Path, **call) -> None:
+    """What transformers writes behind a call: its truncation and padding come along."""
+    from transformers import AutoTokenizer
+
+    loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    loaded(["a b c d e f g h", "a"], **call)
+    loaded.save_pretrained(out)
+
+
+CALLS = {
+    "truncation": {"truncation": True, "max_length": 4},
+    "padding": {"padding": True},
+    "both": {"truncation": True, "max_length": 3, "padding": "max_length"},
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_the_truncation_and_padding_of_transformers_last_call_are_switched_off(
+    tokenizer_folder, encoder, tmp_path, call
+):
+    theirs, out = tmp_path / "theirs", tmp_path / "out"
+    out.mkdir()
+    saved_by_transformers(tokenizer_folder, theirs, **CALLS[call])
+    notes = take_folder(theirs, out)
+    for name in ("truncation", "padding"):
+        assert any(note.startswith(f"its {name} is switched off") for note in notes) == (name in CALLS[call])
+    check_folder(str(out))
+    text = "北京是中国的首都。 The capital of France is Paris. " * 50
+    assert Encoder(out).encode(text) == encoder.encode(text)
+    assert Encoder(out).changes == []
+
+
+def special(token: str) -> dict:
+    return {"SpecialToken": {"id": token, "type_id": 0}}
+
+
+TEXT = {"Sequence": {"id": "A", "type_id": 0}}
+LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+
+
+def template(single: list, pair: list, token: str = "<|endoftext|>", number: int = 0) -> dict:
+    known = {token: {"id": token, "ids": [number], "tokens": [token]}}
+    return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": known}
+
+
+PROCESSORS = {
+    "begin": (template([special("<|endoftext|>"), TEXT], [TEXT]), None),
+    "end": (template([TEXT, special("<|endoftext|>")], [TEXT]), None),
+    "between two": (template([TEXT], [TEXT, special("<|endoftext|>"), TEXT]), None),
+    "in a sequence": (
+        {"type": "Sequence", "processors": [LEVEL, template([special("<|endoftext|>"), TEXT], [TEXT])]},
+        {"type": "Sequence", "processors": [LEVEL]},
+    ),
+    "BERT": ({"type": "BertProcessing", "sep": ["<|im_end|>", 1], "cls": ["<|im_start|>", 2]}, None),
+    "bytes": (LEVEL, LEVEL),
+    "plain": (template([TEXT], [TEXT]), template([TEXT], [TEXT])),
+}
+
+
+@pytest.mark.parametrize("kind", PROCESSORS)
+def test_a_post_processor_that_adds_tokens_is_switched_off(tokenizer_folder, encoder, tmp_path, kind):
+    theirs, out = Path(shutil.copytree(tokenizer_folder, tmp_path / "theirs")), tmp_path / "out"
+    out.mkdir()
+    tree = json.loads((theirs / "tokenizer.json").read_text("utf-8"))
+    tree["post_processor"], due = PROCESSORS[kind]
+    (theirs / "tokenizer.json").write_text(json.dumps(tree), "utf-8")
+    notes = take_folder(theirs, out)
+    assert notes == (
+        []
+        if due == tree["post_processor"]
+        else ["its post-processor is switched off (it adds tokens to every text)"]
+    )
+    assert json.loads((out / "tokenizer.json").read_text("utf-8"))["post_processor"] == due
+    check_folder(str(out))
+    assert Encoder(out).encode("hello") == encoder.encode("hello")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"add_bos_token": True},
+        {"add_eos_token": True},
+        {"split_special_tokens": True},
+        {"max_length": 512},
+        {"stride": 3},
+        {"truncation_strategy": "longest_first"},
+        {"pad_to_multiple_of": 8},
+    ],
+)
+def test_settings_that_change_a_call_are_switched_off(tokenizer_folder, tmp_path, setting):
+    out = tmp_path / "out"
+    out.mkdir()
+    (note,) = take_folder(brought(tokenizer_folder, tmp_path, **setting), out)
+    (name,) = setting
+    assert note.startswith(f"its {name} is ")
+    assert not json.loads((out / "tokenizer_config.json").read_text("utf-8")).get(name)
+    check_folder(str(out))
+
+
+def test_dropout_is_switched_off_and_a_folder_with_state_is_no_result(tokenizer_folder, encoder, tmp_path):
+    theirs, out = Path(shutil.copytree(tokenizer_folder, tmp_path / "theirs")), tmp_path / "out"
+    out.mkdir()
+    tree = json.loads((theirs / "tokenizer.json").read_text("utf-8"))
+    tree["model"]["dropout"] = 0.3
+    (theirs / "tokenizer.json").write_text(json.dumps(tree), "utf-8")
+    with pytest.raises(NodeError, match="carries state: its BPE dropout is switched off"):
+        check_folder(str(theirs))
+    (note,) = take_folder(theirs, out)
+    assert "dropout" in note
+    assert (out / "tokenizer.json").read_bytes() == (tokenizer_folder / "tokenizer.json").read_bytes()
+    assert Encoder(out).encode("The capital of France") == encoder.encode("The capital of France")
+
+
+def test_the_node_says_what_was_changed(tokenizer_folder, tmp_path, caplog):
+    from tasks.settings.config import Folders, Runtime
+    from tasks.tokenize.tokenizer import folder_body
+    from tests.support.tiny import context
+
+    saved_by_transformers(tokenizer_folder, tmp_path / "theirs", **CALLS["both"])
+    (tmp_path / "out").mkdir()
+    runtime = Runtime(device="cpu", folders=Folders(tokenizer=tmp_path / "theirs"))
+    outcome = folder_body(context(tmp_path / "out", {}, runtime=runtime))
+    changes = outcome.extra["changes"]
+    assert outcome.counts["changes"] == len(changes) >= 2
+    assert f"{len(changes)} changes to the folder" in outcome.headline
+    for change in changes:
+        assert change in outcome.summary
+        assert change in caplog.text
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_an_export_carries_no_state(tokenizer_folder, encoder, tmp_path, caplog, call):
+    """The engine by itself, with a folder that no node has taken."""
+    from transformers import AutoTokenizer
+
+    from model.training.export import copy_tokenizer
+
+    saved_by_transformers(tokenizer_folder, tmp_path / "theirs", **CALLS[call])
+    (tmp_path / "export").mkdir()
+    copy_tokenizer(tmp_path / "theirs", tmp_path / "export", 99)
+    assert "switched off" in caplog.text
+    text = "The capital of France is Paris. " * 30
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "export", local_files_only=True)
+    assert loaded.backend_tokenizer.encode(text).ids == encoder.encode(text) == loaded(text)["input_ids"]
+    assert Encoder(tmp_path / "export").changes == []
+
+
+@pytest.mark.parametrize("where", ["settings", "file", "named", "nowhere"])
+@pytest.mark.parametrize(
+    "theirs", [MARKED_CHAT_TEMPLATE, MARKED_CHAT_TEMPLATE.replace("{% generation %}", "{%- generation -%}")]
+)
+def test_an_exported_template_is_plain_jinja(tokenizer_folder, tmp_path, where, theirs):
+    import jinja2
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    from model.training.export import copy_tokenizer
+
+    fields = {"settings": theirs, "named": [{"name": "default", "template": theirs}]}
+    source = brought(tokenizer_folder, tmp_path, chat_template=fields.get(where))
+    if where == "file":
+        (source / "chat_template.jinja").write_text(theirs, "utf-8")
+    out = tmp_path / "out"
+    out.mkdir()
+    copy_tokenizer(source, out, 99)
+    exported = (out / "chat_template.jinja").read_text("utf-8")
+    assert json.loads((out / "tokenizer_config.json").read_text("utf-8"))["chat_template"] == exported
+    turns = [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "好"}]
+    due = (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n你好<|im_end|>\n"
+        "<|im_start|>assistant\n好<|im_end|>\n<|im_start|>assistant\n"
+    )
+    for environment in (
+        jinja2.Environment(autoescape=False),
+        ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True),
+    ):
+        said = environment.from_string(exported).render(messages=turns, add_generation_prompt=True)
+        assert said == due
+        with pytest.raises(jinja2.TemplateSyntaxError):
+            environment.from_string((out / "training_chat_template.jinja").read_text("utf-8"))

@@ -4,7 +4,7 @@ import pytest
 
 from tasks.settings.errors import NodeError
 from tasks.training import examples, pairs
-from tests.tasks.training.test_mixture import X
+from tests.support.sets import dialogue, record_id, write_set
 
 
 def work(tmp_path, tokenizer, records, **sizes):

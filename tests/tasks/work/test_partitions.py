@@ -4,6 +4,7 @@ import fcntl
 import logging
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -54,6 +55,17 @@ def test_folders_come_in_order_and_each_piece_is_made_once(tmp_path):
     assert [(f / "text.txt").read_text() for f in again] == ["D", "C", "B", "A", "B"]
     assert done(log) == ["a", "b", "c", "d"]
     assert sorted(f.name for f in (tmp_path / "p").iterdir()) == sorted({f.name for f in again})
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o002, 0o027, 0o077])
+def test_the_umask_decides_who_reads_a_piece(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        (folder,) = partitions.run(tmp_path / "p", jobs_of("a", tmp_path / "log"), inline)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o777 & ~mask
+    assert {stat.S_IMODE(f.stat().st_mode) for f in folder.rglob("*") if f.is_file()} == {0o666 & ~mask}
 
 
 def test_a_key_knows_the_function_its_code_and_what_it_is_made_from():
