@@ -30,12 +30,15 @@ from tasks.work import partitions
 BATCH_RECORDS = 1000
 BATCH_CHARS = 4_000_000
 CODE = (
+    "tasks.clean.addresses",
     "tasks.clean.chain",
     "tasks.clean.fast",
     "tasks.clean.language",
+    "tasks.clean.markup",
     "tasks.clean.operators",
     "tasks.clean.own_operators",
     "tasks.clean.recipe",
+    "tasks.clean.traditional",
     "tasks.records.record",
     "tasks.records.account",
 )
