@@ -175,7 +175,9 @@ def _sparing_code(op: Any, texts: list[str]) -> Iterator[str]:
         number = numbers()
         before.append(_CODE.sub(lambda _, n=number, s=sign: f"{s}{next(n)}{s}", text) if sign else text)
     for text, sign, code in zip(_mapped(op, before), signs, codes, strict=True):
-        yield regex.sub(f"{sign}([0-9]+){sign}", lambda at, code=code: code[int(at[1])], text) if code else text
+        yield (
+            regex.sub(f"{sign}([0-9]+){sign}", lambda at, code=code: code[int(at[1])], text) if code else text
+        )
 
 
 def _unused_sign(text: str) -> str:

@@ -36,10 +36,9 @@ class SteelChineseConvert(ChineseConvertMapper):
     _batched_op = True
 
     def process_batched(self, samples):
-        texts = samples[self.text_key]
-        for i, text in enumerate(texts):
-            if traditional.is_traditional(text):
-                texts[i] = traditional.simplified(text, self._converted)
+        samples[self.text_key] = [
+            traditional.simplified(text, self._converted) for text in samples[self.text_key]
+        ]
         return samples
 
     def _converted(self, text: str) -> str:

@@ -2,7 +2,8 @@
 
 A text counts as traditional when nearly all of its telling characters are: those that only traditional writing
 has, against those that only simplified or only Japanese writing has. One such character in a name, a quotation
-or a remark about writing does not make a text traditional. Korean and Japanese sentences stay as they are.
+or a remark about writing does not make a text traditional. Of a text of both kinds a line counts for itself,
+if it is more than a name or a title. Japanese and Korean sentences stay as they are.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ MIN_SHARE = 0.8
 """Of the telling characters of a traditional text, so many are traditional."""
 MAX_FOREIGN = 0.1
 """A text with more kana and hangul, of its letters of East Asia, is Japanese or Korean as a whole."""
+MIN_OF_LINE = 8
+"""Traditional characters that a line needs to count for itself."""
 LATIN_PER_HAN = 4
 """Latin letters that weigh as much as one Han character; beyond that a text is not Chinese."""
 
@@ -37,10 +40,25 @@ _KEPT = regex.compile(
 )
 
 
-def is_traditional(text: str) -> bool:
-    """Whether the text is written in traditional Chinese."""
+def simplified(text: str, convert: Callable[[str], str]) -> str:
+    """The text with what is written in traditional Chinese as `convert` (OpenCC) simplifies it."""
+    telling = len(_only_traditional().findall(text))
+    if not telling:
+        return text
+    if is_traditional(text):
+        return _without_foreign(text, convert)
+    if telling < MIN_OF_LINE:
+        return text
+    return "\n".join(
+        _without_foreign(line, convert) if is_traditional(line, MIN_OF_LINE) else line
+        for line in text.split("\n")
+    )
+
+
+def is_traditional(text: str, at_least: int = 1) -> bool:
+    """Whether the text is written in traditional Chinese, by so many characters that only it has."""
     traditional = len(_only_traditional().findall(text))
-    if not traditional:
+    if traditional < at_least:
         return False
     others = len(_only_elsewhere().findall(text))
     if traditional < MIN_SHARE * (traditional + others):
@@ -51,8 +69,7 @@ def is_traditional(text: str) -> bool:
     return len(_LATIN.findall(text)) <= LATIN_PER_HAN * han
 
 
-def simplified(text: str, convert: Callable[[str], str]) -> str:
-    """A traditional text by OpenCC's `convert`, without its Japanese and Korean sentences and known names."""
+def _without_foreign(text: str, convert: Callable[[str], str]) -> str:
     return "".join(
         sentence if _FOREIGN.search(sentence) else _converted(sentence, convert)
         for sentence in _SENTENCE.findall(text)
