@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
+from model.training import lines
 from tasks.settings.config import Train
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Context
@@ -88,9 +87,11 @@ def settings(
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl."""
-    with (folder / "metrics.jsonl").open("rb") as lines:
-        return [orjson.loads(line) for line in lines if line.strip()]
+    """The lines of metrics.jsonl, but for those that a crash has torn; NodeError if none of them has a loss."""
+    metrics = list(lines.read(folder / "metrics.jsonl"))
+    if last(metrics, "loss") is None:
+        raise NodeError(f"{folder / 'metrics.jsonl'} holds no line with a loss; see {folder / 'train.log'}")
+    return metrics
 
 
 def last(metrics: list[dict[str, Any]], name: str) -> float | None:
