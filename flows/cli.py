@@ -19,11 +19,14 @@ from flows.ports import PortError
 from flows.preflight import FFN_ABLATION, PIPELINE, Request, Wrong
 from flows.servers import ServerError
 from flows.settings import Addresses, State
+from tasks.settings import loopback
 from tasks.settings.config import STAGES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    for remark in loopback.spare():
+        print(remark, file=sys.stderr)
     try:
         return options.command(options)
     except (Wrong, PortError, ServerError) as error:

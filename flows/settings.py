@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.ports import HOST
+from tasks.settings import loopback
 
 ROOT = Path(__file__).resolve().parent.parent
 POOL = "steel-local"
@@ -190,6 +191,7 @@ def clean_environment(state: State, at: Addresses, auth: str = "") -> dict[str, 
     inherited = {
         k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_")) and k != "PYTHONPATH"
     }
+    loopback.spare(inherited)
     return {**inherited, **variables(state, at, auth)}
 
 
@@ -207,7 +209,7 @@ def write_client_files(state: State, at: Addresses, auth: str = "") -> None:
     }
     note = "# Written by `make up`: addresses of this clone's servers.\n"
     lines = "".join(f"export {k}={shlex.quote(v)}\n" for k, v in wanted.items())
-    _write_private(state.env, note + lines)
+    _write_private(state.env, note + lines + loopback.shell_lines())
     if state.is_default:
         import tomli_w
 
