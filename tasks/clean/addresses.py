@@ -13,22 +13,28 @@ _TITLE = (
     r"(?<=/[\p{Han}a-z_\-]{1,30}/|[=#_])\p{Han}[\p{Han}·a-z0-9_%\-]{0,15}"
     r"(?=[\s\p{P}\p{S}]|\Z)"
 )
-_PART = rf"(?:[{_SIGNS}]|{_TITLE}|\((?&inner)*\)|\[(?&inner)*\])"
-_LAST = rf"(?:[a-z0-9/_~#&=%\-]|{_TITLE}|\((?&inner)*\)|\[(?&inner)*\])"
+_INSIDE = rf"[{_SIGNS}]|(?<=_\()\p{{Han}}{{1,30}}"
+
+
+def _pairs(inside: str) -> str:
+    """A pair of round or square brackets; bounded and possessive, so that an open one costs little."""
+    return rf"\((?:{inside}){{0,200}}+\)|\[(?:{inside}){{0,200}}+\]"
+
+
+_PAIRS = _pairs(rf"{_INSIDE}|{_pairs(_INSIDE)}")
 _URL = (
     rf"(?<![a-z0-9])(?:(?:https?|ftps?)[:：]//(?=[^\s\p{{P}}])|www\d{{0,3}}\.(?=[a-z0-9]))"
-    rf"(?:(?:{_PART})*{_LAST})"
+    rf"(?:[{_SIGNS}]|{_TITLE}|{_PAIRS})*(?:[a-z0-9/_~#&=%\-]|{_TITLE}|{_PAIRS})"
 )
-_DEFINED = rf"(?(DEFINE)(?P<inner>[{_SIGNS}]|(?<=_\()\p{{Han}}+|\((?&inner)*\)|\[(?&inner)*\]))"
 _FLAGS = regex.IGNORECASE | regex.V0
 _LINK_SIGN = re.compile(r"(?i)[:：]//|www")
 _BRACKETS = (r"\(\)", "（）", "<>", "＜＞", r"\[\]", "【】", "〈〉", "「」")
 _ENCLOSED = "|".join(
     rf"{open_}\s*{_URL}\s*{close}" for open_, close in (re.findall(r"\\?.", pair) for pair in _BRACKETS)
 )
-_LINK = regex.compile(rf"{_DEFINED} ?(?:{_ENCLOSED}|{_URL})", _FLAGS)
+_LINK = regex.compile(rf" ?(?:{_ENCLOSED}|{_URL})", _FLAGS)
 _MARKDOWN = regex.compile(
-    rf"{_DEFINED}!?\[(?P<label>[^\[\]\n]{{0,200}})\]\(\s*<?{_URL}>?(?:\s+(?:\"[^\"\n]*\"|'[^'\n]*'))?\s*\)",
+    rf"!?\[(?P<label>[^\[\]\n]{{0,200}})\]\(\s*<?{_URL}>?(?:\s+(?:\"[^\"\n]*\"|'[^'\n]*'))?\s*\)",
     _FLAGS,
 )
 
