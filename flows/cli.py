@@ -20,11 +20,14 @@ from flows.preflight import Request, Wrong
 from flows.servers import ServerError
 from flows.settings import Addresses, State
 from flows.spec import PIPELINE, FlowSpec
+from tasks.settings import loopback
 from tasks.stage.names import stage_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    for remark in loopback.spare():
+        print(remark, file=sys.stderr)
     try:
         return options.command(options)
     except (Wrong, PortError, ServerError) as error:

@@ -31,6 +31,9 @@ RUN_SECONDS = 40
 
 Say = Callable[[str], None]
 
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Asks no proxy of the environment."""
+
 
 class ServerError(RuntimeError):
     """A server does not start; the message says which and why."""
@@ -212,7 +215,7 @@ def _answers(name: str, at: Addresses) -> bool:
         return True  # it listens nowhere; Prefect shows its heartbeat
     url = f"{at.api}/health" if name == "prefect" else f"{at.mlflow}/health"
     try:
-        with urllib.request.urlopen(url, timeout=5) as reply:
+        with _DIRECT.open(url, timeout=5) as reply:
             return reply.status == 200
     except (urllib.error.URLError, OSError):
         return False

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.ports import HOST
+from tasks.settings import loopback
 from tasks.settings.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -191,6 +192,7 @@ def clean_environment(state: State, at: Addresses, auth: str = "") -> dict[str, 
     inherited = {
         k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_")) and k != "PYTHONPATH"
     }
+    loopback.spare(inherited)
     return {**inherited, **variables(state, at, auth)}
 
 
@@ -208,7 +210,7 @@ def write_client_files(state: State, at: Addresses, auth: str = "") -> None:
     }
     note = "# Written by `make up`: addresses of this clone's servers.\n"
     lines = "".join(f"export {k}={shlex.quote(v)}\n" for k, v in addresses.items())
-    write_text(state.env, note + lines, private=True)
+    write_text(state.env, note + lines + loopback.shell_lines(), private=True)
     if state.is_default:
         import tomli_w
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from model.training import lines
+
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "H800": 989e12, "A100": 312e12, "A800": 312e12}
 """Dense BF16 of one GPU, by a part of its name (vendor's data sheets)."""
 
@@ -25,9 +27,9 @@ class Metrics:
         self._file = None
         if not active:
             return
-        kept = [line for line in _lines(path) if line["step"] <= step]
+        kept = [line for line, entry in lines.read_raw(path) if entry["step"] <= step]
         partial = path.with_name(path.name + ".partial")
-        partial.write_text("".join(_encode(line) for line in kept), "utf-8")
+        partial.write_bytes(b"".join(kept))
         os.replace(partial, path)
         self._file = path.open("a", encoding="utf-8")
 
@@ -79,18 +81,6 @@ def peak_flops(device: torch.device) -> float | None:
         return None
     name = torch.cuda.get_device_name(device)
     return next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    found = []
-    for line in path.read_text("utf-8").splitlines():
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            break  # the last line of a killed process; whatever followed would be younger still
-    return found
 
 
 def _encode(line: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from model.training import lines
 from model.training.checkpoint import Checkpoints, read_state
 from model.training.loader import BlockLoader, DataError
 from model.training.shards import ShardFile
@@ -74,7 +75,8 @@ class Provenance:
         self._loader = BlockLoader(
             self.files, seed=config["seed"], batch_size=config["batch_size"], state=state, append=own is None
         )
-        self.trained = max(state["step"] if state else 0, _last_step(folder / "metrics.jsonl"))
+        steps = (line["step"] for line in lines.read(folder / "metrics.jsonl"))
+        self.trained = max([state["step"] if state else 0, *steps])
         """Steps trained so far."""
         self._opened: dict[int, ShardFile] = {}
 
@@ -147,18 +149,6 @@ def _rows_with(shard: ShardFile, record_id: str) -> Iterator[tuple[int, str]]:
             if full.startswith(record_id):
                 yield before + int(np.searchsorted(columns.offsets, at, side="right")) - 1, full
         before += len(columns.valid)
-
-
-def _last_step(metrics: Path) -> int:
-    if not metrics.exists():
-        return 0
-    last = 0
-    for line in metrics.read_text("utf-8").splitlines():
-        try:
-            last = max(last, json.loads(line)["step"])
-        except json.JSONDecodeError:
-            break  # torn by a crash; nothing younger follows
-    return last
 
 
 def main(arguments: list[str]) -> int:

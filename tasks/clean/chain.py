@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import count as numbers
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -166,13 +167,23 @@ def _mapped(op: Any, before: list[str]) -> list[str]:
     return op.process_batched({"text": list(before)})["text"] if before else []
 
 
-def _sparing_code(op: Any, before: list[str]) -> Iterator[str]:
-    """The mapped texts, with the code in them as it was."""
-    # prose at even positions, code at odd ones
-    pieces = [_CODE.split(text) if "`" in text else [text] for text in before]
-    after = iter(_mapped(op, [prose for parts in pieces for prose in parts[::2]]))
-    for parts in pieces:
-        yield "".join(part if at % 2 else next(after) for at, part in enumerate(parts))
+def _sparing_code(op: Any, texts: list[str]) -> Iterator[str]:
+    """The mapped texts, with the code in them as it was: the operator sees its number between two signs."""
+    signs = [_unused_sign(text) if "`" in text else "" for text in texts]
+    codes = [_CODE.findall(text) if sign else [] for text, sign in zip(texts, signs, strict=True)]
+    before = []
+    for text, sign in zip(texts, signs, strict=True):
+        number = numbers()
+        before.append(_CODE.sub(lambda _, n=number, s=sign: f"{s}{next(n)}{s}", text) if sign else text)
+    for text, sign, code in zip(_mapped(op, before), signs, codes, strict=True):
+        yield (
+            regex.sub(f"{sign}([0-9]+){sign}", lambda at, code=code: code[int(at[1])], text) if code else text
+        )
+
+
+def _unused_sign(text: str) -> str:
+    """A character of the private use area that the text has not."""
+    return next(sign for sign in map(chr, range(0xE000, 0xF900)) if sign not in text)
 
 
 def _chosen(step: Step, rows: list[Row]) -> list[Row]:

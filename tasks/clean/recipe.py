@@ -140,6 +140,8 @@ ALLOWED: dict[str, type[Parameters]] = {
     # Steel's own, registered with Data-Juicer by tasks/clean/own_operators.py
     "steel_chinese_convert_mapper": ChineseConvert,
     "steel_clean_html_mapper": CleanMarkup,
+    "steel_clean_ip_mapper": NoParameters,
+    "steel_clean_links_mapper": NoParameters,
     "steel_fix_encoding_mapper": FixEncoding,
     "alphanumeric_filter": Alphanumeric,
     "average_line_length_filter": Length,

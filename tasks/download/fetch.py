@@ -21,7 +21,6 @@ import httpx
 
 from tasks.download.disk import Reservation
 from tasks.download.listing import (
-    LOOPBACK,
     RETRY_STATUS,
     Changed,
     Elsewhere,
@@ -30,6 +29,7 @@ from tasks.download.listing import (
     one_line,
     pause,
 )
+from tasks.settings import loopback
 from tasks.settings.errors import NodeError
 from tasks.settings.files import link_or_copy
 
@@ -75,7 +75,7 @@ class Fetcher:
         self._failed.clear()
         self._total, self._started = sum(f.size for f in files), time.monotonic()
         # environment proxies are for the world, not for a hub on this machine
-        local = all(httpx.URL(f.url).host in LOOPBACK for f in files)
+        local = all(httpx.URL(f.url).host in loopback.HOSTS for f in files)
         timeout = httpx.Timeout(30.0, connect=15.0)
         with (
             ThreadPoolExecutor(self.workers) as pool,

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Sequence
 
 from tasks.download.listing import (
-    LOOPBACK,
     RETRY_STATUS,
     Elsewhere,
     Listing,
@@ -16,6 +15,7 @@ from tasks.download.listing import (
     one_line,
     pause,
 )
+from tasks.settings import loopback
 from tasks.settings.errors import NodeError
 
 VARIABLE = "HF_TOKEN"
@@ -124,7 +124,7 @@ def _set_client() -> None:
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     def refuse_offline(request: httpx2.Request) -> None:
-        if constants.is_offline_mode() and request.url.host not in LOOPBACK:
+        if constants.is_offline_mode() and request.url.host not in loopback.HOSTS:
             raise OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
 
     def client() -> httpx2.Client:
@@ -132,7 +132,7 @@ def _set_client() -> None:
             event_hooks={"request": [refuse_offline]},
             follow_redirects=True,
             timeout=TIMEOUT,
-            mounts={f"all://{host}": None for host in LOOPBACK},
+            mounts={f"all://[{host}]" if ":" in host else f"all://{host}": None for host in loopback.HOSTS},
         )
 
     global _client_is_set

@@ -15,7 +15,6 @@ from typing import Any
 from tasks.download.patterns import matching
 from tasks.settings.errors import NodeError
 
-LOOPBACK = ("127.0.0.1", "localhost")
 RETRY_STATUS = {408, 425, 429, 500, 502, 503, 504}
 """HTTP errors that may pass."""
 

@@ -8,7 +8,8 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
-from tasks.download.listing import LOOPBACK, RETRY_STATUS, Listing, RemoteFile, chosen, one_line, pause
+from tasks.download.listing import RETRY_STATUS, Listing, RemoteFile, chosen, one_line, pause
+from tasks.settings import loopback
 from tasks.settings.errors import NodeError
 
 ATTEMPTS = 5
@@ -54,7 +55,7 @@ def _file(entry: Mapping[str, Any], sleep: Callable[[float], None]) -> RemoteFil
 def _probe(url: str, sleep: Callable[[float], None]) -> tuple[int | None, str]:
     """(size if told, strong validator or "") of what the URL leads to; by GET, which every server knows."""
     headers = {"Accept-Encoding": "identity", "Range": "bytes=0-0"}
-    local = httpx.URL(url).host in LOOPBACK
+    local = httpx.URL(url).host in loopback.HOSTS
     with httpx.Client(timeout=TIMEOUT, follow_redirects=True, trust_env=not local) as client:
         for attempt in range(ATTEMPTS):
             try:

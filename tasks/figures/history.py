@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from model.training import lines
 from tasks.stage.names import NodeRef
 from tasks.stage.node import Artifact
 
@@ -53,8 +54,8 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSON-lines file; nothing if the file does not exist."""
     if not path.exists():
         return
-    with open(path, "rb") as lines:
-        for line in lines:
+    with open(path, "rb") as file:
+        for line in file:
             if line.strip():
                 yield orjson.loads(line)
 
@@ -62,10 +63,8 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 def read_curve(artifact: Artifact) -> Curve:
     """The curves in an artifact's metrics.jsonl, ordered by step and thinned."""
     columns: dict[str, dict[int, float]] = {}
-    for line in read_lines(artifact.path / "metrics.jsonl"):
-        step = line.get("step")
-        if step is None:
-            continue
+    for line in lines.read(artifact.path / "metrics.jsonl"):
+        step = line["step"]
         for key, value in line.items():
             if key != "step" and isinstance(value, int | float) and not isinstance(value, bool):
                 columns.setdefault(key, {})[int(step)] = float(
@@ -92,7 +91,7 @@ def last_val_by_source(nodes: Nodes) -> dict[str, float]:
     """The base model's last validation loss on each source."""
     last: dict[str, float] = {}
     if "pretrain" in nodes:
-        for line in read_lines(nodes["pretrain"].path / "metrics.jsonl"):
+        for line in lines.read(nodes["pretrain"].path / "metrics.jsonl"):
             last = line.get("val_loss_by_source", last)
     return last
 

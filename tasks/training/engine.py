@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
+from model.training import lines
 from model.training.config import ConfigError, TrainConfig, from_dict
 from tasks.settings.config import Train
 from tasks.settings.errors import NodeError
@@ -167,6 +166,8 @@ def finish(folder: Path, *scratch: str, keep_checkpoints: bool = False) -> None:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl."""
-    with (folder / launch.METRICS).open("rb") as lines:
-        return [orjson.loads(line) for line in lines if line.strip()]
+    """The lines of metrics.jsonl, but for those that a crash has torn; NodeError if none of them has a loss."""
+    metrics = list(lines.read(folder / launch.METRICS))
+    if not any(line.get("loss") is not None for line in metrics):
+        raise NodeError(f"{folder / launch.METRICS} holds no line with a loss; see {folder / launch.LOG}")
+    return metrics

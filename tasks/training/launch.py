@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
-import json
 import os
 import re
 import signal
@@ -33,6 +32,7 @@ from typing import Any
 import psutil
 
 from model.training.config import TrainConfig, to_dict
+from model.training.lines import parse
 from tasks.settings.errors import NodeError
 from tasks.settings.files import write_json
 from tasks.settings.paths import ROOT
@@ -163,20 +163,17 @@ class Tail:
             return
         whole = new[: new.rfind(b"\n") + 1]
         self._offset += len(whole)
-        for line in whole.splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:  # half a line of a try that was killed
-                self._ctx.log.warning("metrics.jsonl holds a line that is no JSON: %.80r", line)
-                continue
-            self._take(entry)
+        for line in whole.split(b"\n"):
+            entry = parse(line)
+            if entry is not None:
+                self._take(entry)
+            elif line.strip():  # of a try that was killed
+                self._ctx.log.warning("metrics.jsonl holds a torn line, which is skipped: %.80r", line)
         if whole and self._steps and "step" in self._last:
             self._ctx.progress(min(self._last["step"] / self._steps, 1.0), self.position())
 
     def _take(self, entry: Mapping[str, Any]) -> None:
-        step = entry.get("step")
-        if not isinstance(step, int):
-            return
+        step = entry["step"]
         new = {k: v for k, v in _numbers(entry) if k != "step" and self._reported.get(k, -1) < step}
         if new:
             self._ctx.track.metrics(new, step)

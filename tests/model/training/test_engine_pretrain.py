@@ -55,12 +55,15 @@ def test_stopped_and_resumed_is_uninterrupted_to_the_bit(plain, data, tmp_path, 
         assert np.array_equal(weight, expected[name]), name
 
 
-def test_a_crash_after_a_checkpoint_leaves_one_curve(plain, data, tmp_path):
+@pytest.mark.parametrize(
+    "torn", [b'{"step": 6, "lo', '{"step": 6, "val_loss_by_source": {"知'.encode()[:-1], b"\0" * 300, b""]
+)
+def test_a_crash_after_a_checkpoint_leaves_one_curve(plain, data, tmp_path, torn):
     values = tiny.settings(tmp_path, data=data, eval_every=3)
     assert tiny.engine(values, tiny.StopAt(4)) == 75
     # what a killed process leaves: lines beyond the checkpoint, a torn one, half a checkpoint
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps({"step": 5, "loss": 9.9}) + '\n{"step": 6, "lo')
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(json.dumps({"step": 5, "loss": 9.9}).encode() + b"\n" + torn)
     (tmp_path / "checkpoints" / "step-000005.partial").mkdir()
     assert tiny.engine(values) == 0
     assert tiny.metrics(tmp_path) == tiny.metrics(plain)

@@ -151,7 +151,7 @@ def test_each_message_is_cleaned(clean):
 
 def test_a_dialogue_with_an_emptied_message_is_dropped_by_who_emptied_it(clean):
     row = clean("steel", dialogue("请给我老师的网址，谢谢你。", "https://example.com/teacher"))
-    assert (row.dropped_by, row.why) == ("clean_links_mapper", {"emptied": True})
+    assert (row.dropped_by, row.why) == ("steel_clean_links_mapper", {"emptied": True})
 
 
 C_PROGRAM = '#include <iostream>\n// prints a greeting\nint main() {\n\tstd::map<int, int> m;\n\tstd::cout << "see http://a.example/b" << a.b@c << std::endl;\n\treturn 0;\n}\n'

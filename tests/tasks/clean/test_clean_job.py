@@ -19,7 +19,7 @@ from tests.support.samples import dialogue, real_text, record, write
 GOOD = [record(real_text(seed)) for seed in range(30)]
 DIRTY = [
     record("<p>" + real_text(100) + "</p>"),
-    record("這是" + real_text(101)),
+    record("這個國家的圖書館裡有很多書，大家都喜歡。"),
     record("短"),
     record("#$%^" * 20),
     record("龘靐齉爩鱻麤龗灪吁龖厵滟爨癵籱饢驫鲡鹂鸾麣纞虋讟钃骊郁龘靐齉爩鱻"),
@@ -55,7 +55,7 @@ def test_every_record_is_kept_or_dropped_by_someone(cleaned):
     assert account["dropped"] == {
         "text_length_filter": 1,
         "alphanumeric_filter": 1,
-        "clean_links_mapper": 1,
+        "steel_clean_links_mapper": 1,
         "perplexity_filter": 1,
     }
     assert {r["id"] for r in kept} | {d["id"] for d in dropped} == {r["id"] for r in [*GOOD, *DIRTY]}
@@ -93,8 +93,8 @@ def test_examples_show_the_change_and_are_limited(cleaned):
     examples = json.loads((folder / "out" / "examples.json").read_text("utf-8"))
     assert all(len(found) <= 2 for found in examples.values())
     example = examples["text/steel_chinese_convert_mapper"][0]
-    assert example["before"].startswith("這是")
-    assert example["after"].startswith("这是")
+    assert example["before"].startswith("這個國家")
+    assert example["after"].startswith("这个国家")
     assert examples["text/text_length_filter"][0]["why"] == {"text_len": 1.0}
     assert account["skipped"] == [s for s in account["skipped"] if s["operator"] == "perplexity_filter"]
 

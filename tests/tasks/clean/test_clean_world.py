@@ -93,8 +93,8 @@ def test_each_kind_of_dirt_is_removed_by_its_operator_and_by_no_other(run, name)
         "steel_chinese_convert_mapper": "traditional",
         "steel_clean_html_mapper": "html",
         "clean_email_mapper": "email",
-        "clean_links_mapper": "link",
-        "clean_ip_mapper": "ip",
+        "steel_clean_links_mapper": "link",
+        "steel_clean_ip_mapper": "ip",
     }
     wanted = {operator: expected[dirt] for operator, dirt in removers.items() if expected[dirt]}
     assert run["accounts"][name]["changed"] == wanted

@@ -224,3 +224,26 @@ def _until(condition, seconds: float = 15) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    "torn",
+    [
+        '{"step": 2, "x": {"知'.encode()[:-1],
+        b'{"step": 2, "lo',
+        b"\0" * 64,
+        b'{"step"\0\0',
+        b"17",
+        b"[]",
+        b'{"loss": 1}',
+    ],
+)
+def test_a_torn_line_of_an_earlier_try_is_skipped_and_told(tmp_path, caplog, torn):
+    ctx = make_context(tmp_path)
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1, "loss": 1.0}\n' + torn + b'\n{"step": 2, "loss": 2.0}\n')
+    tail = Tail(ctx, path, 2)
+    with caplog.at_level("WARNING"):
+        tail.read()
+    assert [step for step, _ in ctx.track.rows] == [1, 2]
+    assert "torn line" in caplog.text
