@@ -20,6 +20,7 @@ ID         ?=
 STEP       ?=
 SAMPLES    ?=
 MODEL      ?=
+GPUS       ?=
 STUDY      ?=
 TEMPERATURE ?= 0
 TOP_P      ?= 1
@@ -60,8 +61,8 @@ plan: setup ## what a run would skip, what it would do, and why
 sources: setup ## the known data sets with size, licence and what is here; of one profile: PROFILE=…
 	@$(CLI) sources $(REQUEST) $(if $(filter file,$(origin PROFILE)),--registry)
 
-check: setup ## only the checks that come before a run
-	@$(CLI) check $(REQUEST)
+check: setup ## only the checks that come before a run; for another machine: GPUS=8
+	@$(CLI) check $(REQUEST) $(if $(GPUS),--gpus '$(GPUS)')
 
 # by the environment: no quotes of make's hold a text that may have any in it
 trace: export ID := $(ID)

@@ -62,7 +62,9 @@ def _status(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     request = _request(options)
-    preflight.run(request)
+    config = preflight.run(request)
+    for line in preflight.warnings(request, config):
+        print(f"warning: {line}")
     print(f"profile {request.profile}: nothing wrong with it")
     return 0
 
@@ -167,6 +169,8 @@ def _chat(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     request = _request(options)
     config = preflight.run(request)
+    for line in preflight.warnings(request, config):
+        print(f"warning: {line}")
     at = servers.up()
     from flows import runs  # after up(): Prefect reads its settings when it is imported
 
@@ -224,9 +228,10 @@ def _request(options: argparse.Namespace) -> Request:
     from tasks.settings.profiles import merge
 
     overrides = merge(preflight.folder_overrides(folders), preflight.assignments(" ".join(options.set)))
-    force = [item for text in options.force for item in text.replace(",", " ").split()]
+    force = preflight.forced(options.force, spec.stages())
     flow = spec.studies()[options.study] if options.study else PIPELINE
-    return Request(options.profile, options.until or "report", force, overrides, flow)
+    gpus = preflight.gpus(getattr(options, "gpus", ""))
+    return Request(options.profile, options.until or "report", force, overrides, flow, gpus)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -279,7 +284,8 @@ def _parser() -> argparse.ArgumentParser:
     command("plan", _plan, "what a run would skip, what it would do, and why", parents=[common])
     sources = command("sources", _sources, "the data sets of a profile, and what is here", parents=[common])
     sources.add_argument("--registry", action="store_true", help="all known data sets instead")
-    command("check", _check, "only the checks that come before a run", parents=[common])
+    check = command("check", _check, "only the checks that come before a run", parents=[common])
+    check.add_argument("--gpus", default="", metavar="N", help="of another machine: 8, 8xH100, 2x8xH100")
     trace = command("trace", _trace, "what became of one record, from raw file to shard", parents=[common])
     trace.add_argument("--step", type=int, help="instead: the documents of this step of pre-training")
     what = "record id or its first digits, FILE:POSITION, or some text"

@@ -20,6 +20,7 @@ import yaml
 from flows.settings import ROOT
 from flows.spec import PIPELINE, FlowSpec
 from model.guard import refuse_foreign_kernels
+from tasks.inspect import preflight
 from tasks.settings.config import STAGES, SteelRun
 from tasks.settings.errors import NodeError, complaint
 from tasks.stage.names import stage_of
@@ -41,11 +42,17 @@ class Request:
     force: list[str] = field(default_factory=list)
     overrides: dict[str, Any] = field(default_factory=dict)
     spec: FlowSpec = PIPELINE
+    gpus: int | None = None
+    """GPUs of the machine that the run is meant for; None: those of this one."""
 
     @property
     def stages(self) -> tuple[str, ...]:
         """That would run."""
         return self.spec.until(self.until) if self.spec.takes_until else self.spec.stages
+
+    def gpus_there(self) -> int:
+        """GPUs of the machine that the run is meant for."""
+        return preflight.gpus_here() if self.gpus is None else self.gpus
 
     def parameters(self) -> dict[str, Any]:
         """As parameters of the flow."""
@@ -79,10 +86,17 @@ def run(request: Request) -> SteelRun:
         *check_folders(config),
         *check_compiler(config),
         *check_continuation(config),
+        *check_graph(request, config),
+        *preflight.complaints(config, request.stages, request.gpus_there()),
     ]
     if wrong:
-        raise Wrong("\n".join(wrong))
+        raise Wrong("\n".join(dict.fromkeys(wrong)))
     return config
+
+
+def warnings(request: Request, config: SteelRun) -> list[str]:
+    """What is likely not meant, though the run would work."""
+    return list(preflight.warnings(config, request.stages, request.gpus_there()))
 
 
 def sources(request: Request, registered: bool = False) -> SteelRun:
@@ -137,6 +151,14 @@ def check_force(request: Request, config: SteelRun) -> Iterable[str]:
                 yield f"there is no node {item!r} in profile {config.profile}; {stage} has: {names}"
 
 
+def check_graph(request: Request, config: SteelRun) -> Iterable[str]:
+    """Every node of the run can be declared: readers and their options, weights, benchmarks, recipes."""
+    try:
+        request.spec.build(config)
+    except (NodeError, ValueError) as error:
+        yield complaint(error)
+
+
 def check_folders(config: SteelRun) -> Iterable[str]:
     """Folders that the profile needs and that were not given, or are not there."""
     folders = config.runtime.folders
@@ -187,6 +209,38 @@ def check_continuation(config: SteelRun) -> Iterable[str]:
 
 
 # ------------------------------------------------------------------------------- overrides
+def gpus(text: str) -> int | None:
+    """The number of GPUs in `8`, `8xH100` or `2x8xH100` (nodes × GPUs); None for "".
+
+    >>> gpus("2x8xH100")
+    16
+    """
+    if not text:
+        return None
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?(?:x[A-Za-z][\w-]*)?", text)
+    if not match:
+        raise Wrong(f"GPUS takes a number such as 8, 8xH100 or 2x8xH100, not {text!r}")
+    return int(match[1]) * int(match[2] or 1)
+
+
+def forced(texts: Iterable[str], stages: Iterable[str]) -> list[str]:
+    """The stages and nodes of FORCE: separated by commas or spaces, where a name may hold spaces itself.
+
+    >>> forced(["sft convert:a b, clean"], ["sft", "convert", "clean"])
+    ['sft', 'convert:a b', 'clean']
+    """
+    items: list[str] = []
+    for text in texts:
+        for part in text.split(","):
+            words = part.split()
+            for word in words:
+                if items and word is not words[0] and stage_of(word) not in stages and ":" in items[-1]:
+                    items[-1] += f" {word}"  # a name with a space in it
+                else:
+                    items.append(word)
+    return items
+
+
 def resolve(path: Path) -> Path:
     """A path as the flow run sees it: relative ones start at the repository's root."""
     return path if path.is_absolute() else ROOT / path

@@ -21,6 +21,7 @@ from prefect.states import Completed, State
 
 from flows import observe
 from flows.spec import FlowSpec
+from tasks.inspect import preflight
 from tasks.settings.config import SteelRun
 from tasks.stage.node import Artifact, Node
 from tasks.stage.runner import Runner
@@ -34,6 +35,8 @@ MAX_BESIDE = 8
 
 def walk(spec: FlowSpec, config: SteelRun, stages: Sequence[str], force: Iterable[str]) -> State:
     """Run stages of a flow in order, inside that flow; raises what the first failing one raised."""
+    for line in preflight.refuse(config, tuple(stages), preflight.gpus_here()):
+        get_run_logger().warning(line)
     store = Store(config.runtime.artifacts)
     runner = Runner(config, spec.build(config), store, Tracker(), str(flow_run.id), frozenset(force))
     pool.configure(config.runtime.data_workers)

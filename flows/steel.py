@@ -20,7 +20,7 @@ from tasks.settings import profiles
 from tasks.settings.config import STAGES, StageName
 from tasks.settings.profiles import Overrides, ProfileName
 
-Forced = Annotated[str, Field(pattern=rf"^({'|'.join(STAGES)})(:[\w.\-]+)?$")]
+Forced = Annotated[str, Field(pattern=rf"^({'|'.join(STAGES)})(:[^:#/]+)?$")]
 
 
 @flow(

@@ -22,7 +22,7 @@ from tasks.settings.profiles import Overrides, ProfileName
 
 def forced(spec: FlowSpec) -> Any:
     """The type of one item of `force`: a stage of the flow, or a node in one."""
-    return Annotated[str, Field(pattern=rf"^({'|'.join(spec.stages)})(:[\w.\-]+)?$")]
+    return Annotated[str, Field(pattern=rf"^({'|'.join(spec.stages)})(:[^:#/]+)?$")]
 
 
 def study_flow(spec: FlowSpec) -> Flow:

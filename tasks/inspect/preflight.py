@@ -7,16 +7,15 @@ checked in the same way. The flow asks again at its start: a run may be triggere
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 from model.training.config import undealable
 from tasks.settings.config import SteelRun, Train
 from tasks.settings.errors import NodeError
+from tasks.training import engine
 
-CPU_RANKS = 2
-"""Training processes on a machine without a GPU, where the settings name no number."""
 _ATTENTION = {"flash_attention_4": "flash_attn.cute", "flash_attention_2": "flash_attn", "varlen": ""}
 """Attention that needs CUDA, and the module that it is imported from."""
 
@@ -52,13 +51,12 @@ def gpus_here() -> int:
 
 
 def ranks(config: SteelRun, stage: str, gpus: int) -> int:
-    """Training processes of a stage on a machine with so many GPUs; as tasks.training.engine decides it."""
+    """Training processes of a stage on a machine with so many GPUs; as the engine's room decides it."""
     runtime = config.runtime
     numbers = (runtime.nproc,) if stage == "pretrain" else (runtime.sft_nproc, runtime.nproc)
-    asked = next((number for number in numbers if number), None)
-    if not _on_gpus(config, gpus):
-        return asked or CPU_RANKS
-    return min(asked or gpus, gpus)
+    on_gpus = gpus if _on_gpus(config, gpus) else 0
+    machine = engine.Machine("cuda" if on_gpus else "cpu", on_gpus, config.pretrain.precision)
+    return engine.ranks(machine, next((number for number in numbers if number), None))
 
 
 def _on_gpus(config: SteelRun, gpus: int) -> bool:
@@ -131,8 +129,8 @@ def _batches(config: SteelRun, stages: tuple[str, ...], gpus: int) -> Iterator[s
                 yield f"{stage}: {reason} ({name}{'' if name == 'pretrain' else '.train'}.batch_size, {world} ranks)"
 
 
-def refuse(config: SteelRun, stages: tuple[str, ...], gpus: int) -> Mapping[str, list[str]]:
-    """NodeError with every complaint; else the warnings under "warnings"."""
+def refuse(config: SteelRun, stages: tuple[str, ...], gpus: int) -> list[str]:
+    """NodeError with every complaint, a line each; else the warnings."""
     if lines := list(complaints(config, stages, gpus)):
         raise NodeError("\n".join(lines))
-    return {"warnings": list(warnings(config, stages, gpus))}
+    return list(warnings(config, stages, gpus))

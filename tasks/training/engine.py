@@ -27,6 +27,10 @@ RUNTIME = ("micro_batch_size", "compile", "attention", "kernels", "device", "kee
 """Fields of `runtime` that the engine has under the same name."""
 
 
+CPU_RANKS = 2
+"""Training processes on a machine without a GPU, where the settings name no number."""
+
+
 @dataclass(frozen=True)
 class Machine:
     """What a training would run on."""
@@ -87,7 +91,18 @@ def train(
 def run(ctx: Context, config: TrainConfig, recipe: Train, nproc: int | None) -> dict[str, Any]:
     """Run the engine once, whatever it leaves; returns how it was run."""
     machine = pool.submit(look, ctx.runtime.device, recipe.precision).result()
-    nproc = ranks(machine, nproc)
+    asked, nproc = nproc, ranks(machine, nproc)
+    if asked and asked > nproc:
+        ctx.log.warning(
+            "%d ranks are set, and there are %d GPUs: %d ranks are used", asked, machine.gpus, nproc
+        )
+    if config.steps and config.optim.warmup_steps >= config.steps:
+        ctx.log.warning(
+            "warmup_steps %d is not below the %d steps of this training: the rate never reaches %g",
+            config.optim.warmup_steps,
+            config.steps,
+            config.optim.lr,
+        )
     launch.launch(ctx, config, nproc=nproc)
     return {
         "device": machine.device,
@@ -146,8 +161,10 @@ def look(device: str, precision: str) -> Machine:
 
 
 def ranks(machine: Machine, nproc: int | None) -> int:
-    """Training processes: as set, or one per GPU, or 2 on a CPU."""
-    return nproc or machine.gpus or 2
+    """Training processes: as set, or one per GPU, or 2 on a CPU. Never more than GPUs, where there are any."""
+    if machine.gpus:
+        return min(nproc or machine.gpus, machine.gpus)
+    return nproc or CPU_RANKS
 
 
 def steps(recipe: Train, items: int) -> int:
