@@ -137,7 +137,8 @@ def _chat(options: argparse.Namespace) -> int:
     try:  # as for trace: only what there is counts
         config = profiles.load(request.profile, request.overrides)
         store = Store(preflight.resolve(config.runtime.artifacts))
-        nodes = models.last_run(store, request.profile) or newest(store, dag.build(config))
+        # the last run may have ended early: what an earlier one has made of the profile counts, too
+        nodes = {**newest(store, dag.build(config)), **models.last_run(store, request.profile)}
         name, folder = models.find(options.model, request.profile, nodes)
     except NodeError as error:
         raise Wrong(str(error)) from error

@@ -53,6 +53,13 @@ def evaluate(ctx: Context) -> Outcome:
     ctx.progress(0.1, f"{len(questions)} questions")
     answers = pool.submit(scorer.run, task).result()
     table = results.rows(recipe.model, answers)
+    prompts_cut = sum(row.get("prompts_cut", 0) for row in table)
+    if prompts_cut:
+        ctx.log.warning(
+            "%d of %d prompts lose their beginning: they are longer than the model's context",
+            prompts_cut,
+            len(answers),
+        )
 
     with (ctx.out / "answers.jsonl").open("wb") as out:
         for line in answers:
@@ -61,7 +68,7 @@ def evaluate(ctx: Context) -> Outcome:
     results.write_by_subject(ctx.out / "by_subject.csv", table)
     return Outcome(
         headline=results.headline(table),
-        counts={"questions": len(questions), "answers": len(answers)},
+        counts={"questions": len(questions), "answers": len(answers), "prompts_cut": prompts_cut},
         metrics={_metric(row): row["accuracy"] for row in table},
         summary=results.markdown(table),
         files=["results.json", "by_subject.csv"],

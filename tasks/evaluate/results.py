@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,15 @@ HELD_OUT = "demo-held-out-facts"
 
 
 def rows(model: str, answers: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """results.json: accuracy is over questions (micro), `macro` is the mean of the subjects."""
+    """results.json: accuracy is over questions (micro), `macro` is the mean of the subjects.
+
+    `prompts_cut`: questions whose prompt lost its beginning, because the model's context is shorter.
+    """
     groups: dict[tuple[str, str, str | None], dict[str, list[int]]] = {}
+    cut: Counter[tuple[str, str, str | None]] = Counter()
     for answer in answers:
         key = (answer["benchmark"], answer["protocol"], answer.get("scoring"))
+        cut[key] += "prompt_tokens_cut" in answer
         right_asked = groups.setdefault(key, {}).setdefault(answer["subject"], [0, 0])
         right_asked[0] += answer["correct"]
         right_asked[1] += 1
@@ -37,6 +43,8 @@ def rows(model: str, answers: Iterable[Mapping[str, Any]]) -> list[dict[str, Any
         }
         if scoring:
             row["scoring"] = scoring
+        if questions_cut := cut[benchmark, protocol, scoring]:
+            row["prompts_cut"] = questions_cut
         if benchmark == HELD_OUT:
             row["subset"] = "held-out-facts"
         table.append(row)

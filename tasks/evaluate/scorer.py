@@ -54,9 +54,11 @@ def run(task: Task) -> list[dict[str, Any]]:
     answers = []
     for protocol in task.protocols:
         for blank in (False, True) if task.controls else (False,):
-            scores = ask(model, encoder, task.questions, protocol, task.form, blank, batch_tokens)
+            cuts: list[int] = []
+            scores = ask(model, encoder, task.questions, protocol, task.form, blank, batch_tokens, cuts)
             answers += [
-                answer(q, s, protocol, task.form, blank) for q, s in zip(task.questions, scores, strict=True)
+                answer(question, each, protocol, task.form, blank, cut)
+                for question, each, cut in zip(task.questions, scores, cuts, strict=True)
             ]
     return answers
 
@@ -69,24 +71,39 @@ def ask(
     form: Form,
     blank: bool = False,
     batch_tokens: int = 16384,
+    cuts: list[int] | None = None,
 ) -> list[list[float]]:
-    """One score per option of each question; the highest is the model's answer."""
+    """One score per option of each question; the highest is the model's answer.
+
+    A prompt that is longer than the model's context loses its beginning; `cuts` gets the number of tokens that
+    each question lost.
+    """
     from model import scoring
 
     if protocol == "cloze":
         prompts, options = protocols.cloze(encoder, questions, form, blank)
         room = [_context(model) - max(map(len, o)) for o in options]
-        prompts = [p[-r:] for p, r in zip(prompts, room, strict=True)]
+        prompts = _fitting(prompts, room, cuts)
         scores = scoring.choice_logprobs(model, prompts, options, batch_tokens)
         return [[total / tokens for total, tokens in each] for each in scores]
     if protocol == "paper-first-token":
-        prompts = [p[-_context(model) :] for p in protocols.lettered(encoder, questions, blank)]
+        prompts = protocols.lettered(encoder, questions, blank)
+        prompts = _fitting(prompts, [_context(model)] * len(prompts), cuts)
         return scoring.first_token_logprobs(model, prompts, protocols.letter_ids(encoder), batch_tokens)
     raise NodeError(f"unknown protocol {protocol!r}")
 
 
-def answer(question: Question, scores: list[float], protocol: str, form: Form, blank: bool) -> dict[str, Any]:
-    """The line of answers.jsonl. A tie goes to the first option."""
+def _fitting(prompts: Sequence[list[int]], room: Sequence[int], cuts: list[int] | None) -> list[list[int]]:
+    """The ends of the prompts that fit; what each loses is added to `cuts`."""
+    if cuts is not None:
+        cuts += [max(0, len(prompt) - most) for prompt, most in zip(prompts, room, strict=True)]
+    return [prompt[-most:] for prompt, most in zip(prompts, room, strict=True)]
+
+
+def answer(
+    question: Question, scores: list[float], protocol: str, form: Form, blank: bool, cut: int = 0
+) -> dict[str, Any]:
+    """The line of answers.jsonl. A tie goes to the first option. `cut`: tokens that the prompt lost."""
     if any(s != s for s in scores):
         raise NodeError(f"the model gives no number (NaN) for question {question.id}")
     best = scores.index(max(scores))
@@ -102,6 +119,8 @@ def answer(question: Question, scores: list[float], protocol: str, form: Form, b
     }
     if blank:
         line["scoring"] = protocol
+    if cut:
+        line["prompt_tokens_cut"] = cut
     return line
 
 

@@ -44,10 +44,10 @@ def question(k, language="en", answer=0, **more):
 class Scripted(nn.Module):
     """Knows what comes after certain beginnings, and nothing else."""
 
-    def __init__(self, script, vocab_size):
+    def __init__(self, script, vocab_size, context=4096):
         super().__init__()
         self.script = script
-        self.config = SimpleNamespace(ffn="prefix", max_position_embeddings=4096)
+        self.config = SimpleNamespace(ffn="prefix", max_position_embeddings=context)
         self.head = nn.Linear(vocab_size, vocab_size, bias=False)
         nn.init.eye_(self.head.weight)
 
@@ -211,3 +211,19 @@ def test_a_model_that_gives_no_number_is_an_error():
 
     with pytest.raises(NodeError, match="NaN"):
         scorer.answer(question(1), [float("nan"), 0, 0, 0], "cloze", "plain", False)
+
+
+def test_prompts_that_the_context_cuts_are_counted(encoder):
+    questions = [question(k) for k in range(3)]
+    questions[1] = replace(questions[1], question="long " * 300)
+    cuts: list[int] = []
+    scorer.ask(Scripted({}, 320, context=200), encoder, questions, "cloze", "plain", cuts=cuts)
+    assert (cuts[0], cuts[2]) == (0, 0)
+    assert cuts[1] > 1000
+    answers = [
+        scorer.answer(q, [0.0, 1.0, 0.0, 0.0], "cloze", "plain", False, cut)
+        for q, cut in zip(questions, cuts, strict=True)
+    ]
+    [row] = results.rows("base", answers)
+    assert row["prompts_cut"] == 1
+    assert "prompts_cut" not in results.rows("base", [answers[0]])[0]
