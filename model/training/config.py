@@ -128,6 +128,8 @@ class TrainConfig:
     """Save a checkpoint after the last step, too, and keep the one with which the decay of wsd begins: another run can
     continue from them."""
     export_dtype: str = "float32"
+    backend_timeout_seconds: float | None = None
+    """How long a collective may wait for a rank; None: torch's own (30 minutes for gloo, 10 for NCCL)."""
 
     def __post_init__(self) -> None:
         _one_of("objective", self.objective, OBJECTIVES)
