@@ -124,6 +124,8 @@ class TrainConfig:
     """Validation loss every so many steps and at the end (0: at the end only)."""
     save_every: int = 200
     keep_checkpoints: int = 2
+    keep_every: int = 0
+    """Every so many saves one is kept for good (0: none)."""
     keep_final: bool = False
     """Save a checkpoint after the last step, too, and keep the one with which the decay of wsd begins: another run can
     continue from them."""

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from model.training.checkpoint import Checkpoints, load, read_state
-from model.training.config import ConfigError, TrainConfig
+from model.training.checkpoint import STATE, Checkpoints, DamagedError, check, load, read_state
+from model.training.config import ConfigError, TrainConfig, to_dict
 from model.training.export import full_weights, special_tokens, write_export
 from model.training.loader import BlockLoader, DataError, Prefetch, val_batches
 from model.training.metrics import Metrics, Window, peak_flops
@@ -43,13 +43,19 @@ def train(config: TrainConfig, world: World, stop: StopFlag) -> bool:
     verify_files(config, world)
     if config.objective in ("pretrain", "sft"):
         one_tokenizer(config, world)
-    checkpoints = Checkpoints(work / "checkpoints", config.keep_checkpoints)
-    at = checkpoints.newest()
+    checkpoints = Checkpoints(
+        work / "checkpoints", config.keep_checkpoints, config.keep_every * config.save_every
+    )
+    at = checkpoints.newest_sound()
     joins = at is None and config.continue_from is not None
     if joins:
         at = Path(config.continue_from)
-        if not (at / "state.json").is_file():
+        if not (at / STATE).is_file():
             raise ConfigError(f"continue_from: {at} is no complete checkpoint")
+        try:
+            check(at)
+        except DamagedError as error:
+            raise ConfigError(f"continue_from: {error}") from None
     state = {"step": 0, "tokens": 0, "window": None, "loader": None} if at is None else read_state(at)
     begin, tokens = state["step"], state["tokens"]
     loader = make_loader(config, world, state["loader"], append=joins)
@@ -73,7 +79,9 @@ def train(config: TrainConfig, world: World, stop: StopFlag) -> bool:
     flops = scorer.lm.config.flops_per_token
 
     def save(step: int) -> None:
-        kept = {"tokens": tokens, "window": window.state(), "loader": loader.state(step)}
+        kept = {
+            "tokens": tokens, "window": window.state(), "loader": loader.state(step), "config": to_dict(config)
+        }  # fmt: skip
         checkpoints.save(step, scorer, optimizer, kept, spare)
 
     for step in range(begin, steps):
@@ -85,6 +93,8 @@ def train(config: TrainConfig, world: World, stop: StopFlag) -> bool:
         if stopping:
             save(step)
             ready.close()
+            if not checkpoints.wait():
+                raise TrainingError(f"stopped by a signal before step {step + 1}, without a checkpoint of it")
             log.info("stopped by a signal before step %d of %d", step + 1, steps)
             return False
 
@@ -99,6 +109,7 @@ def train(config: TrainConfig, world: World, stop: StopFlag) -> bool:
 
         norm, stats = clip(local_gradients(scorer), config.optim.grad_clip, stats)
         if not np.isfinite(norm):
+            checkpoints.wait()
             raise TrainingError(
                 f"the gradient of step {step + 1} is not finite (norm {norm}); lower the learning rate"
             )
@@ -128,6 +139,8 @@ def train(config: TrainConfig, world: World, stop: StopFlag) -> bool:
 
     ready.close()
     metrics.close()
+    if not checkpoints.wait() and config.keep_final:
+        raise TrainingError("the training has ended, but its last checkpoint could not be saved")
     export(config, world, scorer, work / "export")
     return True
 

@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from pathlib import Path
 
 import torch
@@ -36,6 +37,7 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         print("usage: python -m model.training.run CONFIG.json", file=sys.stderr)
         return 2
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.distributed")
     stop, watch = StopFlag(), Watch()
     stop.install()
     try:
