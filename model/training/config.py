@@ -130,8 +130,11 @@ class TrainConfig:
     """Save a checkpoint after the last step, too, and keep the one with which the decay of wsd begins: another run can
     continue from them."""
     export_dtype: str = "float32"
+    watchdog_seconds: float = 1800.0
+    """Without a step, or a batch of the validation, for so long all ranks log where they are and end, so that torchrun
+    starts them again (0: never). More than the first step takes, with what it compiles."""
     backend_timeout_seconds: float | None = None
-    """How long a collective may wait for a rank; None: torch's own (30 minutes for gloo, 10 for NCCL)."""
+    """How long a collective may wait for a rank; more than a save takes. None: torch's own (30 minutes for gloo, 10 for NCCL)."""
 
     def __post_init__(self) -> None:
         _one_of("objective", self.objective, OBJECTIVES)
@@ -164,6 +167,9 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, not {value}")
+        for name in ("keep_every", "watchdog_seconds", "backend_timeout_seconds"):
+            if (value := getattr(self, name)) is not None and value < 0:
+                raise ConfigError(f"{name} must not be negative: {value}")
         if self.continue_from is not None and self.objective != "pretrain":
             raise ConfigError(
                 f"continue_from is for the objective pretrain; {self.objective} takes init_from"

@@ -28,6 +28,7 @@ from model.training.pairs import PairLoader, write_logprobs
 from model.training.parallel import World, build, reshard
 from model.training.shards import ShardError, tokenizer_of, verify
 from model.training.stop import StopFlag
+from model.training.watch import Watch
 
 log = logging.getLogger("steel.training")
 
@@ -36,7 +37,7 @@ class TrainingError(RuntimeError):
     """Training cannot go on: one clear line."""
 
 
-def train(config: TrainConfig, world: World, stop: StopFlag) -> bool:
+def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bool:
     """Run or resume; True when finished, False when stopped at a checkpoint."""
     work = Path(config.work_dir)
     special_tokens(config.tokenizer_dir)  # what will not do is refused before the training, not after
@@ -86,6 +87,7 @@ def train(config: TrainConfig, world: World, stop: StopFlag) -> bool:
 
     for step in range(begin, steps):
         clock = time.perf_counter()
+        watch.beat()
         batches = ready.batch(step)
         units = [objective.units(b) for b in batches]
         seen = sum(b.input_ids.numel() for b in batches)
@@ -129,7 +131,7 @@ def train(config: TrainConfig, world: World, stop: StopFlag) -> bool:
                 "step %d of %d: loss %.4f, %.0f tokens/s", done, steps, line["loss"], line["tokens_per_s"]
             )
         if config.data.val_files and (done == steps or (config.eval_every and done % config.eval_every == 0)):
-            metrics.write({"step": done, **validate(config, world, scorer, objective)})
+            metrics.write({"step": done, **validate(config, world, scorer, objective, watch)})
         if (
             (done % config.save_every == 0 and done < steps)
             or done == spare
@@ -137,6 +139,7 @@ def train(config: TrainConfig, world: World, stop: StopFlag) -> bool:
         ):
             save(done)
 
+    watch.rest()
     ready.close()
     metrics.close()
     if not checkpoints.wait() and config.keep_final:
@@ -145,7 +148,7 @@ def train(config: TrainConfig, world: World, stop: StopFlag) -> bool:
     return True
 
 
-def logprobs(config: TrainConfig, world: World, stop: StopFlag) -> bool:
+def logprobs(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bool:
     """Score every pair with the model and write work_dir/logprobs.arrow; False when stopped."""
     scorer = build(config, world)
     scorer.eval()
@@ -153,6 +156,7 @@ def logprobs(config: TrainConfig, world: World, stop: StopFlag) -> bool:
     sums, counts = (torch.zeros(len(loader), 2, dtype=torch.float64) for _ in range(2))
     begin = time.perf_counter()
     for batch in loader.in_order():
+        watch.beat()
         with torch.no_grad():
             found = reply_logprobs(scorer, batch.to(world.device)).double().cpu()
         real = batch.index >= 0
@@ -160,6 +164,7 @@ def logprobs(config: TrainConfig, world: World, stop: StopFlag) -> bool:
         counts[batch.index[real]] = batch.reply_tokens[real].double()
         if world.sum(stop.requested)[0]:
             return False
+    watch.rest()
     both = torch.stack([sums, counts]).to(world.device)
     torch.distributed.all_reduce(both)
     sums, counts = both.cpu().numpy()
@@ -237,7 +242,9 @@ def make_loader(
 
 
 @torch.no_grad()
-def validate(config: TrainConfig, world: World, scorer: Scorer, objective: Any) -> dict[str, Any]:
+def validate(
+    config: TrainConfig, world: World, scorer: Scorer, objective: Any, watch: Watch
+) -> dict[str, Any]:
     """The loss on the validation files, each row once: in all, and by source."""
     files = _entries(config.data.val_files)
     micro = config.micro_batch_size or max(1, config.batch_size // world.size)
@@ -252,6 +259,7 @@ def validate(config: TrainConfig, world: World, scorer: Scorer, objective: Any) 
     scorer.eval()
     table = torch.zeros(len(files), 2, dtype=torch.float64, device=world.device)
     for batch in batches:
+        watch.beat()
         table += objective.evaluate(scorer, batch.to(world.device), len(files))
     scorer.train()
     reshard(scorer)

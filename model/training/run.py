@@ -8,6 +8,7 @@ again, however many restarts it has left. When one rank ends with an error, all 
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import gc
 import logging
 import os
@@ -40,6 +41,9 @@ def main(arguments: list[str]) -> int:
     warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.distributed")
     stop, watch = StopFlag(), Watch()
     stop.install()
+    faulthandler.enable(
+        sys.__stderr__
+    )  # a signal that ends the process (a shard cut short: SIGBUS) leaves its stack
     try:
         refuse_foreign_kernels()
         code = run(from_json(arguments[0]), stop, watch)
@@ -71,7 +75,7 @@ def run(config: TrainConfig, stop: StopFlag, watch: Watch | None = None) -> int:
     torch.utils.deterministic.fill_uninitialized_memory = False  # for debugging; 4 % of a step
     world = start(config)
     if watch is not None:
-        watch.attach(world.store)
+        watch.attach(world.store, config.watchdog_seconds)
     log.info(
         "%s on %d x %s, %s, %d thread(s) each",
         config.objective, world.size, world.device, world.dtype, torch.get_num_threads(),
@@ -80,7 +84,7 @@ def run(config: TrainConfig, stop: StopFlag, watch: Watch | None = None) -> int:
     gc.freeze()  # what is loaded by now lives for ever: the collector need not look at it again
     work = logprobs if config.objective == "logprobs" else train
     try:
-        finished = work(config, world, stop)
+        finished = work(config, world, stop, watch or Watch())
     except BaseException:
         if world.store is None:  # others may wait in a collective, and an orderly end would wait for them
             dist.destroy_process_group()

@@ -1,11 +1,14 @@
-"""A thread of every rank that looks at the others: when one ends for good, all end at once.
+"""A thread of every rank that looks at the others and at its own training.
 
-Without it a rank whose peer has gone waits inside a collective until the backend's timeout, 10 to 30 minutes. The
-thread has a connection of its own to the store, because a store serves one caller at a time.
+When one rank ends for good, all end at once: a rank whose peer has gone would wait inside a collective until the
+backend's timeout, 10 to 30 minutes. And when a rank has made no step for long, all write down where each of their
+threads is, and end, so that torchrun starts them again. The thread has a connection of its own to the store, because a
+store serves one caller at a time.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import os
@@ -25,22 +28,41 @@ FINAL = (2, 75)
 asked for."""
 
 
+STACK_SECONDS = 0.1
+"""Between the stacks of two ranks of a node."""
+MARGIN_SECONDS = 30.0
+"""After so much more, a process in which no Python can run (a C function that keeps the interpreter) is ended by a
+thread of faulthandler's own."""
+
+
 class Watch:
-    """Of one process; does nothing until `attach`ed to the store that the ranks share."""
+    """Of one process; does nothing until `attach`ed."""
 
     def __init__(self) -> None:
         self._store: dist.Store | None = None
         self._rank = int(os.environ.get("RANK", "0"))
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
+        self._seconds = 0.0
+        self._last: float | None = None
 
-    def attach(self, store: dist.Store | None) -> None:
-        """Begin to look. `store`: None for a process that is alone."""
-        if store is None:
+    def attach(self, store: dist.Store | None, seconds: float) -> None:
+        """Begin to look. `store`: what the ranks share, None for a process that is alone; `seconds`: the longest time
+        without a step (0: any)."""
+        if store is None and not seconds:
             return
-        self._store = store
-        self._thread = threading.Thread(target=self._look, args=(store.clone(),), name="watch", daemon=True)
+        self._store, self._seconds = store, seconds
+        clone = None if store is None else store.clone()
+        self._thread = threading.Thread(target=self._look, args=(clone,), name="watch", daemon=True)
         self._thread.start()
+
+    def beat(self) -> None:
+        """The training goes on: from now on the next beat is waited for."""
+        self._last = time.monotonic()
+
+    def rest(self) -> None:
+        """What follows may take any time."""
+        self._last = None
 
     @property
     def attached(self) -> bool:
@@ -51,6 +73,7 @@ class Watch:
         self._done.set()
         if self._thread is not None:
             self._thread.join()
+            faulthandler.cancel_dump_traceback_later()
 
     def end(self, code: int) -> bool:
         """Announce that this rank ends with `code`, so that all do. False: another one has announced it before."""
@@ -70,17 +93,45 @@ class Watch:
             return False
         return first
 
-    def _look(self, store: dist.Store) -> None:
+    def _look(self, store: dist.Store | None) -> None:
         try:
             while not self._done.wait(POLL_SECONDS):
-                if store.check(["end"]):
-                    break
-            else:
-                return
-            end = json.loads(store.get("end"))
+                if store is not None and store.check(["stalled"]):
+                    self._stall(f"rank {store.get('stalled').decode()}")
+                if store is not None and store.check(["end"]):
+                    self._follow(store, json.loads(store.get("end")))
+                if self._late():
+                    if store is not None:
+                        store.set("stalled", str(self._rank))
+                    self._stall(f"rank {self._rank}")
         except (dist.DistError, RuntimeError):  # the store's own process has gone; torchrun ends this one too
             return
-        if self._done.is_set():  # this rank is ending by itself
+
+    def _late(self) -> bool:
+        """No beat for too long."""
+        last = self._last
+        if not self._seconds or last is None:
+            faulthandler.cancel_dump_traceback_later()
+            return False
+        faulthandler.dump_traceback_later(self._seconds + MARGIN_SECONDS, exit=True, file=sys.__stderr__)
+        return time.monotonic() - last > self._seconds
+
+    def _stall(self, who: str) -> None:
+        time.sleep(STACK_SECONDS * int(os.environ.get("LOCAL_RANK", "0")))  # one rank's lines after another's
+        log.error(
+            "%s has made no step in %g s (watchdog_seconds): rank %d ends; its threads are at",
+            who, self._seconds, self._rank,
+        )  # fmt: skip
+        faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
+        if who == f"rank {self._rank}":
+            time.sleep(
+                2 * POLL_SECONDS
+            )  # torchrun ends the others when one has ended: they write theirs first
+        leave(1)
+
+    def _follow(self, store: dist.Store, end: dict[str, int]) -> None:
+        """Another rank has ended."""
+        if self._done.is_set():  # this one is ending by itself
             return
         _hold_agent(end["code"], store)
         log.warning(

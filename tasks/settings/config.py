@@ -369,6 +369,14 @@ class Runtime(Section):
     """`start`: hash every shard before the first step of a training, each rank its share."""
     max_restarts: int = Field(0, ge=0)
     """torchrun's own restarts after a rank died."""
+    grace_seconds: float = Field(120.0, gt=0)
+    """How long a training that is told to stop may take to save: longer than two saves take."""
+    watchdog_seconds: float = Field(1800.0, ge=0)
+    """Without a step for so long the ranks of a training log where they are, end, and are started again; 0: never."""
+    backend_timeout_seconds: float | None = Field(None, gt=0)
+    """How long a collective may wait for a rank; None: torch's own (gloo 30 minutes, NCCL 10)."""
+    keep_every: int = Field(0, ge=0)
+    """Of a training's checkpoints every so many is kept for good, beside the newest (0: none)."""
     encoder: Literal["auto", "fastokens", "tokenizers"] = "auto"
     """What turns text into ids, with the same result: `auto` is fastokens where it agrees with tokenizers."""
     verify: Literal["size", "full"] = "size"

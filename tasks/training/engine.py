@@ -83,6 +83,9 @@ def settings(
         "eval_every": train.eval_every,
         "save_every": train.save_every,
         "keep_checkpoints": runtime.keep_checkpoints,
+        "keep_every": runtime.keep_every,
+        "watchdog_seconds": runtime.watchdog_seconds,
+        "backend_timeout_seconds": runtime.backend_timeout_seconds,
         **more,
     }
 

@@ -29,6 +29,7 @@ HOW = {
     "refuse": refuse,
     "fail": fail,
     "hang": lambda: time.sleep(600),
+    "freeze": lambda: os.kill(os.getpid(), signal.SIGSTOP),
 }
 
 

@@ -92,3 +92,22 @@ def test_a_checkpoint_that_was_asked_for_is_not_followed_by_a_restart(data, tmp_
     assert log.count(" on 2 x cpu") == 1
     newest = max((tmp_path / "checkpoints").iterdir())
     assert json.loads((newest / "state.json").read_text())["step"] in (5, 6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["hang", "freeze"])
+def test_a_rank_that_makes_no_step_is_found_shown_and_started_again(data, tmp_path, monkeypatch, how):
+    monkeypatch.setenv(
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "5"
+    )  # until torchrun kills a process that is stopped
+    death = {"rank": 1, "step": 5, "how": how}
+    code, log, _ = train(tmp_path / how, data, [death], restarts=1, watchdog_seconds=6)
+    assert code == 0, log[-3000:]
+    assert "has made no step in 6 s" in log
+    assert "rank 0 ends; its threads are at" in log
+    if how == "hang":  # a process that is stopped shows nothing
+        assert "rank 1 ends; its threads are at" in log
+        assert "dying_engine.py" in log  # where it hung
+    assert log.count("resumed from") == 1
+    assert train(tmp_path / "plain", data, [], restarts=0)[0] == 0
+    same(tmp_path / how, tmp_path / "plain")
