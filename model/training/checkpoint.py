@@ -230,7 +230,7 @@ def check(path: Path) -> None:
         if "files" in state:
             _check_files(path, state)
         elif dist.get_rank() == 0:
-            log.warning("%s was written without hashes: it is loaded unchecked", path)
+            log.warning("%s was written without hashes and settings: it is loaded unchecked", path)
     except DamagedError as error:
         reason = str(error)
     reasons: list[str | None] = [None] * dist.get_world_size()

@@ -130,6 +130,9 @@ class TrainConfig:
     """Save a checkpoint after the last step, too, and keep the one with which the decay of wsd begins: another run can
     continue from them."""
     export_dtype: str = "float32"
+    allow_changed: list[str] = field(default_factory=list)
+    """Fields that define the result (`optim.lr`, `precision`; model/training/resume.py lists them) and may differ from
+    those of the checkpoint to go on from; any other that differs is refused."""
     watchdog_seconds: float = 1800.0
     """Without a step, or a batch of the validation, for so long all ranks log where they are and end, so that torchrun
     starts them again (0: never). More than the first step takes, with what it compiles."""

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from model.training.checkpoint import STATE, Checkpoints, DamagedError, check, load, read_state
-from model.training.config import ConfigError, TrainConfig, to_dict
+from model.training.config import ConfigError, TrainConfig
 from model.training.export import full_weights, special_tokens, write_export
 from model.training.loader import BlockLoader, DataError, Prefetch, val_batches
 from model.training.metrics import Metrics, Window, peak_flops
@@ -26,6 +26,7 @@ from model.training.objectives import Scorer, make_objective, reply_logprobs
 from model.training.optim import clip, decay_begins, learning_rate, local_gradients, make_optimizer, set_rate
 from model.training.pairs import PairLoader, write_logprobs
 from model.training.parallel import World, build, reshard
+from model.training.resume import hold, resolved, say_jump
 from model.training.shards import ShardError, tokenizer_of, verify
 from model.training.stop import StopFlag
 from model.training.watch import Watch
@@ -68,8 +69,13 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
     scorer = build(config, world)
     objective = make_objective(config)
     optimizer = make_optimizer(scorer, config.optim)
+    settings = resolved(config, scorer.lm.config.to_dict(), str(world.dtype).removeprefix("torch."))
     if at is not None:
+        hold(at, state.get("config"), settings, joins=joins)
         load(at, scorer, optimizer)
+    rate = state.get("rate")
+    if begin and begin < steps:
+        say_jump(rate, begin, *(learning_rate(config.optim, step, steps) for step in (begin - 1, begin)))
     # where another run would continue: with the rate still up, and at the end
     spare = (
         decay_begins(config.optim, steps) if config.keep_final and config.optim.schedule == "wsd" else None
@@ -81,7 +87,8 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
 
     def save(step: int) -> None:
         kept = {
-            "tokens": tokens, "window": window.state(), "loader": loader.state(step), "config": to_dict(config)
+            "tokens": tokens, "window": window.state(), "loader": loader.state(step), "config": settings,
+            "rate": rate,
         }  # fmt: skip
         checkpoints.save(step, scorer, optimizer, kept, spare)
 

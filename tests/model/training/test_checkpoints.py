@@ -144,7 +144,7 @@ def test_a_checkpoint_of_an_earlier_engine_is_loaded_and_said(plain, stopped, da
     shutil.copytree(path.parent, broken)
     shorten(broken / ".metadata")
     assert tiny.engine(tiny.settings(work, data=data)) == 0
-    assert "step-000004 was written without hashes" in caplog.text
+    assert "step-000004 was written without hashes and settings" in caplog.text
     assert tiny.metrics(work) == tiny.metrics(plain)
     with pytest.raises(ConfigError, match="step-000004 cannot be loaded"):
         tiny.engine(tiny.settings(tmp_path / "broken", data=data))
