@@ -69,7 +69,9 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
     scorer = build(config, world)
     objective = make_objective(config)
     optimizer = make_optimizer(scorer, config.optim)
-    settings = resolved(config, scorer.lm.config.to_dict(), str(world.dtype).removeprefix("torch."))
+    settings = resolved(
+        config, scorer.lm.config.to_dict(), "bf16" if world.dtype is torch.bfloat16 else "fp32"
+    )
     if at is not None:
         hold(at, state.get("config"), settings, joins=joins)
         load(at, scorer, optimizer)

@@ -62,7 +62,7 @@ def test_several_changes_are_all_named_and_a_section_allows_its_fields(stopped, 
         ConfigError, match=r"optim\.eps was .*; optim\.lr was 0\.003, is 0\.001; precision was"
     ):
         tiny.engine(values)
-    with pytest.raises(ConfigError, match="precision was 'float32', is 'bfloat16'"):
+    with pytest.raises(ConfigError, match="precision was 'fp32', is 'bf16'"):
         tiny.engine({**values, "allow_changed": ["optim"]})
     with pytest.raises(ConfigError, match=r"allow_changed: optim\.lrr|allow_changed: device"):
         tiny.engine({**values, "allow_changed": ["device"]})
