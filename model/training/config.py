@@ -70,6 +70,11 @@ class OptimConfig:
     """wsd: the last share of all steps, in which the rate falls linearly."""
     min_lr_ratio: float = 0.0
     """The rate at the end, as a share of lr."""
+    max_skipped: int = 0
+    """So many steps in a row may be left out whose gradient is not finite (or a spike); 0: the first one ends the run."""
+    spike_factor: float = 0.0
+    """With max_skipped: a loss or gradient norm of more than so many times the mean of the last 128 steps is a spike; 0:
+    none is."""
     z_loss: float = 0.0
     """Weight of logsumexp^2 per target (pretrain, sft)."""
 
@@ -176,6 +181,12 @@ class TrainConfig:
         if self.continue_from is not None and self.objective != "pretrain":
             raise ConfigError(
                 f"continue_from is for the objective pretrain; {self.objective} takes init_from"
+            )
+        if self.optim.max_skipped < 0 or self.optim.spike_factor < 0:
+            raise ConfigError("optim.max_skipped and optim.spike_factor must not be negative")
+        if self.optim.spike_factor and not self.optim.max_skipped:
+            raise ConfigError(
+                "optim.spike_factor needs optim.max_skipped: how many steps in a row may be left out"
             )
         if len(self.optim.betas) != 2:
             raise ConfigError("optim.betas needs two numbers")

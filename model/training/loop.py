@@ -25,9 +25,10 @@ from model.training.metrics import Metrics, Window, peak_flops
 from model.training.objectives import Scorer, make_objective, reply_logprobs
 from model.training.optim import clip, decay_begins, learning_rate, local_gradients, make_optimizer, set_rate
 from model.training.pairs import PairLoader, write_logprobs
-from model.training.parallel import World, build, reshard
+from model.training.parallel import World, build, read_geometry, reshard
 from model.training.resume import hold, resolved, say_jump
-from model.training.shards import ShardError, tokenizer_of, verify
+from model.training.shards import ShardError, largest_id, tokenizer_of, verify
+from model.training.spikes import Skips
 from model.training.stop import StopFlag
 from model.training.watch import Watch
 
@@ -83,6 +84,7 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
         decay_begins(config.optim, steps) if config.keep_final and config.optim.schedule == "wsd" else None
     )
     ready = Prefetch(loader, 2 if world.device.type == "cuda" else 0, steps, world.device)
+    skips = Skips(config.optim, state.get("skips"))
     metrics = Metrics(work / "metrics.jsonl", active=world.first, step=begin)
     window = Window(objective.stats, state["window"])
     flops = scorer.lm.config.flops_per_token
@@ -90,7 +92,7 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
     def save(step: int) -> None:
         kept = {
             "tokens": tokens, "window": window.state(), "loader": loader.state(step), "config": settings,
-            "rate": rate,
+            "rate": rate, **({"skips": skips.state()} if skips.active or skips.skipped else {}),
         }  # fmt: skip
         checkpoints.save(step, scorer, optimizer, kept, spare)
 
@@ -119,25 +121,38 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
             stats += sums
 
         norm, stats = clip(local_gradients(scorer), config.optim.grad_clip, stats)
-        if not np.isfinite(norm):
+        reason = skips.reason(stats[0].item() / max(1.0, total) if skips.active else 0.0, norm)
+        if reason is not None and not skips.skip():
             checkpoints.wait()
             raise TrainingError(
                 f"the gradient of step {step + 1} is not finite (norm {norm}); lower the learning rate"
+                if not skips.active
+                else f"step {step + 1} is one too many to leave out: {reason}"
             )
         rate = learning_rate(config.optim, step, steps)
         set_rate(optimizer, rate)
-        optimizer.step()
+        if reason is None:
+            optimizer.step()
+        else:
+            log.warning("step %d is left out (%d so far): %s", step + 1, skips.skipped, reason)
         optimizer.zero_grad(set_to_none=True)
 
         done = step + 1
         tokens += int(new_tokens)
         work_done = new_tokens * flops(batches[0].input_ids.shape[1])
-        window.add(stats.tolist(), total, new_tokens, work_done, time.perf_counter() - clock)
+        counted = (stats.tolist(), total) if reason is None else None
+        window.add(counted, new_tokens, work_done, time.perf_counter() - clock)
         if done % config.log_every == 0 or done == steps:
             line = window.close(world.size, peak_flops(world.device))
-            metrics.write({"step": done, "lr": rate, "grad_norm": norm, "tokens": tokens, **line})
+            left_out = {"skipped": skips.skipped} if skips.active else {}
+            size = {"grad_norm": norm} if np.isfinite(norm) else {}
+            metrics.write({"step": done, "lr": rate, **size, "tokens": tokens, **line, **left_out})
             log.info(
-                "step %d of %d: loss %.4f, %.0f tokens/s", done, steps, line["loss"], line["tokens_per_s"]
+                "step %d of %d: loss %.4f, %.0f tokens/s",
+                done,
+                steps,
+                line.get("loss", np.nan),
+                line["tokens_per_s"],
             )
         if config.data.val_files and (done == steps or (config.eval_every and done % config.eval_every == 0)):
             metrics.write({"step": done, **validate(config, world, scorer, objective, watch)})
@@ -184,28 +199,46 @@ def logprobs(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) ->
 
 
 def verify_files(config: TrainConfig, world: World) -> None:
-    """Refuse a file whose content is not what its digest says: each rank reads its share of them."""
+    """Refuse a file whose content is not what its digest says, and a shard with a token that the model does not have:
+    each rank reads its share of them."""
     if not config.data.verify:
         return
-    files = [f for f in (*config.data.files, *config.data.val_files) if f.digest]
+    shards = config.objective in ("pretrain", "sft")
+    files = [f for f in (*config.data.files, *config.data.val_files) if f.digest or shards]
     begin = time.perf_counter()
-    sound = torch.ones(len(files), dtype=torch.int32, device=world.device)
+    sound, largest = torch.ones(2, len(files), dtype=torch.int64, device=world.device)
     for i in range(world.rank, len(files), world.size):
         try:
-            verify(files[i].path, files[i].digest)
+            if files[i].digest:
+                verify(files[i].path, files[i].digest)
+            largest[i] = largest_id(files[i].path) if shards else 0
         except ShardError as error:
             log.error("%s", error)
             sound[i] = 0
     torch.distributed.all_reduce(sound, torch.distributed.ReduceOp.MIN)
+    torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
     wrong = [f.path for f, good in zip(files, sound.tolist(), strict=True) if not good]
     if wrong:
         raise DataError(
             f"{len(wrong)} of {len(files)} data files have changed since they were written or cannot be read, such as "
             f"{wrong[0]}: make them again"
         )
+    for file, number in zip(files, largest.tolist(), strict=True):
+        _known_ids(file.path, number, vocabulary(config))
     log.info(
-        "%d data files have the content their digests name (%.1f s)", len(files), time.perf_counter() - begin
-    )
+        "%d data files have the content their digests name (%.1f s)",
+        sum(f.digest is not None for f in files), time.perf_counter() - begin,
+    )  # fmt: skip
+
+
+def vocabulary(config: TrainConfig) -> int:
+    """The number of tokens that the model has."""
+    return read_geometry(config, None if config.init_from is None else Path(config.init_from)).vocab_size
+
+
+def _known_ids(where: str, largest: int, size: int) -> None:
+    if largest >= size:
+        raise DataError(f"{where} holds the token id {largest}; the model has {size} tokens, 0 to {size - 1}")
 
 
 def one_tokenizer(config: TrainConfig, world: World) -> None:
@@ -244,6 +277,7 @@ def make_loader(
     files = _entries(config.data.files)
     if config.objective in ("dpo", "logprobs"):
         loader = PairLoader(files, reference=config.dpo.reference, **settings)
+        _known_ids("data.files", loader.largest_id, vocabulary(config))
         if state is not None:
             loader.check_state(state)
         return loader

@@ -7,6 +7,7 @@ again, however many restarts it has left. When one rank ends with an error, all 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import gc
@@ -24,6 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 from model.guard import refuse_foreign_kernels
 from model.training.config import ConfigError, TrainConfig, from_json
 from model.training.loader import DataError
+from model.training.lock import locked
 from model.training.loop import TrainingError, logprobs, train
 from model.training.parallel import start
 from model.training.stop import STOPPED, StopFlag
@@ -84,7 +86,9 @@ def run(config: TrainConfig, stop: StopFlag, watch: Watch | None = None) -> int:
     gc.freeze()  # what is loaded by now lives for ever: the collector need not look at it again
     work = logprobs if config.objective == "logprobs" else train
     try:
-        finished = work(config, world, stop, watch or Watch())
+        with locked(Path(config.work_dir)) if world.first else contextlib.nullcontext():
+            world.sum(0.0)  # no rank reads what another run is writing
+            finished = work(config, world, stop, watch or Watch())
     except BaseException:
         if world.store is None:  # others may wait in a collective, and an orderly end would wait for them
             dist.destroy_process_group()
