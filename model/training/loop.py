@@ -106,6 +106,7 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
         if stopping:
             save(step)
             ready.close()
+            metrics.close()
             if not checkpoints.wait():
                 raise TrainingError(f"stopped by a signal before step {step + 1}, without a checkpoint of it")
             log.info("stopped by a signal before step %d of %d", step + 1, steps)
@@ -147,13 +148,8 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
             left_out = {"skipped": skips.skipped} if skips.active else {}
             size = {"grad_norm": norm} if np.isfinite(norm) else {}
             metrics.write({"step": done, "lr": rate, **size, "tokens": tokens, **line, **left_out})
-            log.info(
-                "step %d of %d: loss %.4f, %.0f tokens/s",
-                done,
-                steps,
-                line.get("loss", np.nan),
-                line["tokens_per_s"],
-            )
+            loss, speed = line.get("loss", np.nan), line["tokens_per_s"]
+            log.info("step %d of %d: loss %.4f, %.0f tokens/s", done, steps, loss, speed)
         if config.data.val_files and (done == steps or (config.eval_every and done % config.eval_every == 0)):
             metrics.write({"step": done, **validate(config, world, scorer, objective, watch)})
         if (

@@ -76,21 +76,19 @@ class Watch:
             faulthandler.cancel_dump_traceback_later()
 
     def end(self, code: int) -> bool:
-        """Announce that this rank ends with `code`, so that all do. False: another one has announced it before."""
+        """Announce that this rank ends with `code`, so that all do. False: another one has announced the same before."""
         self._done.set()
         if self._store is None:
             _hold_agent(code, alone=True)
             return self._rank == 0
         try:
-            first = self._store.add("ending", 1) == 1
+            first = self._store.add(f"ending/{code}", 1) == 1
             _hold_agent(code, self._store)
             if first:
                 self._store.set("end", json.dumps({"rank": self._rank, "code": code}))
-                time.sleep(
-                    2 * POLL_SECONDS
-                )  # the others leave before this one's connections break under them
+                time.sleep(2 * POLL_SECONDS)  # the others leave before its connections break under them
         except (dist.DistError, RuntimeError):  # the process that holds the store has ended before
-            return False
+            return True
         return first
 
     def _look(self, store: dist.Store | None) -> None:
