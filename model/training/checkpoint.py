@@ -2,47 +2,106 @@
 
     checkpoints/step-000200/     one file per rank, .metadata, and state.json
 
-A checkpoint is written as step-000200.partial and renamed when every rank is done, so a folder without that suffix is
-complete. It can be read by any number of ranks. There is no random state in it: the order of data, the learning rate
+Training waits only for a copy in the host's memory; a thread writes it, flushes it to the disk, hashes it, and renames
+step-000200.partial when every rank is done. So a folder without a suffix is complete, and state.json holds the sha256
+of every file in it (and of itself), whether all numbers are finite, and the configuration of the run. All of that is
+checked before a checkpoint is loaded: a bad one is named and put aside as damaged-step-000200, and the next older one
+is taken. A folder is renamed to removed-step-000200 before its files are removed.
+
+A checkpoint can be read by any number of ranks. There is no random state in it: the order of data, the learning rate
 and everything else follow from the step.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import os
 import re
 import shutil
-import warnings
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
 
 from model.training.config import ConfigError
 
 log = logging.getLogger("steel.training")
 NAME = re.compile(r"step-(\d+)")
-PARTIAL = ".partial"
+PARTIAL = ".partial"  # behind the name
+REMOVED, DAMAGED = "removed-", "damaged-"  # before it
+STATE = "state.json"
+
+
+class SaveError(RuntimeError):
+    """A checkpoint that could not be written, on all ranks alike: one clear line."""
+
+
+class DamagedError(ValueError):
+    """A checkpoint that cannot be used: one clear line."""
 
 
 class Checkpoints:
     """The checkpoints of one work folder."""
 
-    def __init__(self, folder: Path, keep: int):
-        self.folder, self.keep = folder, keep
+    def __init__(self, folder: Path, keep: int, keep_every: int = 0):
+        """Keep the `keep` newest, and those whose step is a multiple of `keep_every` (0: no others)."""
+        self.folder, self.keep, self.keep_every = folder, keep, keep_every
+        self.failed = 0
+        """Saves that this process has begun and could not finish."""
+        self._group: dist.ProcessGroup | None = None
+        self._meshes: dict[DeviceMesh, DeviceMesh] = {}
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
 
     def complete(self) -> dict[int, Path]:
         """Step -> folder, oldest first."""
         found = {}
         for path in self.folder.glob("step-*"):
             match = NAME.fullmatch(path.name)
-            if match and (path / "state.json").is_file():
+            if match and (path / STATE).is_file():
                 found[int(match[1])] = path
         return dict(sorted(found.items()))
+
+    def newest(self) -> Path | None:
+        """The folder of the newest complete checkpoint."""
+        return next(reversed(self.complete().values()), None)
+
+    def newest_sound(self) -> Path | None:
+        """The newest checkpoint that can be used (all ranks); None where there is none at all. Those that cannot be
+        used are named and put aside; ConfigError if no other is left."""
+        first = dist.get_rank() == 0
+        if first:
+            for path in (*self.folder.glob(REMOVED + "*"), *self.folder.glob("*" + PARTIAL)):
+                shutil.rmtree(path)
+        names = [[path.name for path in self.complete().values()] if first else []]
+        dist.broadcast_object_list(names)
+        for name in reversed(names[0]):
+            path = self.folder / name
+            try:
+                check(path)
+                return path
+            except DamagedError as error:
+                if first:
+                    log.error("%s; it is put aside as %s%s, and an older one is taken", error, DAMAGED, name)
+                    _replace(path, path.with_name(DAMAGED + name))
+                dist.barrier()
+        if names[0]:
+            raise ConfigError(
+                f"none of the {len(names[0])} checkpoints in {self.folder} can be used: remove the folder to begin anew"
+            )
+        return None
 
     def save(
         self,
@@ -52,58 +111,245 @@ class Checkpoints:
         state: dict[str, Any],
         spare: int | None = None,
     ) -> None:
-        """Write the checkpoint taken before optimizer step `step` (all ranks), then drop the oldest ones, but for the
-        one of step `spare`."""
+        """Begin to write the checkpoint taken before optimizer step `step` (all ranks); what is trained on from here
+        does not touch it. The oldest ones go when it is complete, but for the one of step `spare`. Waits for the save
+        before."""
+        self.wait()
+        if self._group is None:
+            self._group = dist.new_group(
+                backend="gloo"
+            )  # the thread's own: messages of two threads may not mix
+        tensors = _on_host(_tensors(model, optimizer), self._meshes)
+        text = json.dumps({**state, "step": step})
+        self._thread = threading.Thread(
+            target=self._run, args=(step, tensors, json.loads(text), spare), name="checkpoint", daemon=True
+        )
+        self._thread.start()
+
+    def wait(self) -> bool:
+        """Wait for the save that is under way. False: it has failed, which was logged; the training can go on."""
+        if self._thread is not None:
+            self._thread.join()
+        self._thread, error, self._error = None, self._error, None
+        if isinstance(error, SaveError):
+            self.failed += 1
+            log.error("%s (%d failed so far)", error, self.failed)
+            return False
+        if error is not None:
+            raise error
+        return True
+
+    def _run(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any], spare: int | None) -> None:
+        try:
+            self._write(step, tensors, state, spare)
+        except BaseException as error:  # noqa: BLE001 - raised by `wait`
+            self._error = error
+
+    def _write(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any], spare: int | None) -> None:
+        begin = time.perf_counter()
         final = self.folder / f"step-{step:06d}"
         partial = final.with_name(final.name + PARTIAL)
-        first = dist.get_rank() == 0
-        if first:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-        dist.barrier()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            dcp.save(_tensors(model, optimizer), checkpoint_id=partial)
-        dist.barrier()
-        if first:
-            (partial / "state.json").write_text(
-                json.dumps({**state, "step": step}, indent=1, sort_keys=True) + "\n"
-            )
-            shutil.rmtree(final, ignore_errors=True)
-            partial.rename(final)
-            for old in [path for at, path in self.complete().items() if at != spare][: -self.keep]:
-                shutil.rmtree(old)
-        dist.barrier()
-        log.info("checkpoint at step %d", step)
+        rank = dist.get_rank()
 
-    def newest(self) -> Path | None:
-        """The folder of the newest complete checkpoint."""
-        return next(reversed(self.complete().values()), None)
+        def prepare() -> None:
+            if rank == 0:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+
+        def hashes() -> tuple[dict[str, str], bool]:
+            mine = [*partial.glob(f"__{rank}_*"), *([partial / ".metadata"] if rank == 0 else [])]
+            return {path.name: _sha256(path) for path in mine}, all(map(_finite, tensors.values()))
+
+        def publish() -> None:
+            if rank == 0:
+                _write_state(partial, state)
+                if final.exists():
+                    _remove(final)
+                partial.rename(final)
+                _flush(self.folder)
+                if state["finite"]:
+                    self._remove_old(spare)
+
+        try:
+            self._together(prepare)
+            dcp.save(tensors, checkpoint_id=partial, process_group=self._group)
+            found = self._together(hashes)
+            state["files"] = dict(sorted(item for files, _ in found for item in files.items()))
+            state["finite"] = all(finite for _, finite in found)
+            self._together(publish)
+        except (OSError, CheckpointException) as error:
+            if rank == 0:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise SaveError(f"the checkpoint at step {step} could not be saved: {_reason(error)}") from error
+        log.info("checkpoint at step %d (%.1f s)", step, time.perf_counter() - begin)
+        if not state["finite"] and rank == 0:
+            log.error("the checkpoint at step %d holds numbers that are not finite; older ones stay", step)
+
+    def _together(self, action: Callable[[], Any]) -> list[Any]:
+        """Every rank's result of `action`; an OSError of one is raised on all."""
+        mine, reason = None, None
+        try:
+            mine = action()
+        except OSError as error:
+            reason = str(error)
+        results: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(results, (mine, reason), group=self._group)
+        reasons = [reason for _, reason in results if reason is not None]
+        if reasons:
+            raise OSError(reasons[0])
+        return [result for result, _ in results]
+
+    def _remove_old(self, spare: int | None) -> None:
+        found = self.complete()
+        for at in [at for at in found if at != spare][: -self.keep]:
+            if not self.keep_every or at % self.keep_every:
+                _remove(found[at])
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """The numbers of a checkpoint: `step`, `tokens`, `loader`, …"""
-    return json.loads((path / "state.json").read_text("utf-8"))
+    """The numbers of a checkpoint: `step`, `tokens`, `loader`, …; DamagedError where state.json is not what was
+    written."""
+    try:
+        state = json.loads((path / STATE).read_text("utf-8"))
+    except (ValueError, OSError) as error:
+        raise DamagedError(f"{path}: state.json cannot be read ({error})") from None
+    if not isinstance(state, dict) or "step" not in state:
+        raise DamagedError(f"{path}: state.json is no checkpoint's")
+    digest = state.pop("digest", None)
+    if digest is not None and digest != _state_digest(state):
+        raise DamagedError(f"{path}: state.json has changed since it was written")
+    return state
+
+
+def check(path: Path) -> None:
+    """Raise DamagedError, on all ranks alike, unless a checkpoint is as it was written and its numbers are finite.
+    Each rank reads its share of the files."""
+    reason = None
+    try:
+        state = read_state(path)
+        if "files" in state:
+            _check_files(path, state)
+        elif dist.get_rank() == 0:
+            log.warning("%s was written without hashes and settings: it is loaded unchecked", path)
+    except DamagedError as error:
+        reason = str(error)
+    reasons: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(reasons, reason)
+    for reason in reasons:
+        if reason is not None:
+            raise DamagedError(reason)
 
 
 def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Put a checkpoint's weights and moments into model and optimizer (all ranks, any number of them)."""
     tensors = _tensors(model, optimizer)
-    saved = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
-    for name, tensor in tensors.items():
-        shape = getattr(saved.get(name), "size", None)
-        if shape != tensor.shape:
-            found = "is missing" if shape is None else f"has the shape {tuple(shape)}"
-            raise ConfigError(
-                f"{path}: {name} {found}, this run's model needs {tuple(tensor.shape)}: the checkpoint is of another model"
-            )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    try:
+        saved = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+        for name, tensor in tensors.items():
+            shape = getattr(saved.get(name), "size", None)
+            if shape != tensor.shape:
+                found = "is missing" if shape is None else f"has the shape {tuple(shape)}"
+                raise ConfigError(
+                    f"{path}: {name} {found}, this run's model needs {tuple(tensor.shape)}: the checkpoint is of "
+                    f"another model"
+                )
         dcp.load(tensors, checkpoint_id=path)
-    step = read_state(path)["step"]
+    except (OSError, EOFError, UnpicklingError, CheckpointException) as error:  # one without hashes
+        raise ConfigError(f"{path} cannot be loaded: {_reason(error)}") from None
+    state = read_state(path)
+    step = state["step"] - state.get("skips", {}).get("skipped", 0)  # updates, which AdamW counts
     for parameter in model.parameters():
         optimizer.state[parameter]["step"].fill_(step)
     log.info("resumed from %s", path)
+
+
+def _check_files(path: Path, state: dict[str, Any]) -> None:
+    if not state["finite"]:
+        raise DamagedError(f"{path}: it holds numbers that are not finite")
+    for i, (name, digest) in enumerate(state["files"].items()):
+        if i % dist.get_world_size() != dist.get_rank():
+            continue
+        try:
+            found = _sha256(path / name)
+        except OSError as error:
+            raise DamagedError(f"{path}: {name} cannot be read ({error.strerror})") from None
+        if found != digest:
+            raise DamagedError(f"{path}: {name} has changed since it was written")
+
+
+def _write_state(folder: Path, state: dict[str, Any]) -> None:
+    state = {**state, "digest": _state_digest(state)}
+    with open(folder / STATE, "w", encoding="utf-8") as file:
+        file.write(json.dumps(state, indent=1, sort_keys=True) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    _flush(folder)
+
+
+def _state_digest(state: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(folder: Path) -> None:
+    """Have the disk keep the names in a folder."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder that is never seen in part under its name."""
+    aside = folder.with_name(REMOVED + folder.name)
+    _replace(folder, aside)
+    shutil.rmtree(aside)
+
+
+def _replace(folder: Path, name: Path) -> None:
+    if name.exists():
+        shutil.rmtree(name)
+    folder.rename(name)
+
+
+def _reason(error: BaseException) -> str:
+    """In one line; torch wraps what went wrong on each rank."""
+    if isinstance(error, CheckpointException) and error.failures:
+        rank, (cause, *_) = next(iter(error.failures.items()))
+        return f"rank {rank}: {str(cause).partition(chr(10))[0] or type(cause).__name__}"
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def _finite(tensor: Tensor) -> bool:
+    local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return not local.numel() or all(torch.isfinite(end).item() for end in torch.aminmax(local))
+
+
+def _on_host(tensors: dict[str, Tensor], meshes: dict[DeviceMesh, DeviceMesh]) -> dict[str, Tensor]:
+    """Copies of the same shards in the host's memory. `meshes`: the host's mesh for each device mesh, filled here."""
+    copies = {}
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, DTensor):
+            copies[name] = tensor.detach().to("cpu", copy=True)
+            continue
+        mesh = tensor.device_mesh
+        if mesh not in meshes:
+            meshes[mesh] = mesh if mesh.device_type == "cpu" else DeviceMesh("cpu", mesh.mesh)
+        local = tensor.detach().to_local().to("cpu", copy=True)
+        copies[name] = DTensor.from_local(
+            local,
+            meshes[mesh],
+            tensor.placements,
+            run_check=False,
+            shape=tensor.shape,
+            stride=tensor.stride(),
+        )
+    return copies
 
 
 def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

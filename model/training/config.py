@@ -72,6 +72,11 @@ class OptimConfig:
     """wsd: the last share of all steps, in which the rate falls linearly."""
     min_lr_ratio: float = 0.0
     """The rate at the end, as a share of lr."""
+    max_skipped: int = 0
+    """So many steps in a row may be left out whose gradient is not finite (or a spike); 0: the first one ends the run."""
+    spike_factor: float = 0.0
+    """With max_skipped: a loss or gradient norm of more than so many times the mean of the last 128 steps is a spike; 0:
+    none is."""
     z_loss: float = 0.0
     """Weight of logsumexp^2 per target (pretrain, sft)."""
 
@@ -126,10 +131,20 @@ class TrainConfig:
     """Validation loss every so many steps and at the end (0: at the end only)."""
     save_every: int = 200
     keep_checkpoints: int = 2
+    keep_every: int = 0
+    """Every so many saves one is kept for good (0: none)."""
     keep_final: bool = False
     """Save a checkpoint after the last step, too, and keep the one with which the decay of wsd begins: another run can
     continue from them."""
     export_dtype: str = "float32"
+    allow_changed: list[str] = field(default_factory=list)
+    """Fields that define the result (`optim.lr`, `precision`; model/training/resume.py lists them) and may differ from
+    those of the checkpoint to go on from; any other that differs is refused."""
+    watchdog_seconds: float = 1800.0
+    """Without a step, or a batch of the validation, for so long all ranks log where they are and end, so that torchrun
+    starts them again (0: never). More than the first step takes, with what it compiles."""
+    backend_timeout_seconds: float | None = None
+    """How long a collective may wait for a rank; more than a save takes. None: torch's own (30 minutes for gloo, 10 for NCCL)."""
 
     def __post_init__(self) -> None:
         _one_of("objective", self.objective, OBJECTIVES)
@@ -162,9 +177,18 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, not {value}")
+        for name in ("keep_every", "watchdog_seconds", "backend_timeout_seconds"):
+            if (value := getattr(self, name)) is not None and value < 0:
+                raise ConfigError(f"{name} must not be negative: {value}")
         if self.continue_from is not None and self.objective != "pretrain":
             raise ConfigError(
                 f"continue_from is for the objective pretrain; {self.objective} takes init_from"
+            )
+        if self.optim.max_skipped < 0 or self.optim.spike_factor < 0:
+            raise ConfigError("optim.max_skipped and optim.spike_factor must not be negative")
+        if self.optim.spike_factor and not self.optim.max_skipped:
+            raise ConfigError(
+                "optim.spike_factor needs optim.max_skipped: how many steps in a row may be left out"
             )
         if len(self.optim.betas) != 2:
             raise ConfigError("optim.betas needs two numbers")

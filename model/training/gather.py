@@ -7,6 +7,7 @@ tokens (4 · (T + 1) bytes) and about a microsecond of Python. Nothing here know
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ import pyarrow as pa
 import torch
 
 from model.training.batch import Batch
-from model.training.shards import ShardError, ShardFile
+from model.training.shards import ShardError, ShardFile, verify
 
 MAPPED_FILES = 30_000
 """Mappings kept at a time; Linux allows a process 65,530."""
@@ -32,6 +33,7 @@ class MappedShard:
 
     def __init__(self, path: Path) -> None:
         opened = ShardFile(path)  # checks the format
+        self.stamp = stamp(path)
         self.rows, self.block_size = opened.rows, opened.block_size
         self.tokenizer = opened.metadata.get("tokenizer_digest", "")
         with pa.memory_map(str(path)) as file:  # the mapping outlives the file handle
@@ -60,6 +62,12 @@ class MappedShard:
         return buffer.address - self._mapping.address
 
 
+def stamp(path: Path) -> tuple[int, int, int]:
+    """What tells that a file is the one that was opened: its number, size, and time of change."""
+    facts = os.stat(path)
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
 class Rows:
     """The rows of a list of shard files; a file is opened when it is first read."""
 
@@ -68,6 +76,7 @@ class Rows:
         if not files:
             raise DataError("there are no shard files to read")
         self.paths = [Path(f["path"]) for f in files]
+        self._digests = [f.get("digest") for f in files]
         self._pin = pin
         self._open: dict[int, MappedShard] = {}
         given = [f.get("rows") for f in files]
@@ -97,6 +106,24 @@ class Rows:
             self._open.pop(next(iter(self._open)))  # the one opened longest ago
         self._open[index] = shard
         return shard
+
+    def unchanged(self, index: int) -> None:
+        """DataError if a file is no longer what was mapped: its rows would be others, or (cut short) end the process.
+        One that was only touched, or copied anew, is known by its digest."""
+        shard, path = self._open[index], self.paths[index]
+        try:
+            now = stamp(path)
+            if now == shard.stamp:
+                return
+            if (digest := self._digests[index]) and now[1] == shard.stamp[1]:
+                verify(path, digest)
+                shard.stamp = now
+                return
+        except (OSError, ShardError):
+            pass
+        raise DataError(
+            f"{path} has changed or is gone since the training opened it: leave data alone while it is used"
+        )
 
     def batches(self, files: np.ndarray, rows: np.ndarray, blocks: np.ndarray, size: int) -> list[Batch]:
         """Gather rows, `size` to a batch; a file index of -1 asks for a filler row without targets."""
@@ -129,6 +156,8 @@ class Rows:
         """Of n rows: tokens int32 [n, T + 1], document starts int32 [D], documents int64 [n], valid tokens int32 [n],
         loss mask uint8 [n, T + 1] or None."""
         count, width = len(rows), self.block_size + 1
+        for file in {file for file in files if file in self._open}:
+            self.unchanged(file)
         tokens = torch.empty((count, width), dtype=torch.int32, pin_memory=self._pin)
         into = memoryview(tokens.numpy()).cast("B").cast("i")
         starts, lengths, valid = [], [], []

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from model.training.checkpoint import Checkpoints, load, read_state
+from model.training.checkpoint import STATE, Checkpoints, DamagedError, check, load, read_state
 from model.training.config import ConfigError, TrainConfig
 from model.training.export import full_weights, special_tokens, write_export
 from model.training.loader import BlockLoader, DataError, Prefetch, val_batches
@@ -26,9 +26,12 @@ from model.training.metrics import Metrics, Window, peak_flops
 from model.training.objectives import Scorer, make_objective, reply_logprobs
 from model.training.optim import clip, decay_begins, learning_rate, local_gradients, make_optimizer, set_rate
 from model.training.pairs import PairLoader, write_logprobs
-from model.training.parallel import World, build, reshard
-from model.training.shards import ShardError, tokenizer_of, verify
+from model.training.parallel import World, build, read_geometry, reshard
+from model.training.resume import hold, resolved, say_jump
+from model.training.shards import ShardError, largest_id, tokenizer_of, verify
+from model.training.spikes import Skips
 from model.training.stop import StopFlag
+from model.training.watch import Watch
 
 log = logging.getLogger("steel.training")
 
@@ -37,20 +40,26 @@ class TrainingError(RuntimeError):
     """Training cannot go on: one clear line."""
 
 
-def train(config: TrainConfig, world: World, stop: StopFlag) -> bool:
+def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bool:
     """Run or resume; True when finished, False when stopped at a checkpoint."""
     work = Path(config.work_dir)
     special_tokens(config.tokenizer_dir)  # what will not do is refused before the training, not after
     verify_files(config, world)
     if config.objective in ("pretrain", "sft"):
         one_tokenizer(config, world)
-    checkpoints = Checkpoints(work / "checkpoints", config.keep_checkpoints)
-    at = checkpoints.newest()
+    checkpoints = Checkpoints(
+        work / "checkpoints", config.keep_checkpoints, config.keep_every * config.save_every
+    )
+    at = checkpoints.newest_sound()
     joins = at is None and config.continue_from is not None
     if joins:
         at = Path(config.continue_from)
-        if not (at / "state.json").is_file():
+        if not (at / STATE).is_file():
             raise ConfigError(f"continue_from: {at} is no complete checkpoint")
+        try:
+            check(at)
+        except DamagedError as error:
+            raise ConfigError(f"continue_from: {error}") from None
     state: dict[str, Any] = {"step": 0, "tokens": 0, "window": None, "loader": None}
     if at is not None:
         state = read_state(at)
@@ -64,23 +73,35 @@ def train(config: TrainConfig, world: World, stop: StopFlag) -> bool:
     scorer = build(config, world)
     objective = make_objective(config)
     optimizer = make_optimizer(scorer, config.optim)
+    settings = resolved(
+        config, scorer.lm.config.to_dict(), "bf16" if world.dtype is torch.bfloat16 else "fp32"
+    )
     if at is not None:
+        hold(at, state.get("config"), settings, joins=joins)
         load(at, scorer, optimizer)
+    rate = state.get("rate")
+    if begin and begin < steps:
+        say_jump(rate, begin, *(learning_rate(config.optim, step, steps) for step in (begin - 1, begin)))
     # where another run would continue: with the rate still up, and at the end
     spare = (
         decay_begins(config.optim, steps) if config.keep_final and config.optim.schedule == "wsd" else None
     )
     ready = Prefetch(loader, 2 if world.device.type == "cuda" else 0, steps, world.device)
+    skips = Skips(config.optim, state.get("skips"))
     metrics = Metrics(work / "metrics.jsonl", active=world.first, step=begin)
     window = Window(objective.stats, state["window"])
     flops = scorer.lm.config.num_flops_per_token
 
     def save(step: int) -> None:
-        kept = {"tokens": tokens, "window": window.state(), "loader": loader.state(step)}
+        kept = {
+            "tokens": tokens, "window": window.state(), "loader": loader.state(step), "config": settings,
+            "rate": rate, **({"skips": skips.state()} if skips.active or skips.skipped else {}),
+        }  # fmt: skip
         checkpoints.save(step, scorer, optimizer, kept, spare)
 
     for step in range(begin, steps):
         clock = time.perf_counter()
+        watch.beat()
         batches = ready.batch(step)
         units = [objective.units(b) for b in batches]
         seen = sum(b.input_ids.numel() for b in batches)
@@ -88,6 +109,9 @@ def train(config: TrainConfig, world: World, stop: StopFlag) -> bool:
         if stopping:
             save(step)
             ready.close()
+            metrics.close()
+            if not checkpoints.wait():
+                raise TrainingError(f"stopped by a signal before step {step + 1}, without a checkpoint of it")
             log.info("stopped by a signal before step %d of %d", step + 1, steps)
             return False
 
@@ -101,27 +125,36 @@ def train(config: TrainConfig, world: World, stop: StopFlag) -> bool:
             stats += sums
 
         norm, stats = clip(local_gradients(scorer), config.optim.grad_clip, stats)
-        if not np.isfinite(norm):
+        reason = skips.reason(stats[0].item() / max(1.0, total) if skips.active else 0.0, norm)
+        if reason is not None and not skips.skip():
+            checkpoints.wait()
             raise TrainingError(
                 f"the gradient of step {step + 1} is not finite (norm {norm}); lower the learning rate"
+                if not skips.active
+                else f"step {step + 1} is one too many to leave out: {reason}"
             )
         rate = learning_rate(config.optim, step, steps)
         set_rate(optimizer, rate)
-        optimizer.step()
+        if reason is None:
+            optimizer.step()
+        else:
+            log.warning("step %d is left out (%d so far): %s", step + 1, skips.skipped, reason)
         optimizer.zero_grad(set_to_none=True)
 
         done = step + 1
         tokens += int(new_tokens)
         work_done = new_tokens * flops(batches[0].input_ids.shape[1])
-        window.add(stats.tolist(), total, new_tokens, work_done, time.perf_counter() - clock)
+        counted = (stats.tolist(), total) if reason is None else None
+        window.add(counted, new_tokens, work_done, time.perf_counter() - clock)
         if done % config.log_every == 0 or done == steps:
             line = window.close(world.size, peak_flops(world.device))
-            metrics.write({"step": done, "lr": rate, "grad_norm": norm, "tokens": tokens, **line})
-            log.info(
-                "step %d of %d: loss %.4f, %.0f tokens/s", done, steps, line["loss"], line["tokens_per_s"]
-            )
+            left_out = {"skipped": skips.skipped} if skips.active else {}
+            size = {"grad_norm": norm} if np.isfinite(norm) else {}
+            metrics.write({"step": done, "lr": rate, **size, "tokens": tokens, **line, **left_out})
+            loss, speed = line.get("loss", np.nan), line["tokens_per_s"]
+            log.info("step %d of %d: loss %.4f, %.0f tokens/s", done, steps, loss, speed)
         if config.data.val_files and (done == steps or (config.eval_every and done % config.eval_every == 0)):
-            metrics.write({"step": done, **validate(config, world, scorer, objective)})
+            metrics.write({"step": done, **validate(config, world, scorer, objective, watch)})
         if (
             (done % config.save_every == 0 and done < steps)
             or done == spare
@@ -129,13 +162,16 @@ def train(config: TrainConfig, world: World, stop: StopFlag) -> bool:
         ):
             save(done)
 
+    watch.rest()
     ready.close()
     metrics.close()
+    if not checkpoints.wait() and config.keep_final:
+        raise TrainingError("the training has ended, but its last checkpoint could not be saved")
     export(config, world, scorer, work / "export")
     return True
 
 
-def logprobs(config: TrainConfig, world: World, stop: StopFlag) -> bool:
+def logprobs(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bool:
     """Score every pair with the model and write work_dir/logprobs.arrow; False when stopped."""
     scorer = build(config, world)
     scorer.eval()
@@ -144,6 +180,7 @@ def logprobs(config: TrainConfig, world: World, stop: StopFlag) -> bool:
     sums, counts = (torch.zeros(len(loader), 2, dtype=torch.float64) for _ in range(2))
     begin = time.perf_counter()
     for batch in loader.in_order():
+        watch.beat()
         with torch.no_grad():
             found = reply_logprobs(scorer, batch.to(world.device)).double().cpu()
         real = batch.index >= 0
@@ -151,6 +188,7 @@ def logprobs(config: TrainConfig, world: World, stop: StopFlag) -> bool:
         counts[batch.index[real]] = batch.reply_tokens[real].double()
         if world.sum(stop.requested)[0]:
             return False
+    watch.rest()
     both = torch.stack([sums, counts]).to(world.device)
     torch.distributed.all_reduce(both)
     sums, counts = both.cpu().numpy()
@@ -161,28 +199,46 @@ def logprobs(config: TrainConfig, world: World, stop: StopFlag) -> bool:
 
 
 def verify_files(config: TrainConfig, world: World) -> None:
-    """Refuse a file whose content is not what its digest says: each rank reads its share of them."""
+    """Refuse a file whose content is not what its digest says, and a shard with a token that the model does not have:
+    each rank reads its share of them."""
     if not config.data.verify:
         return
-    files = [f for f in (*config.data.files, *config.data.val_files) if f.digest]
+    shards = config.objective in ("pretrain", "sft")
+    files = [f for f in (*config.data.files, *config.data.val_files) if f.digest or shards]
     begin = time.perf_counter()
-    sound = torch.ones(len(files), dtype=torch.int32, device=world.device)
+    sound, largest = torch.ones(2, len(files), dtype=torch.int64, device=world.device)
     for i in range(world.rank, len(files), world.size):
         try:
-            verify(files[i].path, files[i].digest)
+            if files[i].digest:
+                verify(files[i].path, files[i].digest)
+            largest[i] = largest_id(files[i].path) if shards else 0
         except ShardError as error:
             log.error("%s", error)
             sound[i] = 0
     torch.distributed.all_reduce(sound, torch.distributed.ReduceOp.MIN)
+    torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
     wrong = [f.path for f, good in zip(files, sound.tolist(), strict=True) if not good]
     if wrong:
         raise DataError(
             f"{len(wrong)} of {len(files)} data files have changed since they were written or cannot be read, such as "
             f"{wrong[0]}: make them again"
         )
+    for file, number in zip(files, largest.tolist(), strict=True):
+        _known_ids(file.path, number, vocabulary(config))
     log.info(
-        "%d data files have the content their digests name (%.1f s)", len(files), time.perf_counter() - begin
-    )
+        "%d data files have the content their digests name (%.1f s)",
+        sum(f.digest is not None for f in files), time.perf_counter() - begin,
+    )  # fmt: skip
+
+
+def vocabulary(config: TrainConfig) -> int:
+    """The number of tokens that the model has."""
+    return read_geometry(config, None if config.init_from is None else Path(config.init_from)).vocab_size
+
+
+def _known_ids(where: str, largest: int, size: int) -> None:
+    if largest >= size:
+        raise DataError(f"{where} holds the token id {largest}; the model has {size} tokens, 0 to {size - 1}")
 
 
 def one_tokenizer(config: TrainConfig, world: World) -> None:
@@ -221,6 +277,7 @@ def make_loader(
     files = _entries(config.data.files)
     if config.objective in ("dpo", "logprobs"):
         loader = PairLoader(files, reference=config.dpo.reference, **settings)
+        _known_ids("data.files", loader.largest_id, vocabulary(config))
         if state is not None:
             loader.check_state(state)
         return loader
@@ -228,7 +285,9 @@ def make_loader(
 
 
 @torch.no_grad()
-def validate(config: TrainConfig, world: World, scorer: Scorer, objective: Any) -> dict[str, Any]:
+def validate(
+    config: TrainConfig, world: World, scorer: Scorer, objective: Any, watch: Watch
+) -> dict[str, Any]:
     """The loss on the validation files, each row once: in all, and by source."""
     files = _entries(config.data.val_files)
     micro = config.micro_batch_size or max(1, config.batch_size // world.size)
@@ -243,6 +302,7 @@ def validate(config: TrainConfig, world: World, scorer: Scorer, objective: Any) 
     scorer.eval()
     table = torch.zeros(len(files), 2, dtype=torch.float64, device=world.device)
     for batch in batches:
+        watch.beat()
         table += objective.evaluate(scorer, batch.to(world.device), len(files))
     scorer.train()
     reshard(scorer)

@@ -6,6 +6,7 @@ After a resume the lines beyond the checkpoint are dropped first, so that the fi
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 
 from model.training import lines
+
+log = logging.getLogger("steel.training")
 
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "H800": 989e12, "A100": 312e12, "A800": 312e12}
 """Dense BF16 of one GPU, by a part of its name (vendor's data sheets)."""
@@ -24,23 +27,39 @@ class Metrics:
 
     def __init__(self, path: Path, *, active: bool, step: int):
         """Keep the lines up to `step`, drop the rest (a line torn by a crash as well)."""
-        self._file = None
+        self.lost = 0
+        """Lines that could not be written."""
+        self._file: int | None = None
         if not active:
             return
-        kept = [line for line, entry in lines.read_raw(path) if entry["step"] <= step]
-        partial = path.with_name(path.name + ".partial")
-        partial.write_bytes(b"".join(kept))
-        os.replace(partial, path)
-        self._file = path.open("a", encoding="utf-8")
+        kept = b"".join(line for line, entry in lines.read_raw(path) if entry["step"] <= step)
+        if path.exists() and not path.read_bytes().startswith(kept):  # a line in between was torn by a crash
+            partial = path.with_name(path.name + ".partial")
+            partial.write_bytes(kept)
+            os.replace(partial, path)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._end = len(kept)
+        os.ftruncate(self._file, self._end)
 
     def write(self, line: dict[str, Any]) -> None:
-        if self._file is not None:
-            self._file.write(_encode(line))
-            self._file.flush()
+        """Append a line. One that finds the disk full is lost, and said: the curve is not worth the run."""
+        if self._file is None:
+            return
+        text = _encode(line).encode()
+        try:
+            written = 0
+            while written < len(text):
+                written += os.pwrite(self._file, text[written:], self._end + written)
+        except OSError as error:
+            self.lost += 1
+            log.error("a line of metrics.jsonl is lost (%d so far): %s", self.lost, error)
+            os.ftruncate(self._file, self._end)
+            return
+        self._end += len(text)
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            os.close(self._file)
 
 
 class Window:
@@ -50,22 +69,31 @@ class Window:
         self._names = names
         self._sums, self._units = state or ([0.0] * len(names), 0.0)
         self._tokens = self._flops = self._seconds = 0.0
+        self._made = self._units > 0
 
     def state(self) -> list[Any]:
         """What a checkpoint in mid-window keeps, so that the next line is the same after a resume."""
         return [self._sums, self._units]
 
-    def add(self, sums: Sequence[float], units: float, tokens: float, flops: float, seconds: float) -> None:
-        """One optimizer step, all ranks together."""
-        self._sums = [a + b for a, b in zip(self._sums, sums, strict=True)]
-        self._units += units
+    def add(
+        self, counted: tuple[Sequence[float], float] | None, tokens: float, flops: float, seconds: float
+    ) -> None:
+        """One optimizer step, all ranks together. `counted`: the objective's sums and their units; None: the step was
+        left out."""
+        if counted is not None:
+            sums, units = counted
+            self._sums = [a + b for a, b in zip(self._sums, sums, strict=True)]
+            self._units += units
+            self._made = True
         self._tokens += tokens
         self._flops += flops
         self._seconds += seconds
 
     def close(self, devices: int, peak: float | None) -> dict[str, float]:
-        """The line's numbers; a new window begins. `mfu` only where the device's peak is known."""
-        line = {name: s / max(1.0, self._units) for name, s in zip(self._names, self._sums, strict=True)}
+        """The line's numbers, the objective's only if a step was made; a new window begins. `mfu` only where the device's peak is known."""
+        line = {}
+        if self._made:
+            line = {name: s / max(1.0, self._units) for name, s in zip(self._names, self._sums, strict=True)}
         line["tokens_per_s"] = self._tokens / self._seconds
         line["tflops"] = self._flops / self._seconds / devices / 1e12
         if peak:

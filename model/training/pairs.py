@@ -169,6 +169,12 @@ class PairLoader:
         return self._table["id"].to_pylist()
 
     @property
+    def largest_id(self) -> int:
+        """The largest token id of all pairs."""
+        columns = (self._table[name].combine_chunks() for name in ("prompt", "chosen", "rejected"))
+        return max(int(column.flatten().to_numpy().max(initial=0)) for column in columns)
+
+    @property
     def steps_per_epoch(self) -> float:
         return len(self._seen) / self.batch_size
 

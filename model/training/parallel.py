@@ -12,6 +12,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -29,6 +30,7 @@ from model.steel.ops import PLAIN
 from model.training.config import ConfigError, TrainConfig
 from model.training.fused import operators
 from model.training.objectives import Scorer
+from model.training.rendezvous import meet
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class World:
     mesh: DeviceMesh
     dtype: torch.dtype
     """What products are computed in; weights and optimizer stay FP32."""
+    store: dist.Store | None = None
+    """What the ranks of this attempt share beside collectives; None for a process that is alone."""
 
     @property
     def first(self) -> bool:
@@ -66,14 +70,21 @@ def start(config: TrainConfig) -> World:
     if kind == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
+    store = None
     if not dist.is_initialized():
         backend = "cuda:nccl,cpu:gloo" if kind == "cuda" else "gloo"
+        rank, size = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE"))
         if "MASTER_ADDR" in os.environ:
-            dist.init_process_group(backend)
-        else:
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+            store = meet()
+        timeout = (
+            timedelta(seconds=config.backend_timeout_seconds) if config.backend_timeout_seconds else None
+        )
+        dist.init_process_group(
+            backend, store=store or dist.HashStore(), rank=rank, world_size=size, timeout=timeout
+        )
     rank, size = dist.get_rank(), dist.get_world_size()
-    return World(rank, size, device, init_device_mesh(kind, (size,)), compute_dtype(config.precision, kind))
+    mesh = init_device_mesh(kind, (size,))
+    return World(rank, size, device, mesh, compute_dtype(config.precision, kind), store)
 
 
 def compute_dtype(precision: str, device: str) -> torch.dtype:

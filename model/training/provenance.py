@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from model.training import lines
-from model.training.checkpoint import Checkpoints, read_state
+from model.training.checkpoint import Checkpoints, DamagedError, read_state
 from model.training.loader import BlockLoader, DataError
 from model.training.shards import ShardFile
 
@@ -168,7 +168,7 @@ def main(arguments: list[str]) -> int:
             lines = tell_document(options.folder, options.id, options.source)
         for line in lines:
             print(line)
-    except DataError as error:
+    except (DataError, DamagedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -1,16 +1,21 @@
 """Start a training: `torchrun --nproc-per-node N -m model.training.run CONFIG.json` (or plain python: one process).
 
 Exit codes: 0 finished · 75 stopped by a signal, checkpoint saved · 2 a configuration or data that cannot be run
-(one line says why) · anything else is a fault, with its traceback.
+(one line says why) · anything else is a fault, with its traceback. After 2 and 75 torchrun does not start the ranks
+again, however many restarts it has left. When one rank ends with an error, all do, at once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import faulthandler
 import gc
 import logging
 import os
 import sys
+import traceback
+import warnings
 from pathlib import Path
 
 import torch
@@ -20,9 +25,11 @@ from transformers.utils.logging import disable_progress_bar
 from model.guard import refuse_foreign_kernels
 from model.training.config import ConfigError, TrainConfig, from_json
 from model.training.loader import DataError
+from model.training.lock import locked
 from model.training.loop import TrainingError, logprobs, train
 from model.training.parallel import start
 from model.training.stop import STOPPED, StopFlag
+from model.training.watch import Watch, leave
 
 log = logging.getLogger("steel.training")
 
@@ -33,18 +40,32 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         print("usage: python -m model.training.run CONFIG.json", file=sys.stderr)
         return 2
-    stop = StopFlag()
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.distributed")
+    stop, watch = StopFlag(), Watch()
     stop.install()
+    faulthandler.enable(
+        sys.__stderr__
+    )  # a signal that ends the process (a shard cut short: SIGBUS) leaves its stack
     try:
         refuse_foreign_kernels()
-        return run(from_json(arguments[0]), stop)
+        code = run(from_json(arguments[0]), stop, watch)
     except (ConfigError, DataError, TrainingError) as error:
-        if first:
+        code = 2
+        if watch.end(code):
             print(f"error: {error}", file=sys.stderr)
-        return 2
+    except Exception:  # noqa: BLE001 - told to the other ranks, too
+        code = 1
+        traceback.print_exc()
+        watch.end(code)
+    else:
+        if code and watch.end(code):
+            print(f"the training ends with exitcode: {code}", file=sys.stderr)
+    if code and watch.attached:
+        leave(code)
+    return code
 
 
-def run(config: TrainConfig, stop: StopFlag) -> int:
+def run(config: TrainConfig, stop: StopFlag, watch: Watch | None = None) -> int:
     """One run of the engine in this process group."""
     Path(config.work_dir).mkdir(parents=True, exist_ok=True)
     keep_memory()
@@ -55,17 +76,26 @@ def run(config: TrainConfig, stop: StopFlag) -> int:
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # for debugging; 4 % of a step
     world = start(config)
+    if watch is not None:
+        watch.attach(world.store, config.watchdog_seconds)
     log.info(
         "%s on %d x %s, %s, %d thread(s) each",
         config.objective, world.size, world.device, world.dtype, torch.get_num_threads(),
     )  # fmt: skip
     gc.collect()
     gc.freeze()  # what is loaded by now lives for ever: the collector need not look at it again
+    work = logprobs if config.objective == "logprobs" else train
     try:
-        finished = (logprobs if config.objective == "logprobs" else train)(config, world, stop)
-    finally:
-        if dist.is_initialized():
+        with locked(Path(config.work_dir)) if world.first else contextlib.nullcontext():
+            world.sum(0.0)  # no rank reads what another run is writing
+            finished = work(config, world, stop, watch or Watch())
+    except BaseException:
+        if world.store is None:  # others may wait in a collective, and an orderly end would wait for them
             dist.destroy_process_group()
+        raise
+    if watch is not None:
+        watch.close()
+    dist.destroy_process_group()
     return 0 if finished else STOPPED
 
 

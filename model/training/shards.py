@@ -101,6 +101,14 @@ def tokenizer_of(path: Path | str) -> str:
     return ShardFile(Path(path)).metadata.get("tokenizer_digest", "")
 
 
+def largest_id(path: Path | str) -> int:
+    """The largest token id in a shard, padding included (-1: it has no rows)."""
+    try:
+        return max((int(columns.input_ids.max()) for columns in ShardFile(Path(path)).batches()), default=-1)
+    except pa.ArrowInvalid as error:
+        raise ShardError(f"{path} is not a readable Arrow file: {error}") from None
+
+
 # ------------------------------------------------------------------------------ rows of an epoch
 def row_of(number: Any, rows: Any, repeats: Any, extra_rows: Any) -> Any:
     """The row behind the number-th block of a shard's share of an epoch (integers or NumPy arrays).

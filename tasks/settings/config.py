@@ -496,6 +496,14 @@ class Runtime(Section):
     """`start`: hash every shard before the first step of a training, each rank its share; `off`: trust them."""
     max_restarts: int = Field(0, ge=0)
     """Number of times that torchrun itself restarts a training after a rank died."""
+    grace_seconds: float = Field(120.0, gt=0)
+    """Seconds that a training has to save when it is told to stop: longer than two saves take."""
+    watchdog_seconds: float = Field(1800.0, ge=0)
+    """Seconds without a step after which the ranks log their stacks, end, and are started again. 0: never."""
+    backend_timeout_seconds: float | None = Field(None, gt=0)
+    """Seconds that a collective waits for a rank. Not set: torch's own (gloo 30 minutes, NCCL 10)."""
+    keep_every: int = Field(0, ge=0)
+    """Every so many checkpoints one is kept for good, beside the newest. 0: none."""
     encoder: Literal["auto", "fastokens", "tokenizers"] = "auto"
     """Library that turns text into token ids; the result is the same. `auto`: fastokens where it agrees with
     tokenizers."""

@@ -23,7 +23,10 @@ from tasks.stage.node import Context
 from tasks.training import launch
 from tasks.work import pool
 
-RUNTIME = ("micro_batch_size", "compile", "attention", "kernels", "device", "keep_checkpoints")
+RUNTIME = (
+    *("micro_batch_size", "compile", "attention", "kernels", "device", "keep_checkpoints"),
+    *("keep_every", "watchdog_seconds", "backend_timeout_seconds"),
+)
 """Fields of `runtime` that the engine has under the same name."""
 
 

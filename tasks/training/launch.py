@@ -11,7 +11,8 @@ Invariants, each learnt from a way to lose work:
 - ranks that outlive torchrun are killed here, before anyone else may write to the folder.
 
 A stop asked for while the training goes on (Prefect's cancellation in the main thread, or
-`ctx.should_stop()` elsewhere) gives it 25 s to save; Prefect itself kills after 30.
+`ctx.should_stop()` elsewhere) gives it `runtime.grace_seconds` to save. Prefect itself kills this process after 30 s:
+torchrun then has SIGTERM once more, and its ranks save all the same.
 """
 
 from __future__ import annotations
@@ -41,7 +42,6 @@ from tasks.stage.node import Context
 CONFIG, LOG, METRICS = "CONFIG.json", "train.log", "metrics.jsonl"
 STOPPED = 75
 """Exit code of the engine after a checkpoint that it was asked for."""
-GRACE_SECONDS = 25.0
 POLL_SECONDS = 0.25
 CARE_SECONDS = 5.0
 """Between two readings of the metrics, and of whether to stop."""
@@ -84,11 +84,11 @@ def launch(ctx: Context, config: TrainConfig, *, nproc: int) -> None:
     restarts = ["--max-restarts", str(ctx.runtime.max_restarts)]
     command = [*torchrun, *restarts, "-m", "model.training.run", str(file)]
     tail = Tail(ctx, Path(config.work_dir) / METRICS, config.steps)
-    supervise(ctx, command, environment(ctx.runtime.threads_per_rank), tail)
+    supervise(ctx, command, environment(ctx.runtime.threads_per_rank, ctx.runtime.grace_seconds), tail)
 
 
-def environment(threads: int) -> dict[str, str]:
-    """The environment of torchrun and its ranks."""
+def environment(threads: int, grace: float) -> dict[str, str]:
+    """The environment of torchrun and its ranks, which have `grace` seconds to end when they are told to."""
     passed = {k: v for k, v in os.environ.items() if k in _PASSED or k.startswith(_PASSED_FAMILIES)}
     return {
         # gloo looks its own host name up otherwise, and not every machine can
@@ -99,7 +99,7 @@ def environment(threads: int) -> dict[str, str]:
         "OMP_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
-        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(int(GRACE_SECONDS) - 1),
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(max(1, int(grace) - 1)),
     }
 
 
@@ -120,12 +120,12 @@ def supervise(ctx: Context, command: list[str], env: Mapping[str, str], tail: Ta
             preexec_fn=lambda: _die_with(parent),
         )
         ctx.log.info("training starts: process %s, log %s", child.pid, log)
-        family = Family(child.pid)
+        family, grace = Family(child.pid), ctx.runtime.grace_seconds
         try:
             _wait(ctx, child, family, tail)
         except BaseException as reason:  # cancelled, timed out, Ctrl-C: save, then go
-            ctx.log.warning("stopping the training (%r): it has %.0f s to save", reason, GRACE_SECONDS)
-            _stop(child, family)
+            ctx.log.warning("stopping the training (%r): it has %.0f s to save", reason, grace)
+            _stop(child, family, grace)
             tail.read()
             ctx.log.warning("the training has stopped: %s", tail.position())
             raise
@@ -239,13 +239,13 @@ def _wait(ctx: Context, child: subprocess.Popen, family: Family, tail: Tail) -> 
                 raise Stopped("the flow run was cancelled; the training stopped at a checkpoint")
 
 
-def _stop(child: subprocess.Popen, family: Family) -> None:
+def _stop(child: subprocess.Popen, family: Family, grace: float) -> None:
     """Ask for a checkpoint; kill what does not come to an end in time."""
     family.look()
     if child.poll() is None:
         child.send_signal(signal.SIGTERM)
     try:
-        child.wait(GRACE_SECONDS)
+        child.wait(grace)
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()

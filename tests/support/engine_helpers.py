@@ -121,12 +121,15 @@ def byte_tokenizer(folder: Path) -> Path:
     return folder
 
 
-def start(values: dict[str, Any], ranks: int, module: str = "model.training.run") -> subprocess.Popen:
+def start(
+    values: dict[str, Any], ranks: int, module: str = "model.training.run", restarts: int = 0
+) -> subprocess.Popen:
     """The engine under torchrun, in the background; what it prints goes to <work_dir>/log."""
     work = Path(values["work_dir"])
     work.mkdir(parents=True, exist_ok=True)
     (work / "config.json").write_text(json.dumps(values))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    launcher.append(f"--max-restarts={restarts}")
     with (work / "log").open("a") as log:
         return subprocess.Popen(
             [*launcher, "-m", module, str(work / "config.json")],

@@ -16,6 +16,7 @@ import time
 import psutil
 import pytest
 
+from tasks.settings.config import Runtime
 from tasks.settings.errors import NodeError
 from tasks.settings.paths import ROOT
 from tasks.stage.node import Context
@@ -27,7 +28,7 @@ from tests.support.tiny import context
 def run(ctx: Context, script: str, *arguments: str) -> Tail:
     tail = Tail(ctx, ctx.out / launch.METRICS, 10)
     command = [sys.executable, "-c", textwrap.dedent(script), str(ctx.out), *arguments]
-    supervise(ctx, command, launch.environment(1), tail)
+    supervise(ctx, command, launch.environment(1, 25), tail)
     return tail
 
 
@@ -116,8 +117,7 @@ def test_an_interruption_lets_the_trainer_save_and_goes_on_upwards(tmp_path):
     assert (tmp_path / "checkpoint").exists()
 
 
-def test_a_trainer_that_does_not_stop_is_killed_with_its_ranks(tmp_path, monkeypatch):
-    monkeypatch.setattr(launch, "GRACE_SECONDS", 0.5)
+def test_a_trainer_that_does_not_stop_is_killed_with_its_ranks(tmp_path):
     script = """
         import pathlib, signal, subprocess, sys, time
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -125,7 +125,7 @@ def test_a_trainer_that_does_not_stop_is_killed_with_its_ranks(tmp_path, monkeyp
         (pathlib.Path(sys.argv[1]) / "pid").write_text(str(rank.pid))
         time.sleep(60)
     """
-    ctx = context(tmp_path, should_stop=(tmp_path / "pid").exists)
+    ctx = context(tmp_path, should_stop=(tmp_path / "pid").exists, runtime=Runtime(grace_seconds=0.5))
     begun = time.monotonic()
     with pytest.raises(Stopped):
         run(ctx, script)
@@ -157,7 +157,7 @@ from tests.support.tiny import context
 from tasks.training import launch
 out = Path({str(tmp_path)!r})
 ctx = context(out)
-launch.supervise(ctx, [sys.executable, str(out / "trainer.py"), str(out)], launch.environment(1),
+launch.supervise(ctx, [sys.executable, str(out / "trainer.py"), str(out)], launch.environment(1, 25),
                  launch.Tail(ctx, out / "metrics.jsonl", None))
 """
     process = subprocess.Popen([sys.executable, "-c", flow], start_new_session=True)
@@ -202,7 +202,7 @@ def test_ranks_get_threads_and_root_but_no_settings_of_servers(monkeypatch):
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "secret")
     monkeypatch.setenv("HF_TOKEN", "secret")
     monkeypatch.setenv("NCCL_DEBUG", "INFO")
-    env = launch.environment(3)
+    env = launch.environment(3, 90)
     assert env["OMP_NUM_THREADS"] == "3"
     assert env["PYTHONPATH"] == str(ROOT)
     assert env["NCCL_DEBUG"] == "INFO"

@@ -1,0 +1,93 @@
+"""What the run of a checkpoint was, held against what this run is.
+
+A run that goes on with another learning rate, geometry or precision gives a result that no configuration describes. So
+what defines the result is compared field by field, and a change is refused, or named in `allow_changed` and logged.
+Paths, devices, ranks, kernels, and when to log, validate and save may differ. So may the number of steps: but the rate
+follows from it, and a jump of the rate is said.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from model.training.config import ConfigError, TrainConfig, to_dict
+
+log = logging.getLogger("steel.training")
+
+HELD = ("objective", "model", "batch_size", "seed", "precision", "optim", "dpo.beta", "dpo.nll_weight")
+"""Fields, or sections of them, that define the result (the data is held by the loader)."""
+VOLATILE = (
+    "transformers_version", "dtype", "torch_dtype", "_name_or_path", "architectures", "auto_map", "use_cache",
+    "bos_token_id", "eos_token_id", "pad_token_id", "_attn_implementation",
+)  # fmt: skip
+"""Of a model's configuration: what says nothing of its function."""
+JUMP = 0.01
+"""A rate that differs by a larger share than this from the one the checkpoint was trained with is said."""
+
+
+def resolved(config: TrainConfig, geometry: Mapping[str, Any], precision: str) -> dict[str, Any]:
+    """The configuration as JSON, with the model and the precision that it came to."""
+    model = {key: value for key, value in geometry.items() if key not in VOLATILE}
+    return json.loads(json.dumps({**to_dict(config), "model": model, "precision": precision}, default=str))
+
+
+def hold(at: Path, saved: Mapping[str, Any] | None, now: Mapping[str, Any], *, joins: bool) -> None:
+    """Raise ConfigError where a held field has changed since the checkpoint `at` and is not in `allow_changed`.
+
+    `saved`, `now`: as `resolved` gives them (None: a checkpoint of an engine that kept none). `joins`: another run's
+    checkpoint is continued: only its model is held, other changes are logged.
+    """
+    allowed = now["allow_changed"]
+    for name in allowed:
+        if not _within(name, HELD) and not any(_within(held, [name]) for held in HELD):
+            raise ConfigError(f"allow_changed: {name} is no field that is held; held are {', '.join(HELD)}")
+    if saved is None:
+        return
+    before, here = _flat(saved), _flat(now)
+    changes = {
+        name: f"{name} was {before[name]!r}, is {here[name]!r}"
+        for name in before
+        if name in here and before[name] != here[name] and _within(name, HELD)
+    }
+    refused = [
+        said
+        for name, said in changes.items()
+        if not _within(name, allowed) and (not joins or _within(name, ["model"]))
+    ]
+    if refused:
+        what = (
+            "of another model" if all(said.startswith("model.") for said in refused) else "of other settings"
+        )
+        raise ConfigError(
+            f"{at} is {what}: {'; '.join(refused)}. Take them back, or name the fields in allow_changed"
+        )
+    for said in changes.values():
+        log.warning("changed since the checkpoint: %s", said)
+
+
+def say_jump(before: float | None, step: int, same: float, rate: float) -> None:
+    """Log that the rate goes another way than the checkpoint's run: it was trained with `before` at the step before
+    `step`, for which this run's schedule has `same`, and `rate` comes next."""
+    if before is not None and abs(same - before) > JUMP * max(same, before):
+        log.warning(
+            "the learning rate jumps: step %d was made with %.3g, step %d gets %.3g by this run's steps and schedule",
+            step, before, step + 1, rate,
+        )  # fmt: skip
+
+
+def _within(name: str, sections: Any) -> bool:
+    return any(name == section or name.startswith(section + ".") for section in sections)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
