@@ -47,8 +47,9 @@ class Request:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """That would run."""
-        return self.spec.until(self.until) if self.spec.takes_until else self.spec.stages
+        """That would run; all of the flow where `until` names none of them (`check_until` says so)."""
+        ends = self.spec.takes_until and self.until in self.spec.stages
+        return self.spec.until(self.until) if ends else self.spec.stages
 
     def gpus_there(self) -> int:
         """GPUs of the machine that the run is meant for."""

@@ -266,6 +266,12 @@ class Optim(Section):
     """For `wsd`: share of all steps, at the end, in which the learning rate falls linearly."""
     min_lr_ratio: float = 0.0
     """Learning rate at the end, as a share of lr. Not for `constant`."""
+    max_skipped: int = Field(0, ge=0)
+    """Number of steps in a row that may be left out because their gradient is not finite, or a spike. 0: the first
+    one ends the run."""
+    spike_factor: float = Field(0.0, ge=0)
+    """With max_skipped: a loss or gradient norm of more than so many times the mean of the last 128 steps is a spike.
+    0: none is."""
     z_loss: float = 0.0
     """Weight of the squared logsumexp of each target's logits in the loss (pre-training and SFT). 0: none."""
 
@@ -502,6 +508,9 @@ class Runtime(Section):
     """Seconds without a step after which the ranks log their stacks, end, and are started again. 0: never."""
     backend_timeout_seconds: float | None = Field(None, gt=0)
     """Seconds that a collective waits for a rank. Not set: torch's own (gloo 30 minutes, NCCL 10)."""
+    allow_changed: list[str] = []
+    """Fields of a training, such as `optim.lr`, that may differ from those of the checkpoint that it goes on from.
+    Any other field that defines the result and differs is refused."""
     keep_every: int = Field(0, ge=0)
     """Every so many checkpoints one is kept for good, beside the newest. 0: none."""
     encoder: Literal["auto", "fastokens", "tokenizers"] = "auto"

@@ -25,7 +25,7 @@ from tasks.work import pool
 
 RUNTIME = (
     *("micro_batch_size", "compile", "attention", "kernels", "device", "keep_checkpoints"),
-    *("keep_every", "watchdog_seconds", "backend_timeout_seconds"),
+    *("keep_every", "watchdog_seconds", "backend_timeout_seconds", "allow_changed"),
 )
 """Fields of `runtime` that the engine has under the same name."""
 

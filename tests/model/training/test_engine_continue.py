@@ -71,7 +71,7 @@ def test_without_new_data_a_continuation_is_the_uninterrupted_run(files, tmp_pat
 
 
 def test_the_checkpoint_before_the_decay_and_the_last_one_are_kept(files, tmp_path):
-    optim = {"lr": 1e-3, "schedule": "wsd", "decay_share": 0.5}
+    optim = {"lr": 1e-3, "schedule": "wsd", "warmup_steps": 0, "decay_share": 0.5}
     values = tiny.settings(
         tmp_path, data={"files": files[:1]}, steps=10, optim=optim, keep_final=True, keep_checkpoints=1
     )

@@ -48,7 +48,10 @@ ONLY_RUNS_DPO = {
     "zh_per_en": "of the pairs",
     "held_out": "of the pairs",
 }
-FROM_RUNTIME = {"micro_batch_size", "compile", "attention", "kernels", "device", "keep_checkpoints"}
+FROM_RUNTIME = {
+    *("micro_batch_size", "compile", "attention", "kernels", "device", "keep_checkpoints"),
+    *("keep_every", "watchdog_seconds", "backend_timeout_seconds", "allow_changed"),
+}
 FROM_RUN = {"seed"}
 
 SHARED = [

@@ -373,5 +373,5 @@ def test_held_out_pairs_must_leave_some_to_train_on(tmp_path, tokenizer, trained
     }
     (tmp_path / "out").mkdir()
     node = node_of(dpo, "dpo:reference")
-    with pytest.raises(NodeError, match="none to train on"):
+    with pytest.raises(NodeError, match="no preference pair is left to train on"):
         node.body(context(tmp_path / "out", node.config, inputs))
