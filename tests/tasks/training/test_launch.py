@@ -239,7 +239,7 @@ def _until(condition, seconds: float = 15) -> None:
     ],
 )
 def test_a_torn_line_of_an_earlier_try_is_skipped_and_told(tmp_path, caplog, torn):
-    ctx = make_context(tmp_path)
+    ctx = context(tmp_path)
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1, "loss": 1.0}\n' + torn + b'\n{"step": 2, "loss": 2.0}\n')
     tail = Tail(ctx, path, 2)
