@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 DOCUMENT_END = "<|endoftext|>"
 TURN_START = "<|im_start|>"
@@ -63,7 +63,7 @@ class TextEncoder(Protocol):
     def special_id(self, token: str) -> int | None: ...
 
 
-def chat_pieces(messages: Iterable[Mapping[str, str]], *, generation_prompt: bool = False) -> Iterator[Piece]:
+def chat_pieces(messages: Iterable[Mapping[str, Any]], *, generation_prompt: bool = False) -> Iterator[Piece]:
     """The pieces of a dialogue; without a system message it begins with the default one."""
     messages = list(messages)
     if not messages or messages[0]["role"] != "system":
@@ -85,7 +85,7 @@ def chat_pieces(messages: Iterable[Mapping[str, str]], *, generation_prompt: boo
 
 
 def render_chat(
-    encoder: TextEncoder, messages: Iterable[Mapping[str, str]], *, generation_prompt: bool = False
+    encoder: TextEncoder, messages: Iterable[Mapping[str, Any]], *, generation_prompt: bool = False
 ) -> tuple[list[int], list[int]]:
     """Token ids of a dialogue, and for each 1 if it is a target of fine-tuning (replies), else 0.
 

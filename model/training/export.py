@@ -115,7 +115,7 @@ def copy_tokenizer(source: Path, target: Path, context: int) -> None:
             shutil.copyfile(source / name, target / name)
     try:
         tree = read_tree(source)
-        settings = dict(NO_SETTINGS)
+        settings: dict[str, Any] = dict(NO_SETTINGS)
         if (source / SETTINGS).is_file():
             settings = json.loads((source / SETTINGS).read_text("utf-8"))
     except ValueError as error:

@@ -150,7 +150,7 @@ def search_part(out: Path, path: Path, benchmarks: Mapping[str, str], ngram: int
             totals["records"] += 1
             totals["chars"] += chars
             if match := index.search(records.whole_text(record)):
-                grams = [[number, sorted(grams)] for number, grams in sorted(match.items())]
+                grams = [(number, sorted(grams)) for number, grams in sorted(match.items())]
                 file.write(records.dump(Match(id=record["id"], chars=chars, offset=offset, grams=grams)))
             offset += len(line)
     (out / "totals.json").write_bytes(orjson.dumps(totals))

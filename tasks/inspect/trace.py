@@ -144,14 +144,14 @@ def _story(match: Match, config: SteelRun, nodes: Nodes) -> Iterator[str]:
         yield _said("", f"«{_short(line['excerpt'])}»")
         return
     yield _said("raw", _raw(nodes, source, record["meta"]["at"]))
-    kind = record.get("kind") or f"question of {record['subject']}, {record['split']}"
+    kind = record["kind"] if "kind" in record else f"question of {record['subject']}, {record['split']}"
     yield _said("convert", f"kept: {kind}, {record['language']}, {chars(record):,} characters")
     yield _said("", f"«{_short(whole_text(record))}»")
     dropped = nodes[f"convert:{source}"].path / "dropped.jsonl"
     for twin in _lines_with(dropped, line_start(record["id"])):
         yield _said("", f"again at {twin['at']}: dropped there ({twin['operator']})")
     use = config.sources[source].use if source in config.sources else ""
-    if use == "benchmark":
+    if "kind" not in record:
         yield _said("", "a benchmark's question: asked, never trained on")
         return
     if use == "pretrain":

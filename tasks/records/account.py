@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict, final
 
 import orjson
 
 from tasks.settings.errors import NodeError
 
 FILE = "accounting.json"
-SPLITS = ("train", "val")
+Split = Literal["train", "val"]
+SPLITS: tuple[Split, ...] = ("train", "val")
 
 StepAccount = TypedDict(
     "StepAccount",
@@ -45,6 +46,7 @@ class SkippedStep(TypedDict):
     reason: str
 
 
+@final
 class SourceAccount(TypedDict):
     """records_in = kept + quarantined + dropped, both by reason."""
 
@@ -79,6 +81,7 @@ class SplitAccount(TypedDict):
     """As model.training.shards.ShardWriter.close tells each."""
 
 
+@final
 class TokenizeAccount(TypedDict):
     """records_in = documents of both splits + dropped."""
 
@@ -108,8 +111,10 @@ def kept_of(account: SourceAccount | TokenizeAccount) -> int:
 
 def check(account: SourceAccount | TokenizeAccount) -> None:
     """NodeError when the records do not add up."""
-    lost = {name: sum(account.get(name, {}).values()) for name in ("quarantined", "dropped")}
-    balance(account["source"], "records", account["records_in"], kept_of(account), **lost)
+    quarantined = sum(account["quarantined"].values()) if "quarantined" in account else 0
+    dropped = sum(account["dropped"].values())
+    came, kept = account["records_in"], kept_of(account)
+    balance(account["source"], "records", came, kept, quarantined=quarantined, dropped=dropped)
 
 
 def write(folder: Path, account: SourceAccount | TokenizeAccount, end: bytes = b"") -> None:
@@ -138,9 +143,17 @@ class StepCount:
     quarantined: int = 0
 
     def as_json(self) -> StepAccount:
-        fields = asdict(self)
-        fields["in"], fields["out"] = fields.pop("records_in"), fields.pop("records_out")
-        return fields
+        return {
+            "operator": self.operator,
+            "recipe": self.recipe,
+            "changed": self.changed,
+            "dropped": self.dropped,
+            "chars_in": self.chars_in,
+            "chars_out": self.chars_out,
+            "quarantined": self.quarantined,
+            "in": self.records_in,
+            "out": self.records_out,
+        }
 
     def add(self, fields: StepAccount) -> None:
         """Count the same step of another part, as `as_json` gave it."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Set
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, TypeVar
+from typing import Any, Literal, NotRequired, TypedDict, TypeVar
 
 from tasks.records.record import ID_BYTES, id_bytes, id_of
 
@@ -53,8 +53,8 @@ class Copy(TypedDict):
     """A copy of a record that is kept."""
 
     id: str
-    step: NotRequired[str]
-    """`dedup`, once the line has come to clean:decontaminate."""
+    step: NotRequired[Literal["dedup"]]
+    """Once the line has come to clean:decontaminate."""
     duplicate_of: str
     method: str
 
@@ -63,8 +63,8 @@ class Hit(TypedDict):
     """A record that holds questions of a benchmark."""
 
     id: str
-    step: NotRequired[str]
-    """`decontaminate`, where the record was dropped for it."""
+    step: NotRequired[Literal["decontaminate"]]
+    """Where the record was dropped for it."""
     questions: list[list[str]]
     """[benchmark, id of the question]"""
 

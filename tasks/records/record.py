@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, final
 
 import orjson
 
@@ -43,6 +43,7 @@ class _Record(TypedDict):
     """Scalars that the source tells; `at`, its place in the raw data, is always there."""
 
 
+@final
 class Text(_Record):
     """Prose."""
 
@@ -50,6 +51,7 @@ class Text(_Record):
     text: str
 
 
+@final
 class Code(_Record):
     """A program."""
 
@@ -57,6 +59,7 @@ class Code(_Record):
     text: str
 
 
+@final
 class Dialogue(_Record):
     """Turns in their order; fine-tuning learns the replies."""
 
@@ -64,6 +67,7 @@ class Dialogue(_Record):
     messages: list[Message]
 
 
+@final
 class Preference(_Record):
     """A prompt and two replies to it, the better one and the worse one."""
 
@@ -73,6 +77,7 @@ class Preference(_Record):
     rejected: str
 
 
+@final
 class Question(TypedDict):
     """A multiple-choice question of a benchmark; it has no kind, because nothing is trained on it."""
 
@@ -121,24 +126,24 @@ def line_start(digits: str) -> bytes:
     return start + b'"' if len(digits) == 2 * ID_BYTES else start
 
 
-def texts(record: Record | Question | Draft) -> list[str]:
+def texts(record: Mapping[str, Any]) -> list[str]:
     """The texts that are cleaned one by one: the text, the content of each message, or the question."""
     if "messages" in record:
         return [message["content"] for message in record["messages"]]
     return [record["text"] if "text" in record else record["question"]]
 
 
-def whole_text(record: Record | Question | Draft) -> str:
+def whole_text(record: Mapping[str, Any]) -> str:
     """Everything that a model would read of the record, joined by newlines."""
     return "\n".join(_all_texts(record))
 
 
-def chars(record: Record | Question | Draft) -> int:
+def chars(record: Mapping[str, Any]) -> int:
     """Characters of everything that a model may be trained on or is asked; all accounts count this way."""
     return length(_all_texts(record))
 
 
-def opening(record: Record | Question | Draft) -> str:
+def opening(record: Mapping[str, Any]) -> str:
     """The first EXCERPT characters of the record's content."""
     return "\n".join(text[:EXCERPT] for text in texts(record))[:EXCERPT]
 
@@ -147,8 +152,8 @@ def with_texts(record: Record, new: Sequence[str]) -> Record:
     """The record with its texts replaced; its id stays, because it names the original."""
     if "messages" in record:
         turns = zip(record["messages"], new, strict=True)
-        return {**record, "messages": [{**message, "content": text} for message, text in turns]}
-    return {**record, "text": new[0]}
+        return record | {"messages": [message | {"content": text} for message, text in turns]}
+    return record | {"text": new[0]}
 
 
 def length(some: Iterable[str]) -> int:
@@ -156,7 +161,7 @@ def length(some: Iterable[str]) -> int:
     return sum(map(len, some))
 
 
-def content(record: Record | Draft) -> list[Any]:
+def content(record: Mapping[str, Any]) -> list[Any]:
     """The part of a record that gives it its identity: everything but meta and language."""
     kind = record["kind"]
     if kind in ("text", "code"):
@@ -172,7 +177,7 @@ def stable_id(source: str, identity: Sequence[Any]) -> bytes:
     return hashlib.blake2b(orjson.dumps([source, *identity]), digest_size=ID_BYTES).digest()
 
 
-def _all_texts(record: Record | Question | Draft) -> list[str]:
+def _all_texts(record: Mapping[str, Any]) -> list[str]:
     """The texts, both replies of a preference and the choices of a question."""
     replies = [record[key] for key in ("chosen", "rejected") if key in record]
     return [*texts(record), *replies, *record.get("choices", ())]

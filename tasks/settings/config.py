@@ -8,7 +8,7 @@ does. Unknown keys are refused everywhere, so that a typo cannot vanish.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -560,7 +560,7 @@ class PipelineRecipe(Section):
     away a month of training."""
 
     @model_validator(mode="after")
-    def _names(self) -> SteelRun:
+    def _names(self) -> Self:
         given = [(name, "source") for name in self.sources] + [
             (name, "variant") for name in self.sft.variants
         ]
@@ -570,7 +570,7 @@ class PipelineRecipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _benchmarks(self) -> SteelRun:
+    def _benchmarks(self) -> Self:
         known = self.using("benchmark")
         for name in self.evaluate.benchmarks:
             if name not in known:

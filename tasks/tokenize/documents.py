@@ -51,10 +51,11 @@ class Tokenizer:
         last = [0]  # pieces up to the end of each record
         template = 0
         for record in records:
-            if (messages := record.get("messages")) is None:
+            if "text" in record:
                 texts.append(record["text"])
                 pieces.append(TEXT)
             else:
+                messages = record["messages"]
                 shape = self._shape(messages)
                 texts += [before + messages[i]["content"] for before, i in shape.texts]
                 pieces += shape.pieces

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.records import account as accounts
-from tasks.records.account import SPLITS, SplitAccount, TokenizeAccount
+from tasks.records.account import Split, SplitAccount, TokenizeAccount
 from tasks.settings.files import link_or_copy
 
 
@@ -21,13 +21,14 @@ def join(source: str, folders: Sequence[Path], out: Path) -> TokenizeAccount:
         tokenizer_digest=parts[0]["tokenizer_digest"],
         encoder=", ".join(sorted({part["encoder"] for part in parts})),
         warnings=sorted({warning for part in parts for warning in part["warnings"]}),
-        **{split: _shards(split, folders, [part[split] for part in parts], out) for split in SPLITS},
+        train=_shards("train", folders, [part["train"] for part in parts], out),
+        val=_shards("val", folders, [part["val"] for part in parts], out),
     )
     accounts.write(out, total, b"\n")
     return total
 
 
-def _shards(split: str, folders: Sequence[Path], parts: Sequence[SplitAccount], out: Path) -> SplitAccount:
+def _shards(split: Split, folders: Sequence[Path], parts: Sequence[SplitAccount], out: Path) -> SplitAccount:
     """The shards of one split; a shard's name is its number over all parts."""
     shards = []
     for folder, part in zip(folders, parts, strict=True):
@@ -35,5 +36,9 @@ def _shards(split: str, folders: Sequence[Path], parts: Sequence[SplitAccount], 
             name = f"{split}-{len(shards):05d}.arrow"
             link_or_copy(folder / shard["file"], out / name)
             shards.append({**shard, "file": name})
-    sums = {key: sum(part[key] for part in parts) for key in ("documents", "rows", "tokens")}
-    return SplitAccount(**sums, shards=shards)
+    return SplitAccount(
+        documents=sum(part["documents"] for part in parts),
+        rows=sum(part["rows"] for part in parts),
+        tokens=sum(part["tokens"] for part in parts),
+        shards=shards,
+    )

@@ -22,7 +22,7 @@ PAGE, FOLDER = table.PAGE, "ffn-ablation"
 def nodes(config: SteelRun) -> list[Node]:
     """A training for each kind and seed, and the comparison of all."""
     settings = config.ablation
-    models = {kind: _model(config, kind) for kind in settings.kinds}
+    models: dict[str, Model] = {kind: _model(config, kind) for kind in settings.kinds}
     trainings = study.trainings(config, models, study.recipe_of(config, settings), settings.seeds)
     compare = Node(
         name=TABLE,
