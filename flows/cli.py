@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import Any
 from uuid import UUID
 
-from flows import preflight, servers
+from flows import cost, preflight, servers
 from flows.ports import PortError
 from flows.preflight import FFN_ABLATION, PIPELINE, Request, Wrong
 from flows.servers import ServerError
@@ -65,6 +65,8 @@ def _check(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace) -> int:
     request = _request(options)
+    if options.gpus:
+        return cost.show(request.profile, request.overrides, options.gpus)
     config = preflight.run(request)
     at = servers.up()
     from tasks import dag
@@ -272,7 +274,8 @@ def _parser() -> argparse.ArgumentParser:
         "ablation", _run, "train every kind of FFN side by side, and follow it", parents=[common]
     )
     ablation.set_defaults(deployment=FFN_ABLATION)
-    command("plan", _plan, "what a run would skip, what it would do, and why", parents=[common])
+    planned = command("plan", _plan, "what a run would skip, what it would do, and why", parents=[common])
+    planned.add_argument("--gpus", default="", metavar="8xH100", help="instead: what it would cost on these")
     sources = command("sources", _sources, "the data sets of a profile, and what is here", parents=[common])
     sources.add_argument("--registry", action="store_true", help="all known data sets instead")
     command("check", _check, "only the checks that come before a run", parents=[common])
