@@ -181,6 +181,9 @@ def main() -> None:
     parser.add_argument("--ffn", nargs="+", default=["token"], help="kinds of FFN")
     parser.add_argument("--compile", action="store_true", help="each block compiled, beside not")
     parser.add_argument("--attention", default="auto")
+    parser.add_argument(
+        "--kernels", nargs="+", default=["auto", "off"], help="on a GPU; a CPU has the plain ones"
+    )
     parser.add_argument("--micro-batch", type=int, default=8, help="rows of 2,048 tokens, on a GPU")
     parser.add_argument("--layers", type=int, help="fewer than the model has")
     options = parser.parse_args()
@@ -193,7 +196,7 @@ def main() -> None:
     _, flops_ceiling = ceilings(world.dtype)
     lines, results = [], {}
     for ffn in options.ffn:
-        for kernels in ("auto", "off") if on_gpu else ("auto",):
+        for kernels in options.kernels if on_gpu else ("auto",):
             for compiled in (False, True) if options.compile else (False,):
                 name = f"{ffn}, kernels {kernels}{', compiled' if compiled else ''}"
                 geometry = {**model, "ffn": ffn, "allow_future_leakage": True}
