@@ -103,7 +103,7 @@ def test_the_loop_asks_three_times_a_step(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("ffn", "breaks"), [("dense", 0), ("token", 0), ("prefix", 0), ("merge", 3)], ids=lambda v: str(v)
+    ("ffn", "breaks"), [("dense", 0), ("token", 0), ("prefix", 0), ("merge", 10)], ids=lambda v: str(v)
 )
 def test_graph_breaks_of_a_block(ffn: str, breaks: int):
     geometry = SteelConfig(
