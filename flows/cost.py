@@ -16,8 +16,10 @@ from tasks.inspect.gpus import Fleet, fleet
 from tasks.settings import profiles
 from tasks.settings.errors import NodeError
 
-SMALL = 100_000_000
-"""Parameters (without embeddings) below which no anchor for the speed is near."""
+SMALL = 50_000_000
+"""Parameters below which no anchor for the speed is near."""
+_PARTS = {"unsharded": "gathered weights and buffers", "loss": "logits of a chunk and the head's gradient"}
+_TOO_SMALL = "a GPU waits for the kernels of so small a model to be started, not for its products"
 _UNITS = (("days", 86_400), ("hours", 3600), ("minutes", 60), ("seconds", 1))
 
 
@@ -62,7 +64,9 @@ def _memory(each: Cost) -> Iterator[str]:
         f"{training.share // training.micro} micro-steps x {training.micro}"
     )
     yield f"  memory of a GPU, {_bytes(each.peak['total'])} of {_bytes(each.limit)} that may be used:"
-    yield "    " + ", ".join(f"{name} {_bytes(size)}" for name, size in each.peak.items() if name != "total")
+    yield "    " + ", ".join(
+        f"{_PARTS.get(name, name)} {_bytes(size)}" for name, size in each.peak.items() if name != "total"
+    )
     largest = each.answer["largest"]
     taken = each.answer["peaks"][str(largest)]["total"]
     yield f"  largest micro-batch that fits and deals the batch: {largest} ({_bytes(taken)})"
@@ -70,6 +74,9 @@ def _memory(each: Cost) -> Iterator[str]:
 
 def _time(each: Cost, machines: Fleet) -> Iterator[str]:
     training = each.training
+    if each.answer["parameters"] < SMALL:
+        yield f"  {each.answer['flops_per_token'] / 1e6:.1f} MFLOP a token; no estimate of its time: {_TOO_SMALL}"
+        return
     best, worst = cost.seconds_per_step(each, machines)
     tokens = training.tokens_per_step
     yield (
@@ -116,8 +123,6 @@ def _assumptions(config: Any, machines: Fleet, costs: list[Cost]) -> Iterator[st
         f"  at worst, too: {machines.link:g} GB/s each way between GPUs and nothing of it behind computation. Nothing has been "
         "measured with this code on a GPU"
     )
-    if costs[0].answer["parameters_without_embeddings"] < SMALL:
-        yield "  a model as small as this one stays far below: a GPU waits for its kernels to be started"
     if config.runtime.compile:
         yield "  compile is looked at as if it were off"
     if any(each.training.stage == "dpo" for each in costs):

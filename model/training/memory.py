@@ -157,7 +157,8 @@ def _by_part(
     """The tracker's names as ours. Between micro-steps gradients are whole and FP32; the tracker has them among what the
     backward pass made, as it has the loss's buffers among the activations: both are taken out by their known sizes."""
     strange = set(tracked) - {name for names in PARTS.values() for name in names} - {"Total", "OptState"}
-    assert not strange, f"torch's tracker has new names: {strange}"
+    if strange:
+        raise RuntimeError(f"torch's tracker names what is unknown here: {', '.join(sorted(strange))}")
     parts = {part: sum(tracked.get(name, 0) for name in names) for part, names in PARTS.items()}
     state = sum(_local_bytes(v) for s in optimizer.state.values() for v in s.values())
     parts["optimizer"] = state

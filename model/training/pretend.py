@@ -5,7 +5,8 @@ Used under fake tensors (torch._subclasses.fake_tensor), which have shapes and n
 - attention, operators, the loss's chunks and the count of targets are chosen as on CUDA;
 - a Triton kernel does nothing; the Python around it, which allocates, runs as it stands;
 - flash attention allocates what the library does: the output and the logsumexp forward; in the backward pass an FP32
-  sum of dq and one number a query, each document rounded up by 128 queries (flash-attn 2, csrc/flash_attn/flash_api.cpp).
+  sum of dq and one number a query, each document rounded up by 128 queries (flash-attn 2, csrc/flash_attn/flash_api.cpp);
+- `sdpa` allocates what torch's CPU kernel does: output and logsumexp, as the memory-efficient one on CUDA.
 
 `sizes()` answers what only content can tell: how many segments and tokens the FFN kind `merge` finds. The same code runs
 once on a narrow model with real documents; the counts are read off and given back in that order.

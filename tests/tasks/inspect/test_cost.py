@@ -202,3 +202,12 @@ def test_every_profile_has_a_plan_without_data(asked, tmp_path, capsys, profile:
     ):
         assert words in said
     assert json.loads(next(tmp_path.rglob("*.json")).read_text())["parameters"] == PARAMETERS
+
+
+def test_no_time_is_claimed_for_a_model_that_no_anchor_is_near(asked, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(GEOMETRY, "parameters", 2_662_852)
+    assert page.show("demo", {}, "2xH100") == 0
+    said = capsys.readouterr().out
+    assert "no estimate of its time" in said
+    assert "GPU-hours" not in said
+    assert "tokens/s" not in said
