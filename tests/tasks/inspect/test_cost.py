@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -19,6 +21,14 @@ GEOMETRY = {
     "parameters": PARAMETERS,
     "parameters_without_embeddings": 578_384_146,
     "flops_per_token": 5.5e9,
+}
+QUESTION = {
+    "train": {"objective": "pretrain", "work_dir": "-", "data": {"files": [{"path": "-"}]}, "steps": 1},
+    "ranks": 2,
+    "rows": [1],
+    "micro": 1,
+    "length": 64,
+    "limit": 1e12,
 }
 FINE = {"sft.train.batch_size": 128}
 
@@ -211,3 +221,15 @@ def test_no_time_is_claimed_for_a_model_that_no_anchor_is_near(asked, tmp_path, 
     assert "no estimate of its time" in said
     assert "GPU-hours" not in said
     assert "tokens/s" not in said
+
+
+def test_planning_itself_loads_no_torch():
+    code = "import flows.cost, sys; sys.exit('torch' in sys.modules or 'prefect' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=cost.ROOT, check=False).returncode == 0
+
+
+def test_what_the_tracker_refuses_is_one_line(tmp_path):
+    with pytest.raises(NodeError, match="cannot be measured: .*hidden_size 65 does not split") as refused:
+        cost.ask([{**QUESTION, "train": {**QUESTION["train"], "model": {"hidden_size": 65}}}], tmp_path)
+    assert len(str(refused.value).splitlines()) == 1
+    assert not list(tmp_path.iterdir())
