@@ -55,8 +55,8 @@ run: setup ## run a profile's pipeline and follow it; starts the servers if need
 ablation: setup ## a study on a profile: STUDY=ffn (default), every kind of FFN side by side (steel-ablation/ffn)
 	@$(CLI) ablation $(REQUEST) $(if $(STUDY),--study '$(STUDY)')
 
-plan: setup ## what a run would skip, what it would do, and why
-	@$(CLI) plan $(REQUEST)
+plan: setup ## what a run would skip, what it would do, and why; GPUS=8xH100: what it would cost there
+	@$(CLI) plan $(REQUEST) $(if $(GPUS),--gpus '$(GPUS)')
 
 sources: setup ## the known data sets with size, licence and what is here; of one profile: PROFILE=…
 	@$(CLI) sources $(REQUEST) $(if $(filter file,$(origin PROFILE)),--registry)

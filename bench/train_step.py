@@ -21,15 +21,18 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 
 from bench.common import arguments, finish, table
 from bench.device import ceilings, peak_bytes, where
+from model.training import parallel
 from model.training.batch import Batch
 from model.training.config import TrainConfig, from_dict
 from model.training.loop import make_objective
 from model.training.metrics import peak_flops
+from model.training.objectives import Scorer
 from model.training.optim import clip, local_gradients, make_optimizer
-from model.training.parallel import World, build, start
+from model.training.parallel import World, start
 
 SMALL = {
     "vocab_size": 4096,
@@ -65,7 +68,7 @@ class Step:
 
     def __init__(self, plan: Plan, world: World, adjust: Callable[[Any], None] = lambda scorer: None):
         self.plan, self.world, config = plan, world, settings(plan)
-        self.scorer = build(config, world)
+        self.scorer = _built(config, world)
         adjust(self.scorer)
         self.objective = make_objective(config)
         self.optimizer = make_optimizer(self.scorer, config.optim)
@@ -130,6 +133,28 @@ class Step:
         )
 
 
+def _built(config: TrainConfig, world: World) -> Scorer:
+    """The engine's model; on a GPU with weights drawn there, not on one CPU core, which takes 15 seconds at a billion."""
+    if world.device.type != "cuda":
+        return parallel.build(config, world)
+    usual, parallel.fill = parallel.fill, _draw
+    try:
+        return parallel.build(config, world)
+    finally:
+        parallel.fill = usual
+
+
+@torch.no_grad()
+def _draw(model: torch.nn.Module, *_: Any) -> None:
+    """Random matrices, ones for norms, zeros for biases: a step's time does not depend on which."""
+    for name, parameter in model.named_parameters():
+        local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+        if parameter.dim() > 1:
+            local.normal_(0.0, 0.02)
+        else:
+            local.fill_(0.0 if name.endswith("bias") else 1.0)
+
+
 def settings(plan: Plan) -> TrainConfig:
     return from_dict(
         {
@@ -181,6 +206,9 @@ def main() -> None:
     parser.add_argument("--ffn", nargs="+", default=["token"], help="kinds of FFN")
     parser.add_argument("--compile", action="store_true", help="each block compiled, beside not")
     parser.add_argument("--attention", default="auto")
+    parser.add_argument(
+        "--kernels", nargs="+", default=["auto", "off"], help="on a GPU; a CPU has the plain ones"
+    )
     parser.add_argument("--micro-batch", type=int, default=8, help="rows of 2,048 tokens, on a GPU")
     parser.add_argument("--layers", type=int, help="fewer than the model has")
     options = parser.parse_args()
@@ -193,7 +221,7 @@ def main() -> None:
     _, flops_ceiling = ceilings(world.dtype)
     lines, results = [], {}
     for ffn in options.ffn:
-        for kernels in ("auto", "off") if on_gpu else ("auto",):
+        for kernels in options.kernels if on_gpu else ("auto",):
             for compiled in (False, True) if options.compile else (False,):
                 name = f"{ffn}, kernels {kernels}{', compiled' if compiled else ''}"
                 geometry = {**model, "ffn": ffn, "allow_future_leakage": True}

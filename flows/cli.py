@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import Any
 from uuid import UUID
 
-from flows import preflight, servers, spec
+from flows import cost, preflight, servers, spec
 from flows.ports import PortError
 from flows.preflight import Request, Wrong
 from flows.servers import ServerError
@@ -71,6 +71,8 @@ def _check(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace) -> int:
     request = _request(options)
+    if options.gpus:
+        return cost.show(request.profile, request.overrides, options.gpus)
     config = preflight.run(request)
     at = servers.up()
     from tasks.stage.plan import plan
@@ -282,7 +284,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     names = list(spec.studies())
     ablation.add_argument("--study", default=names[0], choices=names, help=f"default: {names[0]}")
-    command("plan", _plan, "what a run would skip, what it would do, and why", parents=[common])
+    planned = command("plan", _plan, "what a run would skip, what it would do, and why", parents=[common])
+    planned.add_argument("--gpus", default="", metavar="8xH100", help="instead: what it would cost on these")
     sources = command("sources", _sources, "the data sets of a profile, and what is here", parents=[common])
     sources.add_argument("--registry", action="store_true", help="all known data sets instead")
     check = command("check", _check, "only the checks that come before a run", parents=[common])

@@ -41,3 +41,9 @@ def test_extras_are_pinned_and_no_part_of_what_setup_installs():
             assert pin, line
             assert version, line
             assert package not in setup
+
+
+def test_a_plan_asks_for_its_cost_only_where_gpus_are_named():
+    assert "--gpus '2x8xH100'" in would_run("plan", "GPUS=2x8xH100", "PROFILE=steel-1b")
+    assert "--gpus" not in would_run("plan", "PROFILE=steel-1b")
+    assert "--gpus" not in would_run("run", "GPUS=8xH100")

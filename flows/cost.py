@@ -1,0 +1,129 @@
+"""`make plan GPUS=8xH100`: what a profile would cost on GPUs, as text. Needs no data, no servers and no GPU.
+
+Exit code 1 and one line for what does not fit.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from flows.settings import State
+from tasks.inspect import cost
+from tasks.inspect.cost import Cost
+from tasks.inspect.gpus import Fleet, fleet
+from tasks.settings import profiles
+from tasks.settings.errors import NodeError
+
+SMALL = 50_000_000
+"""Parameters below which no anchor for the speed is near."""
+_PARTS = {"unsharded": "gathered weights and buffers", "loss": "logits of a chunk and the head's gradient"}
+_TOO_SMALL = "a GPU waits for the kernels of so small a model to be started, not for its products"
+_UNITS = (("days", 86_400), ("hours", 3600), ("minutes", 60), ("seconds", 1))
+
+
+def show(profile: str, overrides: Mapping[str, Any], gpus: str) -> int:
+    """Print the cost of a profile on `gpus`, such as 2x8xH100."""
+    try:
+        config = profiles.load(profile, dict(overrides))
+        machines = fleet(gpus)
+        costs = cost.costs(config, machines, State.default().folder / "plans")
+    except NodeError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print("\n".join(text(config, machines, costs)))
+    return 0
+
+
+def text(config: Any, machines: Fleet, costs: list[Cost]) -> Iterator[str]:
+    """The lines of the plan."""
+    gpu, first = machines.gpu, costs[0].answer
+    yield f"{config.profile} on {machines} (data sheet: {gpu.memory:g} GB, {gpu.tflops:g} TFLOP/s BF16, {gpu.bandwidth:g} GB/s)"
+    yield (
+        f"{first['parameters']:,} parameters, {first['parameters_without_embeddings']:,} without embeddings; "
+        f"FFN {config.model.ffn}"
+    )
+    for each in costs:
+        yield ""
+        yield from _memory(each)
+        yield from _time(each, machines)
+    yield ""
+    yield "disk, besides downloads and cleaned records"
+    for name, size in cost.disk(config, costs).items():
+        yield f"  {_bytes(size):>12}  {name}"
+    yield ""
+    yield from _assumptions(config, machines, costs)
+
+
+def _memory(each: Cost) -> Iterator[str]:
+    training = each.training
+    unit = "pairs of 2 x" if training.rows_each == 2 else "blocks of"
+    yield (
+        f"{training.stage}: {training.recipe.batch_size} {unit} {training.length:,} tokens a step = {training.ranks} ranks x "
+        f"{training.share // training.micro} micro-steps x {training.micro}"
+    )
+    yield f"  memory of a GPU, {_bytes(each.peak['total'])} of {_bytes(each.limit)} that may be used:"
+    yield "    " + ", ".join(
+        f"{_PARTS.get(name, name)} {_bytes(size)}" for name, size in each.peak.items() if name != "total"
+    )
+    largest = each.answer["largest"]
+    taken = each.answer["peaks"][str(largest)]["total"]
+    yield f"  largest micro-batch that fits and deals the batch: {largest} ({_bytes(taken)})"
+
+
+def _time(each: Cost, machines: Fleet) -> Iterator[str]:
+    training = each.training
+    if each.answer["parameters"] < SMALL:
+        yield f"  {each.answer['flops_per_token'] / 1e6:.1f} MFLOP a token; no estimate of its time: {_TOO_SMALL}"
+        return
+    best, worst = cost.seconds_per_step(each, machines)
+    tokens = training.tokens_per_step
+    yield (
+        f"  {each.answer['flops_per_token'] / 1e9:.3f} GFLOP a token; {tokens / worst:,.0f} to {tokens / best:,.0f} tokens/s "
+        f"({tokens / worst / training.ranks:,.0f} to {tokens / best / training.ranks:,.0f} a GPU)"
+    )
+    steps = training.recipe.steps
+    if not steps:
+        yield (
+            f"  its length depends on the data ({training.recipe.epochs:g} epochs); 1,000 steps take "
+            f"{_between(1000 * best, 1000 * worst)}"
+        )
+        return
+    gpu_hours = [steps * seconds * training.ranks / 3600 for seconds in (best, worst)]
+    yield (
+        f"  {steps:,} steps, {_tokens(steps * tokens)}: {_between(steps * best, steps * worst)}, "
+        f"{gpu_hours[0]:,.4g} to {gpu_hours[1]:,.4g} GPU-hours"
+    )
+
+
+def _between(least: float, most: float) -> str:
+    """Seconds as a range in the unit that suits the larger one."""
+    unit, size = next((u for u in _UNITS if most >= u[1]), _UNITS[-1])
+    return f"{least / size:,.3g} to {most / size:,.3g} {unit}"
+
+
+def _tokens(count: float) -> str:
+    return f"{count / 1e9:,.1f} billion tokens" if count >= 1e9 else f"{count / 1e6:,.2f} million tokens"
+
+
+def _bytes(size: float) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
+
+
+def _assumptions(config: Any, machines: Fleet, costs: list[Cost]) -> Iterator[str]:
+    gpu = machines.gpu
+    yield "assumed"
+    yield (
+        f"  memory: the engine's step by torch's FSDPMemTracker on fake tensors. Not counted, and {cost.reserve(gpu.memory):.1f} GB "
+        "are left for it (a guess): CUDA context, NCCL, cuBLAS, fragmentation"
+    )
+    yield f"  speed: {gpu.mfu[0]:.0%} to {gpu.mfu[1]:.0%} of the peak ({gpu.anchors})"
+    yield (
+        f"  at worst, too: {machines.link:g} GB/s each way between GPUs and nothing of it behind computation. Nothing has been "
+        "measured with this code on a GPU"
+    )
+    if config.runtime.compile:
+        yield "  compile is looked at as if it were off"
+    if any(each.training.stage == "dpo" for each in costs):
+        yield "  dpo: every reply fills its row, and every token is a target; real pairs take less"

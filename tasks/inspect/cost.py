@@ -1,0 +1,242 @@
+"""What a run would cost on GPUs that may not be here: memory, time, disk. No data is needed, and no torch in this process.
+
+Memory is measured, not estimated: model.training.memory runs the engine's step under fake tensors, in a process of its
+own; its answers are kept, by a digest of the question and of the code of model/ and kernels/. Time is arithmetic on
+data sheets and on what comparable trainings reach; nothing of it has been measured with this code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tasks.inspect.gpus import Fleet
+from tasks.settings.config import SteelRun, Train
+from tasks.settings.errors import NodeError
+
+ROOT = Path(__file__).parents[2]
+STAGES = ("pretrain", "sft", "dpo")
+DOCUMENTS = 4
+"""A row's; the memory of attention depends on it a little, that of the FFN kind `merge` more."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One trained stage on so many GPUs."""
+
+    stage: str
+    recipe: Train
+    ranks: int
+    length: int
+    """Tokens of a row."""
+    rows_each: int
+    """Rows of one item of the batch: 2 for a pair."""
+    micro: int
+    """As set, or the rank's share of the batch."""
+
+    @property
+    def share(self) -> int:
+        return self.recipe.batch_size // self.ranks
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.recipe.batch_size * self.rows_each * self.length
+
+    @property
+    def micro_batches(self) -> list[int]:
+        """Those that deal the rank's share of the batch."""
+        return [rows for rows in range(1, self.share + 1) if self.share % rows == 0]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A training with the tracker's answer and the time that follows."""
+
+    training: Training
+    answer: dict[str, Any]
+    limit: float
+    """Bytes of a GPU that the step may fill."""
+
+    @property
+    def peak(self) -> dict[str, int]:
+        """Part -> bytes, at the micro-batch that is set."""
+        return self.answer["peaks"][str(self.training.micro)]
+
+    @property
+    def fits(self) -> bool:
+        return self.peak["total"] <= self.limit
+
+
+def reserve(memory: float) -> float:
+    """GB of a GPU left to what is not counted: CUDA context, NCCL, cuBLAS, fragmentation. A guess."""
+    return 2 + 0.04 * memory
+
+
+def costs(config: SteelRun, fleet: Fleet, cache: Path) -> list[Cost]:
+    """Every trained stage's cost. NodeError with one line where the batch cannot be dealt or memory does not do."""
+    trainings = list(_trainings(config, fleet))
+    limit = 1e9 * (fleet.gpu.memory - reserve(fleet.gpu.memory))
+    answers = ask([_question(config, training, limit) for training in trainings], cache)
+    found = [Cost(*pair, limit) for pair in zip(trainings, answers, strict=True)]
+    for cost in found:
+        if not cost.fits:
+            raise NodeError(_too_large(cost, fleet))
+    return found
+
+
+def ask(questions: list[dict[str, Any]], cache: Path) -> list[dict[str, Any]]:
+    """The tracker's answers; what is not in the folder `cache` is asked in one process and put there."""
+    places = [cache / f"{_digest(question)}.json" for question in questions]
+    missing = {
+        place: question for place, question in zip(places, questions, strict=True) if not place.exists()
+    }
+    if missing:
+        cache.mkdir(parents=True, exist_ok=True)
+        for place, answer in zip(missing, _track(list(missing.values())), strict=True):
+            partial = place.with_suffix(f".{os.getpid()}.partial")
+            partial.write_text(json.dumps(answer) + "\n", "utf-8")
+            partial.replace(place)
+    return [json.loads(place.read_text("utf-8")) for place in places]
+
+
+def seconds_per_step(cost: Cost, fleet: Fleet) -> tuple[float, float]:
+    """(at best, at worst) of an optimizer step.
+
+    Best: the range's upper share of the peak, all communication behind computation. Worst: the lower share; then the
+    gathering of BF16 weights in every micro-step, the summing of FP32 gradients and AdamW's 28 bytes a parameter, one
+    after the other.
+    """
+    training, parameters = cost.training, cost.answer["parameters"]
+    flops = cost.answer["flops_per_token"] * training.tokens_per_step / training.ranks
+    low, high = (flops / (share * fleet.gpu.tflops * 1e12) for share in reversed(fleet.gpu.mfu))
+    others = (training.ranks - 1) / training.ranks
+    micro_steps = training.share // training.micro
+    exchanged = others * parameters * (2 * micro_steps + 4) / (fleet.link * 1e9)
+    update = 28 * parameters / training.ranks / (fleet.gpu.bandwidth * 1e9)
+    return low, high + exchanged + update
+
+
+def disk(config: SteelRun, costs: list[Cost]) -> dict[str, float]:
+    """Name -> bytes, at most. Only what training and its data take; downloads and cleaned records depend on the data."""
+    found: dict[str, float] = {}
+    keep = config.runtime.keep_checkpoints
+    for cost in costs:
+        recipe, parameters = cost.training.recipe, cost.answer["parameters"]
+        stage, at_once, made = cost.training.stage, 1, 1
+        if stage == "sft":
+            made, at_once = len(config.sft.variants), config.runtime.parallel_trainings
+        # the newest, one being written, and the one where the decay of wsd begins
+        number = (keep + 1 + (recipe.optim.schedule == "wsd" and stage == "pretrain")) * at_once
+        found[f"{stage}: {number} checkpoints (weights and two moments in FP32)"] = 12 * parameters * number
+        size = 4 if recipe.export_dtype == "float32" else 2
+        found[f"{stage}: {made} export{'s' if made > 1 else ''} ({recipe.export_dtype})"] = (
+            size * parameters * made
+        )
+        if stage == "pretrain" and recipe.steps:
+            tokens = recipe.steps * cost.training.tokens_per_step
+            width = (cost.training.length + 1) / cost.training.length
+            found["shards, if no token is read twice (4 bytes each)"] = 4 * tokens * width
+    return found
+
+
+# ------------------------------------------------------------------------------------ parts
+def _trainings(config: SteelRun, fleet: Fleet) -> Iterator[Training]:
+    runtime, tokens = config.runtime, config.tokenize
+    for stage in STAGES:
+        recipe = {"pretrain": config.pretrain.train, "sft": config.sft.train, "dpo": config.dpo.train}[stage]
+        if (stage == "sft" and not config.sft.variants) or (stage == "dpo" and not config.dpo.mixture):
+            continue
+        lengths = {
+            "pretrain": tokens.block_size,
+            "sft": config.sft.packed_tokens,
+            "dpo": config.dpo.max_tokens,
+        }
+        asked = runtime.nproc if stage == "pretrain" else runtime.sft_nproc or runtime.nproc
+        ranks = fleet.nodes * min(asked or fleet.per_node, fleet.per_node)
+        share, rest = divmod(recipe.batch_size, ranks)
+        if rest or not share:
+            raise NodeError(
+                f"{stage}: batch_size {recipe.batch_size} cannot be shared evenly by {ranks} ranks; choose a multiple"
+            )
+        micro = runtime.micro_batch_size or share
+        if share % micro:
+            dealt = ", ".join(str(n) for n in range(1, share + 1) if share % n == 0)
+            raise NodeError(
+                f"{stage}: {share} a rank are no multiple of runtime.micro_batch_size {micro}; choose one of {dealt}"
+            )
+        yield Training(stage, recipe, ranks, lengths[stage], 2 if stage == "dpo" else 1, micro)
+
+
+def _question(config: SteelRun, training: Training, limit: float) -> dict[str, Any]:
+    """For model.training.memory; only what decides the answer."""
+    runtime, recipe = config.runtime, training.recipe
+    model = config.model.model_dump(mode="json")
+    if model["vocab_size"] is None:
+        if config.tokenize.tokenizer == "folder":
+            raise NodeError(
+                "the vocabulary is that of a tokenizer that is not known yet: set model.vocab_size"
+            )
+        model["vocab_size"] = -(-config.tokenize.vocab_size // 64) * 64
+    return {
+        "train": {
+            "objective": "pretrain",
+            "work_dir": "-",
+            "data": {"files": [{"path": "-"}]},
+            "model": model,
+            "steps": 1,
+            "batch_size": recipe.batch_size,
+            "precision": recipe.precision,
+            "attention": runtime.attention,
+            "kernels": runtime.kernels,
+        },
+        "ranks": training.ranks,
+        "rows": training.micro_batches,
+        "micro": training.micro,
+        "length": training.length,
+        "documents": 1 if training.stage == "dpo" else DOCUMENTS,
+        "limit": limit,
+        "dpo": training.stage == "dpo",
+    }
+
+
+def _digest(question: Mapping[str, Any]) -> str:
+    """Of the question, and of the code and the library that answer it."""
+    digest = sha256(json.dumps(question, sort_keys=True).encode())
+    digest.update(f"torch {version('torch')}, transformers {version('transformers')}".encode())
+    for file in sorted([*(ROOT / "model").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")]):
+        digest.update(str(file.relative_to(ROOT)).encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:24]
+
+
+def _track(questions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "questions.json"
+        file.write_text(json.dumps(questions), "utf-8")
+        command = [sys.executable, "-m", "model.training.memory", str(file)]
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise NodeError(f"the memory of the training cannot be measured: {lines[-1]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def _too_large(cost: Cost, fleet: Fleet) -> str:
+    training, largest = cost.training, cost.answer["largest"]
+    what = f"{training.stage}: micro-batch {training.micro} takes {cost.peak['total'] / 1e9:.1f} GB"
+    room = f"of a {fleet.gpu.name}'s {fleet.gpu.memory:g} GB {cost.limit / 1e9:.1f} are free"
+    if largest:
+        return f"{what}, {room}: set runtime.micro_batch_size={largest}"
+    smallest = min(map(int, cost.answer["peaks"]))
+    least = cost.answer["peaks"][str(smallest)]["total"] / 1e9
+    return f"{what}, {room}; even micro-batch {smallest} takes {least:.1f} GB: take more GPUs, or larger ones"

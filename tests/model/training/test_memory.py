@@ -1,0 +1,117 @@
+"""What a training would hold on GPUs: fake ranks against real ones, and what the numbers must obey."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+GEOMETRY = {"vocab_size": 2048, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+def question(ffn: str = "token", micro: int = 2, ranks: int = 2, **more: Any) -> dict[str, Any]:
+    outside = {"length": 128, "documents": 4, "dpo": False, "limit": 1e12, "rows": [micro]}
+    asked = {name: more.pop(name, value) for name, value in outside.items()}
+    geometry = {**GEOMETRY, "ffn": ffn, "allow_future_leakage": True, **more.pop("model", {})}
+    train = {
+        "objective": "pretrain",
+        "work_dir": "-",
+        "model": geometry,
+        "data": {"files": [{"path": "-"}]},
+        "steps": 1,
+        "batch_size": 64,
+    }
+    return {"train": train | more, "ranks": ranks, "micro": micro, **asked}
+
+
+QUESTIONS = {
+    **{ffn: question(ffn) for ffn in ("dense", "token", "prefix", "merge", "paper")},
+    "half the rows": question(micro=1),
+    "four ranks": question(ranks=4),
+    "no accumulation": question(batch_size=4),
+    "plain": question(kernels="off"),
+    "sdpa": question(attention="sdpa"),
+    "fp32": question(precision="fp32"),
+    "tied": question(model={"tie_word_embeddings": True}),
+    "more layers": question(model={"num_hidden_layers": 3}),
+    "pairs": question(dpo=True),
+    "small memory": question(rows=[1, 2, 4, 8], limit=6.5e6),
+    "large memory": question(rows=[1, 2, 4, 8, 16, 32]),
+    "no memory": question(rows=[1, 2, 4], limit=1e3),
+}
+
+
+def run(*command: str) -> Any:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def ask(folder: Path, questions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    (folder / "questions.json").write_text(json.dumps(questions), "utf-8")
+    return run(sys.executable, "-m", "model.training.memory", str(folder / "questions.json"))
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    found = ask(tmp_path_factory.mktemp("memory"), list(QUESTIONS.values()))
+    return dict(zip(QUESTIONS, found, strict=True))
+
+
+def part(answers: dict[str, Any], name: str, part: str) -> int:
+    return answers[name]["peaks"][str(QUESTIONS[name]["micro"])][part]
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_the_parts_add_up(answers: dict[str, Any], name: str):
+    for parts in answers[name]["peaks"].values():
+        assert sum(parts.values()) - parts["total"] == pytest.approx(parts["total"], rel=1e-3)
+        assert all(size >= 0 for size in parts.values())
+
+
+@pytest.mark.parametrize("name", ["dense", "token", "prefix", "merge", "four ranks", "tied"])
+def test_what_is_sharded_has_the_size_it_must_have(answers: dict[str, Any], name: str):
+    share = 4 * answers[name]["parameters"] / QUESTIONS[name]["ranks"]
+    assert part(answers, name, "parameters") == pytest.approx(share, rel=0.01)
+    assert part(answers, name, "optimizer") == pytest.approx(2 * share, rel=0.01)
+
+
+def test_options_move_the_parts_they_are_about(answers: dict[str, Any]):
+    def total(name: str) -> int:
+        return part(answers, name, "total")
+
+    assert part(answers, "no accumulation", "gradients") < part(answers, "token", "gradients") / 2
+    assert total("half the rows") < total("token") < total("plain")
+    assert total("token") < total("prefix")  # six running means of every token
+    assert total("token") < total("sdpa") < total("fp32") + total("sdpa") - total("token")
+    assert total("tied") < total("token") < total("more layers") < total("pairs")
+
+
+def test_the_largest_micro_batch_is_found_in_few_looks(answers: dict[str, Any]):
+    assert answers["no memory"]["largest"] == 0
+    assert answers["large memory"]["largest"] == 32
+    assert len(answers["large memory"]["peaks"]) <= 4
+    small = answers["small memory"]
+    peaks = {int(rows): parts["total"] for rows, parts in small["peaks"].items()}
+    assert peaks[small["largest"]] <= 6.5e6 < peaks[2 * small["largest"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ffn", ["dense", "token", "prefix", "merge"])
+def test_real_ranks_hold_what_fake_ones_do(tmp_path: Path, ffn: str):
+    asked = question(ffn, 4, attention="eager", kernels="off", precision="fp32", model={"merge_segment": 16})
+    (fake,) = ask(tmp_path, [asked])
+    file = tmp_path / "question.json"
+    file.write_text(json.dumps(asked), "utf-8")
+    real = run(
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        "tests/support/real_memory.py", str(file),
+    )  # fmt: skip
+    assert fake["peaks"]["4"]["total"] == pytest.approx(real["total"], rel=0.05)

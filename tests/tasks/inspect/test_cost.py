@@ -1,0 +1,235 @@
+"""What a run would cost: how GPUs are written, batches dealt, time and disk counted, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from flows import cost as page
+from flows.settings import State
+from tasks.inspect import cost
+from tasks.inspect.gpus import GPUS, NETWORK, fleet
+from tasks.settings import profiles
+from tasks.settings.errors import NodeError
+
+PARAMETERS = 1_122_922_770
+GEOMETRY = {
+    "parameters": PARAMETERS,
+    "parameters_without_embeddings": 578_384_146,
+    "flops_per_token": 5.5e9,
+}
+QUESTION = {
+    "train": {"objective": "pretrain", "work_dir": "-", "data": {"files": [{"path": "-"}]}, "steps": 1},
+    "ranks": 2,
+    "rows": [1],
+    "micro": 1,
+    "length": 64,
+    "limit": 1e12,
+}
+FINE = {"sft.train.batch_size": 128}
+
+
+def tracked(question: dict[str, Any]) -> dict[str, Any]:
+    """An answer without the tracker: 3 GB a row or pair, and 3 GB beside."""
+    peaks = {
+        str(n): {"activations": int(3e9 * n), "parameters": int(3e9), "total": int(3e9 * (n + 1))}
+        for n in question["rows"]
+    }
+    fitting = [n for n in question["rows"] if peaks[str(n)]["total"] <= question["limit"]]
+    return {**GEOMETRY, "peaks": peaks, "largest": max(fitting, default=0)}
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path) -> list[dict[str, Any]]:
+    """The questions that reach the tracker, which is not run."""
+    seen: list[dict[str, Any]] = []
+
+    def track(questions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        seen.extend(questions)
+        return [tracked(question) for question in questions]
+
+    monkeypatch.setattr(cost, "_track", track)
+    monkeypatch.setattr(State, "default", classmethod(lambda cls: State(tmp_path)))
+    return seen
+
+
+def tree(values: dict[str, Any]) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for path, value in values.items():
+        *above, leaf = path.split(".")
+        at = made
+        for name in above:
+            at = at.setdefault(name, {})
+        at[leaf] = value
+    return made
+
+
+def costs(gpus: str, folder, profile: str = "steel-1b", **more: Any) -> list[cost.Cost]:
+    overrides = tree({**FINE, **more} if profile.startswith("steel") else more)
+    return cost.costs(profiles.load(profile, overrides), fleet(gpus), folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "nodes", "per_node", "name"),
+    [
+        ("H100", 1, 1, "H100"),
+        ("8xH100", 1, 8, "H100"),
+        ("2x8xh200", 2, 8, "H200"),
+        ("4xA100-40", 1, 4, "A100-40"),
+        ("2x4090", 1, 2, "4090"),
+        ("4090", 1, 1, "4090"),
+        (" 8xL40S ", 1, 8, "L40S"),
+    ],
+)
+def test_gpus_are_read(text: str, nodes: int, per_node: int, name: str):
+    found = fleet(text)
+    assert (found.nodes, found.per_node, found.gpu.name) == (nodes, per_node, name)
+
+
+@pytest.mark.parametrize("text", ["8xH1000", "", "8x", "xH100", "0xH100", "0x8xH100", "1x2x3xH100", "8 H100"])
+def test_what_is_no_gpu_is_refused_in_one_line(text: str):
+    with pytest.raises(NodeError) as refused:
+        fleet(text)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_the_network_is_the_slower_way_between_nodes():
+    assert fleet("8xH100").link == GPUS["H100"].link
+    assert fleet("2x8xH100").link == NETWORK
+    assert fleet("2x8x4090").link == GPUS["4090"].link < NETWORK
+
+
+@pytest.mark.parametrize(("gpus", "ranks"), [("1xH100", 1), ("8xH100", 8), ("2x8xH100", 16)])
+def test_the_batch_is_dealt_to_every_rank(asked, tmp_path, gpus: str, ranks: int):
+    found = costs(gpus, tmp_path)
+    assert [each.training.stage for each in found] == ["pretrain", "sft", "dpo"]
+    for each in found:
+        training = each.training
+        assert training.ranks == ranks
+        assert all(training.share % rows == 0 for rows in training.micro_batches)
+        assert training.micro in training.micro_batches
+        assert training.recipe.batch_size == training.share * ranks
+    assert [q["dpo"] for q in asked] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "more", "words"),
+    [
+        ("3xH100", {}, "pretrain: batch_size 512 cannot be shared evenly by 3 ranks"),
+        (
+            "8xH100",
+            {"sft.train.batch_size": 96},
+            "sft: 12 a rank are no multiple of runtime.micro_batch_size 8",
+        ),
+        ("100x8xH100", {}, "cannot be shared evenly by 800 ranks"),
+        ("8xA100-40", {"runtime.micro_batch_size": 16}, "set runtime.micro_batch_size=8"),
+        ("8x4090", {}, "set runtime.micro_batch_size=4"),
+        ("8xH100", {"model.vocab_size": None}, "set model.vocab_size"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(asked, tmp_path, capsys, gpus, more, words):
+    assert page.show("steel-1b", tree({**FINE, **more}), gpus) == 1
+    said = capsys.readouterr()
+    assert words in said.err
+    assert len(said.err.strip().splitlines()) == 1
+    assert not said.out
+
+
+def test_memory_that_is_too_small_for_one_row_is_said(asked, tmp_path, monkeypatch):
+    monkeypatch.setitem(GPUS, "L4", GPUS["L4"].__class__("L4", 5, 121, 300, 32, (0.2, 0.5), "none"))
+    with pytest.raises(NodeError, match="even micro-batch 1 takes 6.0 GB: take more GPUs, or larger ones"):
+        costs("8xL4", tmp_path)
+
+
+def test_an_answer_is_kept_until_the_question_changes(asked, tmp_path):
+    costs("8xH100", tmp_path)
+    assert len(asked) == 3
+    costs("8xH100", tmp_path)
+    assert len(asked) == 3
+    costs("8xH100", tmp_path, **{"model.ffn": "prefix"})
+    assert len(asked) == 6
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_an_answer_of_other_code_is_not_taken(asked, tmp_path, monkeypatch):
+    question = {"rows": [1], "limit": 1e12}
+    cost.ask([question], tmp_path)
+    monkeypatch.setattr(cost, "version", lambda name: "another")
+    cost.ask([question], tmp_path)
+    assert len(asked) == 2
+
+
+def test_time_is_bounded_by_the_shares_of_the_peak(asked, tmp_path):
+    machines = fleet("8xH100")
+    pretrain = costs("8xH100", tmp_path)[0]
+    best, worst = cost.seconds_per_step(pretrain, machines)
+    tokens = 512 * 2048 / 8
+    assert best == pytest.approx(tokens * 5.5e9 / (0.45 * 989e12))
+    compute = tokens * 5.5e9 / (0.30 * 989e12)
+    exchanged = 7 / 8 * PARAMETERS * (2 * 8 + 4) / 450e9  # 8 micro-steps gather BF16, one sum of FP32
+    update = 28 * PARAMETERS / 8 / 3350e9
+    assert worst == pytest.approx(compute + exchanged + update)
+
+
+@pytest.mark.parametrize(
+    ("slow", "fast"), [("8xA100-80", "8xH100"), ("8xH100", "2x8xH100"), ("8x3090", "8x4090")]
+)
+def test_more_and_faster_gpus_take_less_time(asked, tmp_path, slow: str, fast: str):
+    def seconds(gpus: str) -> tuple[float, float]:
+        (first, *_) = costs(gpus, tmp_path, **{"runtime.micro_batch_size": 1})
+        return cost.seconds_per_step(first, fleet(gpus))
+
+    assert all(a > b for a, b in zip(seconds(slow), seconds(fast), strict=True))
+
+
+def test_disk_counts_checkpoints_exports_and_shards(asked, tmp_path):
+    config = profiles.load("steel-1b", tree(FINE))
+    found = cost.disk(config, costs("8xH100", tmp_path))
+    sizes = {name.partition(" (")[0]: size for name, size in found.items()}
+    assert sizes["pretrain: 3 checkpoints"] == 3 * 12 * PARAMETERS  # two kept, one being written
+    assert sizes["sft: 6 exports"] == 6 * 4 * PARAMETERS
+    shards = found["shards, if no token is read twice (4 bytes each)"]
+    assert shards == pytest.approx(4 * 1_070_000 * 512 * 2049)
+
+
+@pytest.mark.parametrize("profile", ["demo", "smoke", "samples", "steel-100m", "steel-1b"])
+def test_every_profile_has_a_plan_without_data(asked, tmp_path, capsys, profile: str):
+    fine = {**FINE, "runtime.nproc": 1} if profile.startswith("steel") else {"runtime.nproc": 1}
+    assert page.show(profile, tree(fine), "H200") == 0, capsys.readouterr().err
+    said = capsys.readouterr().out
+    for words in (
+        "parameters",
+        "GFLOP a token",
+        "tokens/s",
+        "GPU-hours",
+        "checkpoints",
+        "Not counted",
+        profile,
+    ):
+        assert words in said
+    assert json.loads(next(tmp_path.rglob("*.json")).read_text())["parameters"] == PARAMETERS
+
+
+def test_no_time_is_claimed_for_a_model_that_no_anchor_is_near(asked, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(GEOMETRY, "parameters", 2_662_852)
+    assert page.show("demo", {}, "2xH100") == 0
+    said = capsys.readouterr().out
+    assert "no estimate of its time" in said
+    assert "GPU-hours" not in said
+    assert "tokens/s" not in said
+
+
+def test_planning_itself_loads_no_torch():
+    code = "import flows.cost, sys; sys.exit('torch' in sys.modules or 'prefect' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=cost.ROOT, check=False).returncode == 0
+
+
+def test_what_the_tracker_refuses_is_one_line(tmp_path):
+    with pytest.raises(NodeError, match="cannot be measured: .*hidden_size 65 does not split") as refused:
+        cost.ask([{**QUESTION, "train": {**QUESTION["train"], "model": {"hidden_size": 65}}}], tmp_path)
+    assert len(str(refused.value).splitlines()) == 1
+    assert not list(tmp_path.iterdir())
