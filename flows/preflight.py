@@ -21,6 +21,7 @@ from flows.settings import ROOT
 from flows.spec import PIPELINE, FlowSpec
 from model.guard import refuse_foreign_kernels
 from tasks.inspect import preflight
+from tasks.inspect.gpus import fleet
 from tasks.settings.config import STAGES, SteelRun
 from tasks.settings.errors import NodeError, complaint
 from tasks.stage.names import stage_of
@@ -216,12 +217,13 @@ def gpus(text: str) -> int | None:
     >>> gpus("2x8xH100")
     16
     """
-    if not text:
-        return None
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?(?:x[A-Za-z][\w-]*)?", text)
-    if not match:
-        raise Wrong(f"GPUS takes a number such as 8, 8xH100 or 2x8xH100, not {text!r}")
-    return int(match[1]) * int(match[2] or 1)
+    if not text or text.isdigit():
+        return int(text) if text else None
+    try:
+        machines = fleet(text)
+    except NodeError as error:
+        raise Wrong(str(error)) from error
+    return machines.nodes * machines.per_node
 
 
 def forced(texts: Iterable[str], stages: Iterable[str]) -> list[str]:

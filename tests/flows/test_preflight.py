@@ -112,3 +112,45 @@ def test_help_needs_neither_servers_nor_prefect():
     )
     assert done.stdout.splitlines()[-1] == "False False"
     assert "--force" in done.stdout
+
+
+def test_gpus_of_another_machine():
+    assert [preflight.gpus(text) for text in ("", "8", "8xH100", "2x8xA100-80", "4x4090")] == [
+        None,
+        8,
+        8,
+        16,
+        4,
+    ]
+    with pytest.raises(Wrong, match="known are"):
+        preflight.gpus("8xH1000")
+    with pytest.raises(Wrong, match="GPUs|evenly"):
+        preflight.run(Request("smoke", overrides={"runtime": {"nproc": None}}, gpus=4))
+    assert preflight.run(Request("smoke", gpus=8)).profile == "smoke"
+
+
+def test_names_with_spaces_can_be_forced():
+    stages = ("sft", "convert", "clean")
+    assert preflight.forced(["sft convert:a b, clean"], stages) == ["sft", "convert:a b", "clean"]
+    assert preflight.forced(["convert:网页 2024", "clean,sft"], stages) == [
+        "convert:网页 2024",
+        "clean",
+        "sft",
+    ]
+    assert preflight.forced(["sft:exp4 sft:exp5"], stages) == ["sft:exp4", "sft:exp5"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"tokenize": {"weights": {"skypyle": 2.0}}},
+        {"sources": {"skypile": {"reader": "skypyle"}}},
+        {"sources": {"skypile": {"options": {"nothing": 1}}}},
+        {"runtime": {"nproc": 5}},
+        {"runtime": {"device": "cuda"}},
+        {"tokenize": {"block_size": 4096}, "model": {"max_position_embeddings": 256}},
+    ],
+)
+def test_the_graph_and_the_machine_are_asked_too(overrides):
+    with pytest.raises(Wrong):
+        preflight.run(Request("smoke", overrides=overrides, gpus=0))
