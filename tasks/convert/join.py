@@ -39,6 +39,15 @@ class Gathered:
         return sum((Counter(tally[key]) for tally in self.tallies), Counter())
 
     @property
+    def without_records(self) -> list[str]:
+        """The files of which not one record came, sorted."""
+        parts = self.names("cut")
+        return sorted(file for file, n in self.names("barren").items() if n >= parts[file])
+
+    def names(self, key: str) -> Counter[str]:
+        return Counter(file for tally in self.tallies for file in tally[key])
+
+    @property
     def first(self) -> dict[str, dict[str, Any]]:
         """Reason -> the first line of quarantine."""
         return {reason: line for tally in reversed(self.tallies) for reason, line in tally["first"].items()}

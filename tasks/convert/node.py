@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from tasks.download.names import few
 from tasks.settings.config import Source, SteelRun
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Context, Node, Outcome
@@ -26,10 +27,17 @@ CODE = tuple(
         "join",
         "unique",
         "verdicts",
+        "lost",
         "formats",
+        "values",
         "streams",
         "tabular",
+        "texts",
+        "json_window",
+        "json_lines",
         "json_array",
+        "json_documents",
+        "wrapped",
         "readers",
     )
 )
@@ -53,9 +61,10 @@ def body(ctx: Context) -> Outcome:
         raw.path, ctx.out, name, ctx.config["source"], settings, files, place=ctx, submit=pool.submit
     )
     quarantined, dropped = sum(account["quarantined"].values()), sum(account["dropped"].values())
-    ctx.log.info("%s: %d of %d records kept", name, account["kept"], account["records_in"])
+    nothing = idle_files(account)
+    ctx.log.info("%s: %d of %d records kept%s", name, account["kept"], account["records_in"], nothing)
     return Outcome(
-        headline=f"{account['kept']:,} of {account['records_in']:,} kept",
+        headline=f"{account['kept']:,} of {account['records_in']:,} kept{nothing}",
         counts={
             "files": account["files"],
             "records_in": account["records_in"],
@@ -67,6 +76,18 @@ def body(ctx: Context) -> Outcome:
         summary=_summary(name, account),
         files=["accounting.json", EXAMPLES],
     )
+
+
+def idle_files(account: Mapping[str, Any], most: int = 3) -> str:
+    """Which files of the source brought nothing, to follow a count; "" when all brought something."""
+    said = ""
+    for number, names, what in (
+        ("files_ignored", "ignored", "not read"),
+        ("files_without_records", "without_records", "without a record"),
+    ):
+        if n := account[number]:
+            said += f"; {n:,} {'file' if n == 1 else 'files'} {what}: {few(account[names][:n], most, n)}"
+    return said
 
 
 def _node(config: SteelRun, name: str, source: Source) -> Node:
@@ -108,5 +129,8 @@ def _summary(name: str, account: Mapping[str, Any]) -> str:
     rows = [f"| kept | {account['kept']:,} |"]
     rows += [f"| dropped: {step} | {n:,} |" for step, n in account["dropped"].items()]
     rows += [f"| quarantined: {reason} | {n:,} |" for reason, n in account["quarantined"].items()]
-    head = [f"**{name}**: {account['records_in']:,} records in {account['files']:,} files", ""]
+    head = [
+        f"**{name}**: {account['records_in']:,} records in {account['files']:,} files{idle_files(account, 20)}",
+        "",
+    ]
     return "\n".join([*head, "| | records |", "|---|---:|", *rows])

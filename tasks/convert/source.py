@@ -30,10 +30,26 @@ from tasks.stage.node import Context
 from tasks.work import partitions
 
 EXAMPLES = "examples.json"
+NAMED = 100
+"""Files that bring nothing are named up to this number, and counted beyond it."""
 JOB_BYTES = 256 << 20
 CODE = tuple(
     f"tasks.convert.{module}"
-    for module in ("verdicts", "formats", "streams", "tabular", "json_array", "readers")
+    for module in (
+        "verdicts",
+        "formats",
+        "values",
+        "streams",
+        "tabular",
+        "texts",
+        "json_window",
+        "json_lines",
+        "json_array",
+        "json_documents",
+        "wrapped",
+        "lost",
+        "readers",
+    )
 )
 
 
@@ -77,7 +93,7 @@ def convert_source(
     finally:
         if scratch:
             shutil.rmtree(scratch)
-    account = _account(name, gathered, len(chosen), len(files) - len(chosen))
+    account = _account(name, gathered, sorted(set(chosen)), sorted(set(files) - set(chosen)))
     _write(out / "accounting.json", account)
     _write(out / EXAMPLES, gathered.examples(settings.get("examples", job.SETTINGS["examples"])))
     _check_share(name, account, gathered.first, settings["max_quarantined_share"], out / job.QUARANTINE)
@@ -119,8 +135,9 @@ def _jobs(
     ]
 
 
-def _account(name: str, gathered: Gathered, files: int, ignored: int) -> dict[str, Any]:
+def _account(name: str, gathered: Gathered, files: list[str], ignored: list[str]) -> dict[str, Any]:
     """The accounting of the source; NodeError when it does not add up."""
+    barren = gathered.without_records
     records_in, chars_in = gathered.total("records_in"), gathered.total("chars_in")
     dropped, dropped_chars = gathered.counts("dropped"), gathered.counts("dropped_chars")
     if gathered.repeated:
@@ -143,8 +160,11 @@ def _account(name: str, gathered: Gathered, files: int, ignored: int) -> dict[st
         "dropped": dict(sorted(dropped.items())),
         "changed": {},
         "steps": _steps(records_in - sum(quarantined.values()), chars_in, dropped, dropped_chars),
-        "files": files,
-        "files_ignored": ignored,
+        "files": len(files),
+        "files_ignored": len(ignored),
+        "ignored": [file.encode("utf-8", "backslashreplace").decode() for file in ignored[:NAMED]],
+        "files_without_records": len(barren),
+        "without_records": barren[:NAMED],
         "bytes_in": gathered.total("bytes_in"),
         "bytes_lost": gathered.total("bytes_lost"),
     }
@@ -164,27 +184,25 @@ def _steps(
 def _check_share(
     name: str, account: Mapping[str, Any], first: Mapping[str, Any], limit: float, where: Path
 ) -> None:
-    """NodeError when too much was quarantined: records, or bytes of files that gave no record."""
+    """NodeError when too much was quarantined, by the number of records or by bytes, and when nothing is left."""
     quarantined = sum(account["quarantined"].values())
     share, lost = (
         quarantined / max(1, account["records_in"]),
         account["bytes_lost"] / max(1, account["bytes_in"]),
     )
+    most = sorted(account["quarantined"].items(), key=lambda item: (-item[1], item[0]))
+    reasons = "; ".join(f"{reason} {n:,} (first: {_place(first[reason])})" for reason, n in most)
     if max(share, lost) > limit:
-        most = sorted(account["quarantined"].items(), key=lambda item: (-item[1], item[0]))
-        reasons = "; ".join(f"{reason} {n:,} (first: {_place(first[reason])})" for reason, n in most)
-        files = (
-            f", and files with {lost:.0%} of the bytes give no record at all" if account["bytes_lost"] else ""
-        )
         raise NodeError(
-            f"{name}: {quarantined:,} of {account['records_in']:,} records ({share:.0%}) cannot be read{files}, "
-            f"more than convert.max_quarantined_share = {limit:.0%} allows: {reasons}. All of them: {where}"
+            f"{name}: {quarantined:,} of {account['records_in']:,} records ({share:.0%}) cannot be read, and with "
+            f"them {lost:.0%} of the bytes; convert.max_quarantined_share = {limit:.0%} allows less: {reasons}. "
+            f"All of them: {where}"
         )
     if not account["kept"]:
-        lost = {**account["quarantined"], **account["dropped"]}
-        reasons = "; ".join(f"{reason} {n:,}" for reason, n in lost.items())
+        dropped = [f"{step} {n:,} dropped" for step, n in account["dropped"].items()]
+        why = "; ".join([*([reasons] if reasons else []), *dropped]) or "the files are empty"
         raise NodeError(
-            f"{name}: no record is left of {account['records_in']:,} ({reasons or 'empty files'})"
+            f"{name}: no record is left of {account['records_in']:,} in {account['files']:,} files: {why}"
         )
 
 

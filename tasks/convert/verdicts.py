@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -45,6 +45,8 @@ class Bad:
     detail: str = ""
     records: int = 1
     """How many records are lost with it (a damaged parquet row group holds many)."""
+    size: int = field(default=0, compare=False)
+    """Bytes lost with it, where what is shown of it is not all; at position 0, of the file as it lies on the disk."""
 
 
 def check_sum(source: str, what: str, came: int, kept: int, **lost: int) -> None:
