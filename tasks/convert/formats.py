@@ -24,7 +24,7 @@ from tasks.convert.json_documents import documents
 from tasks.convert.json_lines import Span, lines, spans
 from tasks.convert.json_window import TOKEN
 from tasks.convert.streams import GZIP, ZSTD, Salvaged, decompressed
-from tasks.convert.tabular import parquet_rows
+from tasks.convert.tabular import csv_rows, parquet_rows
 from tasks.convert.values import BOM, CHUNK, Items, parse
 from tasks.convert.verdicts import Bad, Malformed
 from tasks.download.names import is_litter
@@ -45,6 +45,8 @@ FOREIGN = {
 """First bytes of what is no JSON; one line of quarantine says more than a line for every newline byte in it."""
 JSON_SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".json.zst", ".jsonl.zst", ".tar.gz")
 ANY_SUFFIXES = (*JSON_SUFFIXES, ".parquet")
+CSV_SUFFIXES = tuple(f".{kind}{packed}" for kind in ("csv", "tsv") for packed in ("", ".gz", ".zst"))
+TABLE_SUFFIXES = (*ANY_SUFFIXES, *CSV_SUFFIXES)
 LONGEST = 32 << 20
 """A file whose first line is longer is not cut into spans."""
 
@@ -80,6 +82,14 @@ def any_items(path: Path, limit: int, span: Span | None = None) -> Items:
     if path.suffix.lower() == ".parquet":
         return parquet_rows(path, limit)
     return json_items(path, limit, span)
+
+
+def table_items(path: Path, limit: int, span: Span | None = None, *, encoding: str = "utf-8") -> Items:
+    """JSON of any shape, parquet, or the rows of CSV and TSV files (`encoding` is theirs): by the file's name."""
+    name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
+    if name.endswith((".csv", ".tsv")):
+        return csv_rows(path, limit, delimiter="\t" if name.endswith(".tsv") else ",", encoding=encoding)
+    return any_items(path, limit, span)
 
 
 def is_lines(path: Path) -> bool:

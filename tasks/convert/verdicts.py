@@ -56,12 +56,19 @@ def check_sum(source: str, what: str, came: int, kept: int, **lost: int) -> None
         raise NodeError(f"{source}: {came} {what} came in, but {kept} kept{told} are accounted for")
 
 
+def missing(item: Mapping[str, Any], key: str) -> Malformed:
+    """The verdict on a record without this field; it lists the fields that there are."""
+    there = ", ".join(str(name)[:40] for name in item)
+    there = there.encode("utf-8", "replace").decode()
+    return Malformed("missing field", f"{key}; there are: {there or 'none'}"[:EXCERPT])
+
+
 def text(item: Mapping[str, Any], key: str) -> str:
     """A required, non-blank string."""
     try:
         value = item[key]
     except KeyError:
-        raise Malformed("missing field", key) from None
+        raise missing(item, key) from None
     if type(value) is not str:
         raise Malformed("null field" if value is None else "wrong type", key)
     if not value or value.isspace():
@@ -84,7 +91,7 @@ def a_list(item: Mapping[str, Any], key: str) -> list[Any]:
     try:
         value = item[key]
     except KeyError:
-        raise Malformed("missing field", key) from None
+        raise missing(item, key) from None
     if type(value) is not list:
         raise Malformed("null field" if value is None else "wrong type", key)
     return value
@@ -102,9 +109,14 @@ def small(item: Mapping[str, Any], *keys: str) -> dict[str, Any]:
     return found
 
 
-def dialogue(*turns: tuple[str, str], **meta: Any) -> dict[str, Any]:
-    """A dialogue record from (role, content) pairs."""
-    messages = [{"role": role, "content": content} for role, content in turns]
+def message(role: str, content: str, loss: bool = True) -> dict[str, Any]:
+    """One message of a record; without `loss` it is part of the dialogue, but nothing to be learnt."""
+    return {"role": role, "content": content} if loss else {"role": role, "content": content, "loss": False}
+
+
+def dialogue(*turns: tuple[Any, ...], **meta: Any) -> dict[str, Any]:
+    """A dialogue record from (role, content) or (role, content, loss)."""
+    messages = [message(*turn) for turn in turns]
     return {"kind": "dialogue", "messages": messages, "meta": meta}
 
 

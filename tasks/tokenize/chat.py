@@ -12,7 +12,7 @@ The reply is a piece of its own: it is encoded as it will be generated, after th
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from model.chat_template import DOCUMENT_END as END_OF_TEXT
 from model.chat_template import SYSTEM
@@ -40,8 +40,11 @@ class TextEncoder(Protocol):
     def special_id(self, token: str) -> int: ...
 
 
-def chat_pieces(messages: Iterable[Mapping[str, str]], *, generation_prompt: bool = False) -> Iterator[Piece]:
-    """The pieces of a dialogue; without a system message it begins with the default one."""
+def chat_pieces(messages: Iterable[Mapping[str, Any]], *, generation_prompt: bool = False) -> Iterator[Piece]:
+    """The pieces of a dialogue; without a system message it begins with the default one.
+
+    A reply with `loss: False` is no target.
+    """
     messages = list(messages)
     if not messages or messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": SYSTEM})
@@ -49,9 +52,10 @@ def chat_pieces(messages: Iterable[Mapping[str, str]], *, generation_prompt: boo
         role, content = message["role"], message["content"]
         yield Piece(IM_START, special=True)
         if role == "assistant":
+            learnt = message.get("loss", True)
             yield Piece("assistant\n")
-            yield Piece(content, target=True)
-            yield Piece(IM_END, special=True, target=True)
+            yield Piece(content, target=learnt)
+            yield Piece(IM_END, special=True, target=learnt)
         else:
             yield Piece(f"{role}\n{content}")
             yield Piece(IM_END, special=True)
@@ -62,7 +66,7 @@ def chat_pieces(messages: Iterable[Mapping[str, str]], *, generation_prompt: boo
 
 
 def render_chat(
-    encoder: TextEncoder, messages: Iterable[Mapping[str, str]], *, generation_prompt: bool = False
+    encoder: TextEncoder, messages: Iterable[Mapping[str, Any]], *, generation_prompt: bool = False
 ) -> tuple[list[int], list[int]]:
     """Token ids of a dialogue, and for each 1 if it is a target of fine-tuning (replies), else 0."""
     ids: list[int] = []

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.convert.formats import JSON_SUFFIXES, Items, Span, any_items, json_items
+from tasks.convert.formats import JSON_SUFFIXES, Items, Span, any_items, json_items, table_items
 
 
 class Options(BaseModel):
@@ -46,7 +46,7 @@ class Reader:
     @property
     def by_spans(self) -> bool:
         """Whether a large file of JSON lines can be read in parts."""
-        return self.items_of is not None or self.items in (json_items, any_items)
+        return self.items_of is not None or self.items in (json_items, any_items, table_items)
 
     def reading(self, options: Any) -> Callable[[Path, int, Span | None], Items]:
         """The function that reads a file, or a span of one, with these options."""
