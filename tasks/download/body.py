@@ -26,7 +26,9 @@ def body(ctx: Context) -> Outcome:
     how = {"demo": _from_world, "folder": _from_folder, "url": _from_web}.get(hub, _from_hub)
     files, extra = how(ctx, name)
     if ctx.config.get("unpack"):
-        files = archives.unpack(ctx.out, files, ctx.config["unpack"])
+        files = archives.unpack(
+            ctx.out, files, ctx.config["unpack"], lambda line: ctx.log.warning("%s: %s", name, line)
+        )
     remove_strangers(ctx.out, files)
     size = sum((ctx.out / file).stat().st_size for file in files)
     ctx.log.info("%s: %d files, %s", name, len(files), human(size))
