@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tasks.settings.config import World
+from tasks.settings.config import Endpoints, World
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Context, Outcome
 
@@ -47,12 +47,14 @@ def _from_folder(ctx: Context, name: str) -> tuple[list[str], dict]:
 
     config = ctx.config
     folder = local.folder_of(name, config["dataset"], config["below"], ctx.runtime.folders)
-    files = local.list_files(name, folder, config["files"])
+    files = local.list_files(
+        name, folder, config["files"], lambda line: ctx.log.warning("%s: %s", name, line)
+    )
     check_names(name, files)
-    with Reservation(ctx.out, sum((folder / file).stat().st_size for file in files)):
+    with Reservation(ctx.out, sum((folder / file).stat().st_size for file in files.values())):
         expected = local.digests(folder, files, local.memo(ctx.runtime.artifacts, name))
-        local.take(folder, expected, ctx.out, ctx.progress)
-    return files, {}
+        local.take(folder, files, expected, ctx.out, ctx.progress)
+    return list(files), {}
 
 
 def _from_world(ctx: Context, name: str) -> tuple[list[str], dict]:
@@ -72,11 +74,16 @@ def _from_world(ctx: Context, name: str) -> tuple[list[str], dict]:
 def _from_hub(ctx: Context, name: str) -> tuple[list[str], dict]:
     """From the first endpoint of the hub that can serve the data set."""
     from tasks.download import huggingface, modelscope
-    from tasks.download.listing import Elsewhere
+    from tasks.download.listing import Elsewhere, endpoints
 
     hub = {"huggingface": huggingface, "modelscope": modelscope}[ctx.config["hub"]]
     token, problems = hub.token(), []
-    for endpoint in getattr(ctx.runtime.endpoints, ctx.config["hub"]):
+    configured, default = (getattr(each, ctx.config["hub"]) for each in (ctx.runtime.endpoints, Endpoints()))
+
+    def say(line: str) -> None:
+        ctx.log.warning("%s: %s", name, line)
+
+    for endpoint in endpoints(configured, default, hub.ENDPOINT, say):
 
         def listed(endpoint=endpoint):
             config = ctx.config
