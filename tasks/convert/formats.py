@@ -167,9 +167,9 @@ def _shape(start: bytes, limit: int) -> tuple[str, bytes]:
     if start.startswith(b"["):
         return "array", end
     first, newline, rest = start.partition(end)
-    if not newline:
-        return "documents" if first.startswith(b"{") and len(first) > limit else "lines", end
-    if not first.startswith(b"{") or not isinstance(parse(first), Bad):
+    if first.startswith(b"{") and len(first) > limit:  # no record, but perhaps an object around them
+        return "documents", end
+    if not newline or not first.startswith(b"{") or not isinstance(parse(first), Bad):
         return "lines", end
     return "documents" if _goes_on(first, rest.lstrip().partition(end)[0]) else "lines", end
 

@@ -45,7 +45,7 @@ def documents(chunks: Iterable[bytes], limit: int, parse: Parse) -> Items:
                 window.start += seam.end()
                 yield number, Bad("broken JSON"), raw[: seam.start() + 1]
                 continue
-            if why == "limit" and _is_around_records(raw):
+            if why == "limit" and _around_records(raw, whole=False):
                 number = yield from _within(window, limit, parse, number - 1)
                 continue
             if why == "limit":
@@ -54,6 +54,9 @@ def documents(chunks: Iterable[bytes], limit: int, parse: Parse) -> Items:
                 continue
             if why == "end of file":
                 value = Bad("truncated record")
+        elif len(raw) > limit and number == 1 and _around_records(raw, whole=True):
+            number = yield from _within(window, limit, parse, 0)
+            continue
         elif len(raw) > limit:
             value, raw = Bad("over-long record", size=len(raw)), raw[:1000]
         window.start = end
@@ -95,14 +98,17 @@ def _within(
     return number
 
 
-def _is_around_records(raw: bytes) -> bool:
-    """Whether the beginning of an object is inside of a list of objects, with nothing but objects around it."""
+def _around_records(raw: bytes, whole: bool) -> bool:
+    """Whether an object, or its beginning, has a list of objects with nothing but objects around it; of a
+    beginning, one that has not ended."""
     way: list[bool] = []  # of every open bracket, whether it is that of a list
     records = False
     for token in TOKEN.finditer(raw):
         what = token[0]
         if what == b"[" and True not in way:
             records = bool(LIST_OF_OBJECTS.match(raw, token.start()))
+            if records and whole:
+                return True
         if what in b"{[":
             way.append(what == b"[")
         elif what in b"}]" and way:

@@ -41,6 +41,9 @@ class Funnel:
     """Of the kept records, those that were tokenized (the rest had no token); None: not tokenized yet."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Operator of the recipe that could not run -> why."""
+    idle: list[str] = field(default_factory=list)
+    """Files of the source that brought no record, as far as convert names them."""
+    idle_total: int = 0
 
     @property
     def quarantined_total(self) -> int:
@@ -96,6 +99,8 @@ def chain(name: str, source: Source, accounts: list[tuple[str, dict[str, Any]]])
         _add(funnel.quarantined, quarantined)
         _add(funnel.dropped, dropped)
         _add(funnel.changed, account.get("changed", {}))
+        funnel.idle += [*account.get("ignored", ()), *account.get("without_records", ())]
+        funnel.idle_total += account.get("files_ignored", 0) + account.get("files_without_records", 0)
         funnel.by_hop[hop] = sum(dropped.values())
         funnel.hops.append(hop)
         funnel.skipped |= {step["operator"]: step["reason"] for step in account.get("skipped", [])}
