@@ -171,15 +171,15 @@ def _shape(start: bytes, limit: int) -> tuple[str, bytes]:
         return "documents", end
     if not newline or not first.startswith(b"{") or not isinstance(parse(first), Bad):
         return "lines", end
-    return "documents" if _goes_on(first, rest.lstrip().partition(end)[0]) else "lines", end
+    return "documents" if _goes_on(first, rest.lstrip()) else "lines", end
 
 
 def _goes_on(first: bytes, second: bytes) -> bool:
-    """Whether an object that begins on the first line has not ended there, and the next is no object by itself."""
+    """Whether an object that begins on the first line has not ended there, but goes on in the second."""
     depth = 0
     for token in TOKEN.finditer(first):
         if token[0] == b'"':  # no string of JSON goes on in the next line
             return False
         depth += (token[0] in b"{[") - (token[0] in b"}]")
-    cut_between = first.rstrip().endswith((b"{", b"[", b",", b":"))
-    return depth > 0 and (cut_between or isinstance(parse(second), Bad))
+    cut = first.rstrip().endswith((b"{", b"[", b",", b":")) or second.startswith((b'"', b"}", b"]", b","))
+    return depth > 0 and cut

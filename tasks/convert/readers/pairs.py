@@ -42,9 +42,8 @@ def convert(item, options, file):
 
 
 def _prompt(item, key):
-    value = item.get(key)
-    if type(value) is list:
-        return turns(value)
+    if _is_list(item.get(key)):
+        return turns(as_list(item, key))
     asked = optional(item, key)
     return _marked(asked) or [Turn("user", asked)] if asked else []
 
@@ -54,7 +53,7 @@ def _parted(item, key):
     value = item.get(key)
     if type(value) is dict:
         found = turns([value])
-    elif type(value) is list or type(value) is str and value.startswith("[{"):
+    elif _is_list(value):
         found = turns(as_list(item, key))
     else:
         reply = text(item, key)
@@ -62,6 +61,11 @@ def _parted(item, key):
     if not found or found[-1].role != "assistant":
         raise Malformed("incomplete dialogue", f"{key} does not end with an answer")
     return found[:-1], found[-1].content
+
+
+def _is_list(value):
+    """A list of messages, or one as a string of JSON."""
+    return type(value) is list or type(value) is str and value.startswith("[{")
 
 
 def _marked(value):

@@ -123,7 +123,7 @@ def test_a_column_of_another_name(tmp_path):
     ) as error:
         convert(tmp_path, "text", {"a.jsonl": jsonl(*({"content": c, "url": 1} for c in "ab"))})
     assert "\n" not in str(error.value)
-    record = one(tmp_path, "text", {"content": "a"}, options={"field": "content"})
+    record = one(tmp_path / "b", "text", {"content": "a"}, options={"field": "content"})
     assert record["text"] == "a"
 
 
