@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import deque
 from pathlib import Path
 
 from tasks.download.names import is_litter, readable
@@ -28,7 +29,11 @@ class Walk:
         """A line for each thing that was passed over, beside hidden files."""
         self._entered: dict[tuple[int, int], int] = {}
         self._litter = 0
+        self._links: deque[tuple[str, tuple[tuple[int, int], ...]]] = deque()
         self._enter("", (), False)
+        while self._links:  # after all that lies here itself, so that no link takes its place
+            self._enter(*self._links.popleft(), True)
+        self.files.sort()
         if self._litter:
             self.left_out.append(f"{self._litter:,} files of a desktop (__MACOSX, Thumbs.db, …) are left out")
 
@@ -72,7 +77,10 @@ class Walk:
                 f"source {self.name}: {_shown(entry.path)} cannot be read: {error.strerror}"
             ) from error
         if stat.S_ISDIR(state.st_mode):
-            self._enter(path, above, linked)
+            if entry.is_symlink():
+                self._links.append((path, above))
+            else:
+                self._enter(path, above, linked)
         elif stat.S_ISREG(state.st_mode):
             self.files.append(path)
             self.keys[path] = (state.st_dev, state.st_ino)
