@@ -11,8 +11,9 @@ from tasks.convert.json_documents import glued
 from tasks.convert.values import BOM, CHUNK, Items, parse
 from tasks.convert.verdicts import Bad
 
-TWO = re.compile(rb"\}\s*\{")
-"""Perhaps two objects on a line: the line end between them was lost, or is that of another system."""
+MORE = re.compile(rb"\}\s*(?:\{|,\s*\Z)")
+"""Perhaps two objects on a line (the line end between them was lost, or is that of another system), or one and
+the comma of an array."""
 
 
 class Span(NamedTuple):
@@ -75,7 +76,7 @@ def _values(number: int, line: bytes) -> Items:
         if line.startswith(BOM):  # files with such a mark were joined
             line = line.removeprefix(BOM)
             value = parse(line)
-        if isinstance(value, Bad) and TWO.search(line):
+        if isinstance(value, Bad) and MORE.search(line):
             for one, raw in (several := glued(line, parse)):
                 yield number, one, raw
             if several:

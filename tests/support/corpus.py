@@ -82,6 +82,7 @@ LINES: dict[str, tuple[bytes, str]] = {
     "trailing words": (b'{"text": "a"} and more', "broken JSON"),
     "two objects on a line, one broken": (b'{"text": "a"}{"text": b}', "broken JSON"),
     "an object and a list on a line": (b'{"text": "a"}["b"]', "broken JSON"),
+    "a comma after the object": (b'{"text": "a"}, ', ""),
     "a mark within the file": (b'\xef\xbb\xbf{"text": "a"}', ""),
     "single quotes": (b"{'text': 'a'}", "broken JSON"),
     "bare key": (b'{text: "a"}', "broken JSON"),
@@ -158,7 +159,7 @@ def line_cases() -> Iterator[Case]:
 ELEMENTS_APART = {
     "unclosed object", "unclosed string", "two objects on a line, one broken", "trailing words", "single quotes",
     "deep lists, never closed", "NaN within broken JSON", "cut UTF-8", "Shift-JIS", "a mark within the file",
-    "an object and a list on a line",
+    "an object and a list on a line", "a comma after the object",
 }  # fmt: skip
 
 
