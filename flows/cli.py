@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import Any
 from uuid import UUID
 
-from flows import preflight, servers, spec
+from flows import preflight, preview, servers, spec
 from flows.ports import PortError
 from flows.preflight import Request, Wrong
 from flows.servers import ServerError
@@ -279,6 +279,7 @@ def _parser() -> argparse.ArgumentParser:
     command("plan", _plan, "what a run would skip, what it would do, and why", parents=[common])
     sources = command("sources", _sources, "the data sets of a profile, and what is here", parents=[common])
     sources.add_argument("--registry", action="store_true", help="all known data sets instead")
+    preview.register(command, common, _request)
     command("check", _check, "only the checks that come before a run", parents=[common])
     trace = command("trace", _trace, "what became of one record, from raw file to shard", parents=[common])
     trace.add_argument("--step", type=int, help="instead: the documents of this step of pre-training")

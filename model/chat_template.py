@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 DOCUMENT_END = "<|endoftext|>"
 TURN_START = "<|im_start|>"
@@ -63,8 +63,11 @@ class TextEncoder(Protocol):
     def special_id(self, token: str) -> int | None: ...
 
 
-def chat_pieces(messages: Iterable[Mapping[str, str]], *, generation_prompt: bool = False) -> Iterator[Piece]:
-    """The pieces of a dialogue; without a system message it begins with the default one."""
+def chat_pieces(messages: Iterable[Mapping[str, Any]], *, generation_prompt: bool = False) -> Iterator[Piece]:
+    """The pieces of a dialogue; without a system message it begins with the default one.
+
+    A reply with `loss: False` is no target.
+    """
     messages = list(messages)
     if not messages or messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": SYSTEM})
@@ -72,9 +75,10 @@ def chat_pieces(messages: Iterable[Mapping[str, str]], *, generation_prompt: boo
         role, content = message["role"], message["content"]
         yield Piece(TURN_START, special=True)
         if role == "assistant":
+            target = message.get("loss", True)
             yield Piece("assistant\n")
-            yield Piece(content, target=True)
-            yield Piece(TURN_END, special=True, target=True)
+            yield Piece(content, target=target)
+            yield Piece(TURN_END, special=True, target=target)
         else:
             yield Piece(f"{role}\n{content}")
             yield Piece(TURN_END, special=True)
@@ -85,7 +89,7 @@ def chat_pieces(messages: Iterable[Mapping[str, str]], *, generation_prompt: boo
 
 
 def render_chat(
-    encoder: TextEncoder, messages: Iterable[Mapping[str, str]], *, generation_prompt: bool = False
+    encoder: TextEncoder, messages: Iterable[Mapping[str, Any]], *, generation_prompt: bool = False
 ) -> tuple[list[int], list[int]]:
     """Token ids of a dialogue, and for each 1 if it is a target of fine-tuning (replies), else 0.
 
