@@ -18,7 +18,7 @@ from tasks.convert.verdicts import Bad, Malformed, Unwanted, excerpt
 from tasks.convert.wrapped import unwrapped
 from tasks.download import local
 from tasks.download import node as download
-from tasks.download.names import few
+from tasks.download.names import few, readable
 from tasks.inspect.artifacts import newest
 from tasks.records.record import Draft
 from tasks.settings.config import Convert, Source, SteelRun
@@ -94,7 +94,7 @@ def lines(config: SteelRun, name: str, n: int) -> list[str]:
         f"{name}: {len(chosen):,} of {len(files):,} files are read, by the reader {source.reader}, in {folder}"
     ]
     if idle:
-        told.append(f"not read: {few(idle, 10)}")
+        told.append(f"not read: {few([readable(file) for file in idle], 10)}")
     for first in first_records(name, source, folder, n, files, config.convert.max_chars):
         told += ["", first.at, f"  raw     {_cut(first.raw)}"]
         if first.record:
@@ -127,7 +127,7 @@ def _firsts(reader: readers.Reader, options: Any, folder: Path, file: str, max_c
 
     limit = most_bytes(max_chars)
     items = unwrapped(reader.reading(options)(folder / file, limit, None), reads)
-    shown = file.encode("utf-8", "backslashreplace").decode()
+    shown = readable(file)
     for position, value, raw in items:
         if isinstance(value, Bad):
             yield First(shown, position, excerpt(raw), None, value.reason, value.detail)

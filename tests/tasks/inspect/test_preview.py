@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from flows import cli
@@ -62,6 +64,14 @@ def test_the_lines_for_a_terminal(tmp_path, folder):
     assert "not read: x.pdf" in told
     assert "  quarantined: missing field (text; there are: content)" in told
     assert "  text       第一章 ⏎ 山高。" in told
+
+
+@pytest.mark.parametrize("file", ["网页.jsonl", "網頁.jsonl"])
+def test_names_are_those_of_the_artifact(tmp_path, folder, file):
+    os.rename(folder / "a.jsonl", os.fsencode(folder) + b"/" + file.encode("gbk"))
+    source = run(tmp_path).sources["mine"]
+    files = {first.file for first in preview.first_records("mine", source, folder, 5000)}
+    assert files == {file, "novel.txt", "t.csv", "w.json"}
 
 
 @pytest.mark.parametrize(
