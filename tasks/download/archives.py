@@ -145,7 +145,7 @@ def _tar_members(path: Path, limit: int) -> Iterator[Member]:
             kind = next((kind for is_of, kind in TAR_KINDS if is_of(info)), "devices and pipes")
             name = readable(info.name).removeprefix("./")
             yield Member(name, info.size, kind, partial(packed.extractfile, info))
-            packed.members.clear()  # tarfile remembers all of them
+            packed.members.clear()  # type: ignore[attr-defined]  # tarfile remembers all of them
         read = 0
         while chunk := packed.fileobj.read(1 << 20):  # gzip's checksum comes after the last member
             read += len(chunk)
