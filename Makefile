@@ -16,6 +16,7 @@ SOURCES    ?=
 POSTTRAIN  ?=
 TOKENIZER  ?=
 BENCHMARKS ?=
+SOURCE     ?=
 ID         ?=
 STEP       ?=
 SAMPLES    ?=
@@ -36,7 +37,7 @@ REQUEST = --profile '$(PROFILE)' \
           $(if $(SOURCES),--sources '$(SOURCES)') $(if $(POSTTRAIN),--posttrain '$(POSTTRAIN)') \
           $(if $(TOKENIZER),--tokenizer '$(TOKENIZER)') $(if $(BENCHMARKS),--benchmarks '$(BENCHMARKS)')
 
-.PHONY: help setup peers run ablation plan sources check trace chat watch up down status test test-full coverage hooks lint format
+.PHONY: help setup peers run ablation plan sources preview check trace chat watch up down status test test-full coverage hooks lint format
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +61,9 @@ plan: setup ## what a run would skip, what it would do, and why; GPUS=8xH100: wh
 
 sources: setup ## the known data sets with size, licence and what is here; of one profile: PROFILE=…
 	@$(CLI) sources $(REQUEST) $(if $(filter file,$(origin PROFILE)),--registry)
+
+preview: setup ## a source's first records, raw and converted: SOURCE=name PROFILE=…
+	$(if $(SOURCE),,$(error preview wants SOURCE=name, a source of the profile))@$(CLI) preview $(REQUEST) '$(SOURCE)'
 
 check: setup ## only the checks that come before a run; for another machine: GPUS=8
 	@$(CLI) check $(REQUEST) $(if $(GPUS),--gpus '$(GPUS)')

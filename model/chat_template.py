@@ -64,7 +64,10 @@ class TextEncoder(Protocol):
 
 
 def chat_pieces(messages: Iterable[Mapping[str, Any]], *, generation_prompt: bool = False) -> Iterator[Piece]:
-    """The pieces of a dialogue; without a system message it begins with the default one."""
+    """The pieces of a dialogue; without a system message it begins with the default one.
+
+    A reply with `loss: False` is no target.
+    """
     messages = list(messages)
     if not messages or messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": SYSTEM})
@@ -72,9 +75,10 @@ def chat_pieces(messages: Iterable[Mapping[str, Any]], *, generation_prompt: boo
         role, content = message["role"], message["content"]
         yield Piece(TURN_START, special=True)
         if role == "assistant":
+            target = message.get("loss", True)
             yield Piece("assistant\n")
-            yield Piece(content, target=True)
-            yield Piece(TURN_END, special=True, target=True)
+            yield Piece(content, target=target)
+            yield Piece(TURN_END, special=True, target=target)
         else:
             yield Piece(f"{role}\n{content}")
             yield Piece(TURN_END, special=True)

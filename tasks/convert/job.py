@@ -24,7 +24,9 @@ import orjson
 from tasks.convert import readers
 from tasks.convert.formats import check_object
 from tasks.convert.jobs import Piece
+from tasks.convert.lost import LostShare
 from tasks.convert.verdicts import Bad, Malformed, Unwanted, excerpt, guess_language
+from tasks.convert.wrapped import unwrapped
 from tasks.records import parts
 from tasks.records.account import balance
 from tasks.records.drops import NotConverted
@@ -92,6 +94,10 @@ class Tally(TypedDict):
 
     bytes_in: int
     bytes_lost: int
+    cut: list[str]
+    """Files of which the job has a part only."""
+    barren: list[str]
+    """Files, or parts, of which no record came."""
     records_in: int
     chars_in: int
     kept: int
@@ -134,6 +140,11 @@ def convert_pieces(out: Path, raw: str, pieces: Sequence[Piece], name: str, sett
     return tally
 
 
+def most_bytes(max_chars: int) -> int:
+    """Bytes that a raw record of so many characters may have, with what it has beside its texts."""
+    return 12 * max_chars + (1 << 16)  # JSON has 12 bytes for a character at most: an escaped surrogate pair
+
+
 class _Job:
     """The counts and outputs of one job while its pieces go through."""
 
@@ -142,13 +153,14 @@ class _Job:
         self.reader = readers.load(settings.source.reader)
         self.options = self.reader.options.model_validate(settings.source.options)
         self.max_chars, self.examples = settings.max_chars, settings.examples
-        # a character takes at most 12 bytes in JSON (an escaped surrogate pair)
-        self.max_bytes = 12 * self.max_chars + (1 << 16)
+        self.max_bytes = most_bytes(self.max_chars)
         asks = self.reader.makes == "benchmark"
         self.finish = self._question if asks else self._record
         self.out, self.quarantine_file, self.dropped_file = out, quarantine, dropped
         self.parts = _Parts(out, None if asks else settings.part_bytes)
         self.ids = bytearray()
+        self.cut: list[str] = []
+        self.barren: list[str] = []
         self.records_in = self.chars_in = self.chars_out = self.bytes_in = self.bytes_lost = 0
         self.quarantined: Counter[str] = Counter()
         self.first: dict[str, Quarantined] = {}
@@ -160,29 +172,44 @@ class _Job:
     def take(self, path: Path, piece: Piece) -> None:
         """Take every record of one piece."""
         size = piece.span.end - piece.span.start if piece.span else path.stat().st_size
-        sound, damaged = self._sound(), False
+        sound, share = self._sound(), LostShare(size)
         file = piece.file.encode("utf-8", "backslashreplace").decode()
-        read: Any = self.reader.items
-        items = read(path, self.max_bytes, piece.span) if piece.span else read(path, self.max_bytes)
+        items = self.reader.reading(self.options)(path, self.max_bytes, piece.span)
+        if not piece.span:
+            items = unwrapped(items, lambda value: self._reads(value, file))
         for position, value, raw in items:
             if isinstance(value, Bad):
-                damaged |= not position
+                share.lost(value, position, raw)
                 self._set_aside(value, file, position, raw)
                 continue
             try:
                 self._one(value, file, position, raw)
+                share.read(raw)
             except Malformed as bad:
-                self._set_aside(Bad(bad.reason, bad.detail), file, position, raw)
+                self._set_aside(share.lost(Bad(bad.reason, bad.detail), position, raw), file, position, raw)
             except (OSError, MemoryError):
                 raise  # the machine's, not the record's
             except Exception as error:  # noqa: BLE001  (a hole in a reader costs one record, and says so)
                 what = f"{type(error).__name__}: {error}"[:200]
-                self._set_aside(
-                    Bad("reader failed", what.encode("utf-8", "replace").decode()), file, position, raw
-                )
+                failed = Bad("reader failed", what.encode("utf-8", "replace").decode())
+                self._set_aside(share.lost(failed, position, raw), file, position, raw)
+        self.cut += [file] if piece.span else []
         self.bytes_in += size
-        if damaged and self._sound() == sound:  # one line of quarantine for who knows how many records
-            self.bytes_lost += size
+        self.bytes_lost += share.bytes()
+        if self._sound() == sound:
+            self.barren.append(file)
+
+    def _reads(self, value: dict[str, Any], file: str) -> bool:
+        """Whether the reader makes something of this object."""
+        try:
+            self.reader.convert(value, self.options, file)
+        except Unwanted:
+            return True
+        except (OSError, MemoryError):
+            raise
+        except Exception:  # noqa: BLE001  (Malformed, or a hole in the reader: told where the record is taken)
+            return False
+        return True
 
     def _sound(self) -> int:
         return self.parts.records + self.dropped.total()
@@ -198,6 +225,8 @@ class _Job:
         return {
             "bytes_in": self.bytes_in,
             "bytes_lost": self.bytes_lost,
+            "cut": self.cut,
+            "barren": self.barren,
             "records_in": self.records_in,
             "chars_in": self.chars_in,
             "kept": self.parts.records,

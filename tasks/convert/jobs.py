@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.convert.formats import Span, any_items, is_lines, json_items, spans
+from tasks.convert.formats import Span, is_lines, spans
 from tasks.convert.readers import Reader
+from tasks.download.names import few
 from tasks.settings.errors import NodeError
 from tasks.stage.store import file_digest
 from tasks.work import partitions
@@ -53,7 +54,8 @@ def choose(name: str, reader: Reader, options: Any, files: Sequence[str]) -> lis
         ]
     if not chosen:
         raise NodeError(
-            f"{name}: none of the {len(files)} files is one for its reader ({', '.join(reader.suffixes)})"
+            f"{name}: none of the {len(files)} files is one for its reader ({', '.join(reader.suffixes)}); there are: "
+            f"{few(sorted(files))}"
         )
     return chosen
 
@@ -115,7 +117,5 @@ def _cut(
 
 
 def _is_large(raw: Path, piece: Piece, reader: Reader, job_bytes: int) -> bool:
-    may_be_cut = reader.items in (json_items, any_items) and not piece.file.endswith(
-        (".parquet", ".gz", ".zst")
-    )
+    may_be_cut = reader.by_spans and piece.file.lower().endswith((".json", ".jsonl"))
     return may_be_cut and (raw / piece.file).stat().st_size > job_bytes

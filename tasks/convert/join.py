@@ -40,6 +40,12 @@ class Joined:
         return sum((Counter(tally[key]) for tally in self.tallies), Counter())
 
     @property
+    def without_records(self) -> list[str]:
+        """The files of which not one record came, sorted."""
+        cut, barren = self.counts("cut"), self.counts("barren")
+        return sorted(file for file, count in barren.items() if count >= cut[file])
+
+    @property
     def first(self) -> dict[str, Quarantined]:
         """Reason -> the first line of quarantine."""
         return {reason: line for tally in reversed(self.tallies) for reason, line in tally["first"].items()}

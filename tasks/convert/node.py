@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from tasks.convert.job import Reading, Settings
 from tasks.convert.source import EXAMPLES, convert_source
+from tasks.download.names import few
 from tasks.records.account import SourceAccount, headline
 from tasks.settings.config import Source, SteelRun
 from tasks.settings.errors import NodeError, complaint
@@ -32,9 +33,10 @@ def body(ctx: Context) -> Outcome:
     name = ctx.unit
     account = convert_source(raw.path, ctx.out, name, ctx.config, files, place=ctx, submit=pool.submit)
     quarantined, dropped = sum(account["quarantined"].values()), sum(account["dropped"].values())
-    ctx.log.info("%s: %d of %d records kept", name, account["kept"], account["records_in"])
+    idle = idle_files(account)
+    ctx.log.info("%s: %d of %d records kept%s", name, account["kept"], account["records_in"], idle)
     return Outcome(
-        headline=headline([account]),
+        headline=f"{headline([account])}{idle}",
         counts={
             "files": account["files"],
             "records_in": account["records_in"],
@@ -45,6 +47,19 @@ def body(ctx: Context) -> Outcome:
         },
         summary=_summary(name, account),
         files=["accounting.json", EXAMPLES],
+    )
+
+
+def idle_files(account: SourceAccount, most: int = 3) -> str:
+    """Which files of the source brought nothing, to follow a count; "" when all brought something."""
+    clauses = (
+        (account["files_ignored"], account["ignored"], "not read"),
+        (account["files_without_records"], account["without_records"], "without a record"),
+    )
+    return "".join(
+        f"; {count:,} {'file' if count == 1 else 'files'} {what}: {few(names, most, count)}"
+        for count, names, what in clauses
+        if count
     )
 
 
@@ -84,5 +99,8 @@ def _summary(name: str, account: SourceAccount) -> str:
     rows = [f"| kept | {account['kept']:,} |"]
     rows += [f"| dropped: {step} | {n:,} |" for step, n in account["dropped"].items()]
     rows += [f"| quarantined: {reason} | {n:,} |" for reason, n in account["quarantined"].items()]
-    head = [f"**{name}**: {account['records_in']:,} records in {account['files']:,} files", ""]
+    head = [
+        f"**{name}**: {account['records_in']:,} records in {account['files']:,} files{idle_files(account, 20)}",
+        "",
+    ]
     return "\n".join([*head, "| | records |", "|---|---:|", *rows])

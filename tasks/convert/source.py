@@ -33,6 +33,8 @@ from tasks.stage.node import Context
 from tasks.work import partitions
 
 EXAMPLES = "examples.json"
+NAMED = 100
+"""Files that bring nothing are named up to this number, and counted beyond it."""
 
 
 def convert_source(
@@ -71,7 +73,8 @@ def convert_source(
     finally:
         if scratch:
             shutil.rmtree(scratch)
-    account = _account(name, joined, len(chosen), len(files) - len(chosen))
+    ignored = sorted(set(files) - set(chosen))
+    account = _account(name, joined, len(set(chosen)), ignored)
     accounts.write(out, account, b"\n")
     examples = orjson.dumps(joined.examples(settings.examples), option=orjson.OPT_INDENT_2) + b"\n"
     (out / EXAMPLES).write_bytes(examples)
@@ -108,7 +111,7 @@ def _jobs(
     ]
 
 
-def _account(name: str, joined: Joined, files: int, ignored: int) -> SourceAccount:
+def _account(name: str, joined: Joined, files: int, ignored: list[str]) -> SourceAccount:
     """The account of the source; NodeError when it does not add up."""
     dropped, dropped_chars = joined.counts("dropped"), joined.counts("dropped_chars")
     if joined.repeated:
@@ -124,10 +127,14 @@ def _account(name: str, joined: Joined, files: int, ignored: int) -> SourceAccou
     )
     balance(name, "characters", account.chars_in, account.chars_out, dropped=dropped_chars.total())
     reached = account.records_in - account.quarantined.total()
+    without_records = joined.without_records
     return account.without_steps() | {
         "steps": _steps(reached, account.chars_in, dropped, dropped_chars),
         "files": files,
-        "files_ignored": ignored,
+        "files_ignored": len(ignored),
+        "ignored": [file.encode("utf-8", "backslashreplace").decode() for file in ignored[:NAMED]],
+        "files_without_records": len(without_records),
+        "without_records": without_records[:NAMED],
         "bytes_in": joined.total("bytes_in"),
         "bytes_lost": joined.total("bytes_lost"),
     }
@@ -147,27 +154,25 @@ def _steps(records: int, chars: int, dropped: Counter[str], dropped_chars: Count
 def _check_share(
     name: str, account: SourceAccount, first: Mapping[str, Quarantined], limit: float, where: Path
 ) -> None:
-    """NodeError when too much was quarantined: records, or bytes of files that gave no record."""
+    """NodeError when too much was quarantined, by the number of records or by bytes, and when nothing is left."""
     quarantined = sum(account["quarantined"].values())
     share, lost = (
         quarantined / max(1, account["records_in"]),
         account["bytes_lost"] / max(1, account["bytes_in"]),
     )
+    most = sorted(account["quarantined"].items(), key=lambda item: (-item[1], item[0]))
+    reasons = "; ".join(f"{reason} {n:,} (first: {_place(first[reason])})" for reason, n in most)
     if max(share, lost) > limit:
-        most = sorted(account["quarantined"].items(), key=lambda item: (-item[1], item[0]))
-        reasons = "; ".join(f"{reason} {n:,} (first: {_place(first[reason])})" for reason, n in most)
-        files = (
-            f", and files with {lost:.0%} of the bytes give no record at all" if account["bytes_lost"] else ""
-        )
         raise NodeError(
-            f"{name}: {quarantined:,} of {account['records_in']:,} records ({share:.0%}) cannot be read{files}, "
-            f"more than convert.max_quarantined_share = {limit:.0%} allows: {reasons}. All of them: {where}"
+            f"{name}: {quarantined:,} of {account['records_in']:,} records ({share:.0%}) cannot be read, and with "
+            f"them {lost:.0%} of the bytes; convert.max_quarantined_share = {limit:.0%} allows less: {reasons}. "
+            f"All of them: {where}"
         )
     if not account["kept"]:
-        lost = {**account["quarantined"], **account["dropped"]}
-        reasons = "; ".join(f"{reason} {n:,}" for reason, n in lost.items())
+        dropped = [f"{step} {n:,} dropped" for step, n in account["dropped"].items()]
+        why = "; ".join([*([reasons] if reasons else []), *dropped]) or "the files are empty"
         raise NodeError(
-            f"{name}: no record is left of {account['records_in']:,} ({reasons or 'empty files'})"
+            f"{name}: no record is left of {account['records_in']:,} in {account['files']:,} files: {why}"
         )
 
 

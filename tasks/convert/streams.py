@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import io
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 """First bytes; what a file is called says little."""
@@ -33,6 +34,31 @@ def decompressed(path: Path, file: BinaryIO) -> Stream:
     if path.suffix in (".gz", ".zst"):
         raise Undecodable("not compressed, despite its name" if magic else "empty")
     return file
+
+
+def text_of(path: Path, file: BinaryIO, encoding: str, newline: str | None = "") -> io.TextIOWrapper:
+    """The file's text, decompressed, without a byte-order mark; `newline` as for open(): "" keeps line ends.
+
+    Bytes that are not of the encoding arrive as lone surrogates, so that one bad line does not end the file.
+    """
+    plain = io.BufferedReader(_Raw(decompressed(path, file)), 1 << 18)
+    codec = "utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding
+    return io.TextIOWrapper(plain, encoding=codec, errors="surrogateescape", newline=newline)
+
+
+class _Raw(io.RawIOBase):
+    """A stream that only reads, for io's own buffers."""
+
+    def __init__(self, stream: Stream):
+        self.stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        found = self.stream.read(len(buffer))
+        buffer[: len(found)] = found
+        return len(found)
 
 
 def _zstd(file: BinaryIO) -> Callable[[int], bytes]:

@@ -1,14 +1,16 @@
-"""From tables (parquet, CSV) to raw rows; the conventions are those of formats.py."""
+"""From tables (parquet, CSV) to raw rows; the conventions are those of values.py."""
 
 from __future__ import annotations
 
 import csv
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tasks.convert.formats import Items
+from tasks.convert.streams import Salvaged, text_of
+from tasks.convert.values import Items
 from tasks.convert.verdicts import Bad
 
 ROWS = 128
@@ -44,7 +46,7 @@ def parquet_rows(path: Path, limit: int) -> Items:
             except (pa.ArrowException, OSError) as error:
                 _not_the_disks(error)
                 bad = Bad("damaged row group", str(error)[:200], max(1, end - position))
-                yield position + 1, bad, b""
+                yield position + 1, bad, {}
 
 
 def _not_the_disks(error: Exception) -> None:
@@ -69,47 +71,60 @@ def _row(batch: Any) -> Any:
         return Bad("unreadable value", str(error)[:200])
 
 
-def csv_rows(path: Path, limit: int, columns: tuple[str, ...] = ()) -> Items:
-    """The rows of a CSV file as dicts of strings; `columns` names them where there is no header.
+def csv_rows(
+    path: Path, limit: int, columns: tuple[str, ...] = (), *, delimiter: str = ",", encoding: str = "utf-8"
+) -> Items:
+    """The rows of a CSV file (or a gzip, zstd of one) as dicts of strings; `columns` names them where there is
+    no header.
 
     Python's csv and not a data frame: a cell that says None or NA is text, not a missing value. A quote
     that is never closed swallows the rows after it; they are read again without its line.
     """
-    csv.field_size_limit(limit)
-    # bytes that are no UTF-8 arrive as lone surrogates, so that one bad row does not end the file
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-        lines = _Lines(stream)
-        rows = csv.reader(lines)
-        header, number = list(columns), 0
-        while True:
-            lines.begin()
-            try:
-                row = next(rows, None)
-                value = _cells(header, row) if header and row else None
-            except csv.Error as error:
-                row, value = [], Bad("broken CSV", str(error))
-                rows = csv.reader(lines)
-            if row is None:
-                break
-            if isinstance(value, Bad) and lines.hide_a_row(len(header)):
-                value, row = Bad("broken CSV", "a quote is not closed"), [lines.only_first().rstrip("\r\n")]
-                rows = csv.reader(lines)
-            if not row and value is None:
-                continue
-            if not header:
-                header = [cell.encode("utf-8", "backslashreplace").decode() for cell in row]
-                continue
-            number += 1
-            yield number, value, ",".join(row)[:1000]
+    with open(path, "rb") as file:
+        number = 0
+        try:
+            for number, value, raw in _csv(text_of(path, file, encoding), limit, columns, delimiter):
+                yield number, value, raw
+        except Salvaged.DAMAGE as error:
+            left = os.fstat(file.fileno()).st_size - file.tell()
+            yield 0, Bad("unreadable file", str(error)[:200], size=max(0, left)), b""
+            return
         if not number:
             yield 0, Bad("empty file"), b""
+
+
+def _csv(stream: Iterable[str], limit: int, columns: tuple[str, ...], delimiter: str) -> Items:
+    csv.field_size_limit(limit)
+    lines = _Lines(stream, delimiter)
+    rows = csv.reader(lines, delimiter=delimiter)
+    header, number = list(columns), 0
+    while True:
+        lines.begin()
+        try:
+            row = next(rows, None)
+            value = _cells(header, row) if header and row else None
+        except csv.Error as error:
+            row, value = [], Bad("broken CSV", str(error))
+            rows = csv.reader(lines, delimiter=delimiter)
+        if row is None:
+            break
+        if isinstance(value, Bad) and lines.hide_a_row(len(header)):
+            value, row = Bad("broken CSV", "a quote is not closed"), [lines.only_first().rstrip("\r\n")]
+            rows = csv.reader(lines, delimiter=delimiter)
+        if not row and value is None:
+            continue
+        if not header:
+            header = [cell.encode("utf-8", "backslashreplace").decode() for cell in row]
+            continue
+        number += 1
+        yield number, value, delimiter.join(row)[:1000]
 
 
 class _Lines:
     """The lines of a file, with those of the row under way kept so that they can be read again."""
 
-    def __init__(self, stream: Iterable[str]):
-        self.stream = iter(stream)
+    def __init__(self, stream: Iterable[str], delimiter: str):
+        self.stream, self.delimiter = iter(stream), delimiter
         self.again: deque[str] = deque()
         self.taken: list[str] = []
 
@@ -127,7 +142,10 @@ class _Lines:
 
     def hide_a_row(self, cells: int) -> bool:
         """Whether one of the lines that the row under way took in is a good row by itself."""
-        return any(len(next(csv.reader([line]), ())) == cells for line in self.taken[1:])
+        return any(self._cells(line) == cells for line in self.taken[1:])
+
+    def _cells(self, line: str) -> int:
+        return len(next(csv.reader([line], delimiter=self.delimiter), ()))
 
     def only_first(self) -> str:
         """Give up the first line of the row; the others will be read again."""

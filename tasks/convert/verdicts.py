@@ -7,10 +7,10 @@ one of a few fixed reasons (they are counted), with the field's name as detail.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from tasks.records.record import EXCERPT, Draft
+from tasks.records.record import EXCERPT, Draft, Message
 
 META_STRING = 300
 LARGEST = 2**63 - 1
@@ -41,6 +41,15 @@ class Bad:
     detail: str = ""
     records: int = 1
     """How many records are lost with it (a damaged parquet row group holds many)."""
+    size: int = field(default=0, compare=False)
+    """Bytes lost with it, where what is shown of it is not all; at position 0, of the file as it lies on the disk."""
+
+
+def missing(item: Mapping[str, Any], key: str) -> Malformed:
+    """The verdict on a record without this field; it lists the fields that it has."""
+    fields = ", ".join(str(name)[:40] for name in item)
+    fields = fields.encode("utf-8", "replace").decode()
+    return Malformed("missing field", f"{key}; there are: {fields or 'none'}"[:EXCERPT])
 
 
 def text(item: Mapping[str, Any], key: str) -> str:
@@ -78,9 +87,15 @@ def small(item: Mapping[str, Any], *keys: str) -> dict[str, Any]:
     return scalars
 
 
-def dialogue(*turns: tuple[str, str], **meta: Any) -> Draft:
-    """The draft of a dialogue from (role, content) pairs."""
-    messages = [{"role": role, "content": content} for role, content in turns]
+def message(role: str, content: str, loss: bool = True) -> Message:
+    """One message of a record; without `loss` it is part of the dialogue, but nothing to be learnt."""
+    turn: Any = {"role": role, "content": content}
+    return turn if loss else turn | {"loss": False}
+
+
+def dialogue(*turns: tuple[Any, ...], **meta: Any) -> Draft:
+    """The draft of a dialogue from (role, content) or (role, content, loss)."""
+    messages = [message(*turn) for turn in turns]
     return {"kind": "dialogue", "messages": messages, "meta": meta}
 
 
@@ -107,7 +122,7 @@ def _required(item: Mapping[str, Any], key: str, kind: type) -> Any:
     try:
         value = item[key]
     except KeyError:
-        raise Malformed("missing field", key) from None
+        raise missing(item, key) from None
     if type(value) is not kind:
         raise Malformed("null field" if value is None else "wrong type", key)
     return value

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from tasks.settings.config import WebFile, World
+from tasks.settings.config import Endpoints, WebFile, World
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Context, Outcome
 
@@ -79,7 +79,7 @@ def _fill(ctx: Context, get: Callable[[Context, Settings, str], tuple[list[str],
     settings, name = ctx.config, ctx.unit
     files, extra = get(ctx, settings, name)
     if settings.unpack:
-        files = archives.unpack(ctx.out, files, settings.unpack)
+        files = archives.unpack(ctx.out, files, settings.unpack, _warning(ctx))
     remove_strangers(ctx.out, files)
     size = sum((ctx.out / file).stat().st_size for file in files)
     ctx.log.info("%s: %d files, %s", name, len(files), human(size))
@@ -91,18 +91,23 @@ def _fill(ctx: Context, get: Callable[[Context, Settings, str], tuple[list[str],
     )
 
 
+def _warning(ctx: Context) -> Callable[[str], None]:
+    """Log a line about the source."""
+    return lambda line: ctx.log.warning("%s: %s", ctx.unit, line)
+
+
 def _from_folder(ctx: Context, settings: Settings, name: str) -> tuple[list[str], dict]:
     from tasks.download import local
     from tasks.download.disk import Reservation
     from tasks.download.fetch import check_names
 
     folder = local.folder_of(name, settings.dataset, settings.below, ctx.runtime.folders)
-    files = local.list_files(name, folder, settings.files)
+    files = local.list_files(name, folder, settings.files, _warning(ctx))
     check_names(name, files)
-    with Reservation(ctx.out, sum((folder / file).stat().st_size for file in files)):
+    with Reservation(ctx.out, sum((folder / file).stat().st_size for file in files.values())):
         expected = local.digests(folder, files, local.memo(ctx.runtime.artifacts, name))
-        local.take(folder, expected, ctx.out, ctx.progress)
-    return files, {}
+        local.take(folder, files, expected, ctx.out, ctx.progress)
+    return list(files), {}
 
 
 def _from_world(ctx: Context, settings: Settings, name: str) -> tuple[list[str], dict]:
@@ -122,11 +127,12 @@ def _from_world(ctx: Context, settings: Settings, name: str) -> tuple[list[str],
 def _from_hub(ctx: Context, settings: Settings, name: str) -> tuple[list[str], dict]:
     """From the first endpoint of the hub that can serve the data set."""
     from tasks.download import huggingface, modelscope
-    from tasks.download.listing import Elsewhere
+    from tasks.download.listing import Elsewhere, endpoints
 
     hub = {"huggingface": huggingface, "modelscope": modelscope}[settings.hub]
     token, problems = hub.token(), []
-    for endpoint in getattr(ctx.runtime.endpoints, settings.hub):
+    configured, default = (getattr(each, settings.hub) for each in (ctx.runtime.endpoints, Endpoints()))
+    for endpoint in endpoints(configured, default, hub.ENDPOINT, _warning(ctx)):
 
         def listed(endpoint=endpoint):
             return hub.listing(endpoint, settings.dataset, settings.files, settings.revision, token)

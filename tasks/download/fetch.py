@@ -9,6 +9,7 @@ where a hub lists no other), and only then renamed; so a file under its own name
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import threading
 import time
@@ -29,6 +30,7 @@ from tasks.download.listing import (
     one_line,
     pause,
 )
+from tasks.download.names import LONGEST, Names
 from tasks.settings import loopback
 from tasks.settings.errors import NodeError
 from tasks.settings.files import link_or_copy
@@ -270,15 +272,10 @@ def human(size: float) -> str:
 
 
 def check_names(dataset: str, paths: Iterable[str]) -> None:
-    """NodeError for a file that must not be written into an artifact."""
+    """NodeError for files that must not, or cannot, be written into an artifact."""
+    names = Names()
     for path in paths:
-        parts = path.split("/")
-        if path.startswith("/") or not {"", ".", ".."}.isdisjoint(parts) or "\0" in path:
-            raise NodeError(f"{dataset} lists a file outside of itself: {path!r}")
-        if parts[-1] == "manifest.json":
-            raise NodeError(
-                f"{dataset} has a file {path}, a name that artifacts need themselves; exclude it in files:"
-            )
+        names.add(dataset, path)
 
 
 def remove_strangers(out: Path, wanted: Iterable[str]) -> None:
@@ -324,7 +321,10 @@ def _problem(path: Path, file: RemoteFile) -> str:
 
 
 def _part(target: Path, file: RemoteFile) -> Path:
-    return target.with_name(f"{target.name}.{file.version or 'unknown'}{PART}")
+    end = f".{file.version or 'unknown'}{PART}"
+    if len(os.fsencode(target.name + end)) <= LONGEST:
+        return target.with_name(target.name + end)
+    return target.with_name(hashlib.sha256(os.fsencode(target.name)).hexdigest() + end)
 
 
 def _where(file: RemoteFile) -> str:

@@ -19,6 +19,8 @@ from tasks.settings import loopback
 from tasks.settings.errors import NodeError
 
 VARIABLE = "HF_TOKEN"
+ENDPOINT = "HF_ENDPOINT"
+"""Where huggingface_hub looks for the hub's address; of a mirror, mostly."""
 BRANCH = "main"
 TIMEOUT = 60.0
 ATTEMPTS = 4
@@ -29,10 +31,10 @@ _client_is_set = False
 
 
 def token() -> str | None:
-    """HF_TOKEN, or what `hf auth login` stored."""
-    from huggingface_hub import get_token
+    """HF_TOKEN, or what `hf auth login` stored; None with HF_HUB_DISABLE_IMPLICIT_TOKEN."""
+    from huggingface_hub import constants, get_token
 
-    return get_token()
+    return None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
 
 
 def listing(

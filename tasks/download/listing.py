@@ -7,11 +7,13 @@ kinds of failure are told apart here: what another endpoint may do better, and w
 from __future__ import annotations
 
 import hashlib
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tasks.download.names import few
 from tasks.download.patterns import matching
 from tasks.settings.errors import NodeError
 
@@ -80,9 +82,29 @@ def chosen(
     found = sorted((f for f in files if matching(f.path, patterns)), key=lambda f: f.path)
     if not found:
         raise NodeError(
-            f"data set {dataset} has {entries} entries, but none matches files: {', '.join(patterns)}"
+            f"data set {dataset} has {entries} entries, but none matches files: {', '.join(patterns)}; there are: "
+            f"{few(sorted(f.path for f in files)) or 'no files'}"
         )
     return found
+
+
+def endpoints(
+    configured: Sequence[str], default: Sequence[str], variable: str, say: Callable[[str], None]
+) -> list[str]:
+    """The endpoints to ask: those of runtime.endpoints, but where these are the default ones, that of the hub's
+    own environment variable. NodeError when that is no address."""
+    given = os.environ.get(variable, "").strip().rstrip("/")
+    if not given or given in [each.rstrip("/") for each in configured]:
+        return list(configured)
+    if list(configured) != list(default):
+        say(f"{variable}={given} is not used: runtime.endpoints names others")
+        return list(configured)
+    if "://" not in given:
+        given = f"https://{given}"
+    if not given.startswith(("http://", "https://")):
+        raise NodeError(f"{variable}={given} is no address of a server; it must begin with https://")
+    say(f"asked is {given}, by {variable}")
+    return [given]
 
 
 def gated(dataset: str, page: str, variable: str, token: str | None) -> str:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from tasks.download.names import few, readable
 from tasks.download.patterns import matching
+from tasks.download.walk import Walk
 from tasks.settings.config import Folders
 from tasks.settings.errors import NodeError
-from tasks.settings.files import link_or_copy, write_json
+from tasks.settings.files import link_or_copy, write_text
 
 SETTING = {"sources": "SOURCES", "posttrain": "POSTTRAIN", "benchmarks": "BENCHMARKS"}
 BELOW = {"pretrain": "sources", "sft": "posttrain", "preference": "posttrain", "benchmark": "benchmarks"}
@@ -52,28 +53,58 @@ def memo(artifacts: Path, name: str) -> Path:
     return Path(artifacts) / ".cache" / f"digests-{name}.json"
 
 
-def list_files(name: str, folder: Path, patterns: Sequence[str]) -> list[str]:
-    """Relative paths of the matching files, sorted; hidden ones are left out. NodeError when none."""
-    found = []
-    for where, folders, files in os.walk(folder):
-        folders[:] = [f for f in folders if not f.startswith(".")]
-        base = Path(where).relative_to(folder)
-        found += [(base / file).as_posix() for file in files if not file.startswith(".")]
-    chosen = sorted(path for path in found if matching(path, patterns))
-    if not chosen:
+def list_files(
+    name: str, folder: Path, patterns: Sequence[str], say: Callable[[str], None] = lambda line: None
+) -> dict[str, str]:
+    """The matching files, sorted: path in the artifact -> path below the folder as the disk has it.
+
+    Hidden files and those of a desktop are left out; linked folders are followed. A name that is no UTF-8 is
+    decoded (names.readable). `say` is told of what is left out beside these. NodeError when nothing matches, for a
+    link to nothing, and for a folder or file that cannot be read.
+    """
+    walked = Walk(name, folder)
+    shown: dict[str, str] = {}
+    for path in sorted(walked.files):
+        if matching(as_text := readable(path), patterns):
+            if as_text in shown:
+                raise NodeError(
+                    f"source {name}: two files are called {as_text}, in different encodings; rename one"
+                )
+            shown[as_text] = path
+    if not shown:
+        there = few(sorted(map(readable, walked.files))) or "no file"
         raise NodeError(
-            f"source {name}: none of the {len(found)} files in {folder} matches files: {', '.join(patterns)}"
+            f"source {name}: none of the {len(walked.files)} files in {folder} matches files: {', '.join(patterns)}; "
+            f"there are: {there}{''.join(f'; {line}' for line in walked.left_out[:3])}"
         )
-    return chosen
+    for line in walked.left_out:
+        say(line)
+    return _once(shown, walked, say)
 
 
-def digests(folder: Path, files: Sequence[str], memo: Path) -> dict[str, str]:
-    """sha256 of each file; `memo` is the JSON file in which they are remembered."""
+def _once(shown: dict[str, str], walked: Walk, say: Callable[[str], None]) -> dict[str, str]:
+    """Without the paths by which a link leads to a file that is read anyway."""
+    first: dict[tuple[int, int], str] = {}
+    found, again = {}, []
+    for as_text, path in sorted(shown.items(), key=lambda pair: (pair[1] in walked.linked, pair[0])):
+        key = walked.keys[path]
+        if path in walked.linked and key in first:
+            again.append(f"{as_text} (is {first[key]})")
+            continue
+        found[as_text] = path
+        first.setdefault(key, as_text)
+    if again:
+        say(f"left out, because links lead to one file twice: {few(again)}")
+    return dict(sorted(found.items()))
+
+
+def digests(folder: Path, files: Mapping[str, str], memo: Path) -> dict[str, str]:
+    """sha256 of each file that list_files gave; `memo` is the JSON file in which they are remembered."""
     with _lock:
         known = _read(memo)
         fresh, result = {}, {}
-        for file in files:
-            path = (folder / file).resolve()
+        for file, path_below in files.items():
+            path = (folder / path_below).resolve()
             state = path.stat()
             old = known.get(str(path))
             if not old or old[:2] != [state.st_size, state.st_mtime_ns]:
@@ -81,12 +112,13 @@ def digests(folder: Path, files: Sequence[str], memo: Path) -> dict[str, str]:
             fresh[str(path)] = old
             result[file] = old[2]
         if fresh != known:
-            write_json(memo, fresh)
+            write_text(memo, json.dumps(fresh, indent=1))  # in ASCII: a path may be no UTF-8
     return result
 
 
 def take(
     folder: Path,
+    files: Mapping[str, str],
     expected: Mapping[str, str],
     out: Path,
     progress: Callable[[float, str], None],
@@ -94,7 +126,7 @@ def take(
     """Copy or hard-link the files into `out`, and check that they still have the expected digests."""
     for index, (file, digest) in enumerate(expected.items()):
         progress(index / len(expected), file)
-        origin, target = (folder / file).resolve(), out / file
+        origin, target = (folder / files[file]).resolve(), out / file
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
         if origin.stat().st_size < LINK_SIZE:

@@ -13,6 +13,8 @@ from tasks.download.listing import Elsewhere, Listing, RemoteFile, chosen, gated
 from tasks.settings.errors import NodeError
 
 VARIABLE = "MODELSCOPE_API_TOKEN"
+ENDPOINT = "MODELSCOPE_DOMAIN"
+"""Where modelscope looks for the hub's host."""
 BRANCH = "master"
 
 

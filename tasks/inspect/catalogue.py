@@ -155,7 +155,7 @@ def _in_folder(config: SteelRun, name: str, source: Source) -> tuple[str, int | 
     except NodeError:
         unset = getattr(config.runtime.folders, below) is None
         return f"missing: {'set' if unset else 'not in'} {local.SETTING[below]}", None, False
-    size = sum((folder / file).stat().st_size for file in files)
+    size = sum((folder / file).stat().st_size for file in files.values())
     return f"in its folder, {_files(len(files))}", size, True
 
 

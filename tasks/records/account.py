@@ -65,10 +65,16 @@ class SourceAccount(TypedDict):
     files: NotRequired[int]
     """Of convert, as those that follow: raw files that were read,"""
     files_ignored: NotRequired[int]
-    """and those that are none of the reader's;"""
+    """those that are none of the reader's,"""
+    ignored: NotRequired[list[str]]
+    """and the first of them by name;"""
+    files_without_records: NotRequired[int]
+    """of the files that were read, those of which no record came,"""
+    without_records: NotRequired[list[str]]
+    """and the first of them by name;"""
     bytes_in: NotRequired[int]
     bytes_lost: NotRequired[int]
-    """bytes of the files that gave no record at all."""
+    """bytes of what went to quarantine (tasks.convert.lost)."""
 
 
 class SplitAccount(TypedDict):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict, final
+from typing import Any, Literal, NotRequired, TypedDict, final
 
 import orjson
 
@@ -30,8 +30,10 @@ _END = slice(_DIGITS.stop, _DIGITS.stop + 1)
 class Message(TypedDict):
     """One turn of a dialogue."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
+    loss: NotRequired[bool]
+    """False: a reply that fine-tuning does not learn."""
 
 
 class _Record(TypedDict):

@@ -42,6 +42,9 @@ class Funnel:
     """Of the kept records, those that were tokenized (the rest had no token); None: not tokenized yet."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Operator of the recipe that could not run -> why."""
+    idle: list[str] = field(default_factory=list)
+    """Files of the source that brought no record, as far as convert names them."""
+    idle_total: int = 0
 
     @property
     def quarantined_total(self) -> int:
@@ -96,6 +99,8 @@ def chain(name: str, source: Source, accounts: list[tuple[str, SourceAccount]]) 
         _add(funnel.quarantined, quarantined)
         _add(funnel.dropped, dropped)
         _add(funnel.changed, counted["changed"])
+        funnel.idle += [*counted.get("ignored", ()), *counted.get("without_records", ())]
+        funnel.idle_total += counted.get("files_ignored", 0) + counted.get("files_without_records", 0)
         funnel.by_hop[hop] = sum(dropped.values())
         funnel.hops.append(hop)
         funnel.skipped |= {step["operator"]: step["reason"] for step in counted.get("skipped", [])}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tasks.download.names import few
 from tasks.report.view import View
 
 PROTOCOLS = {
@@ -56,6 +57,9 @@ def caveats(view: View) -> list[str]:
     if view.total.skipped:
         steps = "; ".join(f"{operator} ({reason})" for operator, reason in view.total.skipped.items())
         notes.append(f"These steps of the cleaning recipes could not run: {steps}.")
+    idle = [f"{f.source}: {few(f.idle, 5, f.idle_total)}" for f in view.funnels if f.idle]
+    if idle:
+        notes.append(f"Files that brought no record: {'; '.join(idle)}.")
     if view.funnels:
         notes.append(
             "Characters are those of readable records: what was quarantined has none that could be counted."

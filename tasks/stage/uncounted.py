@@ -19,7 +19,8 @@ UNCOUNTED = {
     "tasks.download.web": "asks a server; the addresses are in the node's config",
     "tasks.download.disk": "looks at the room on the disk",
     "tasks.download.first_use": "remembers digests to check later downloads with",
-    "tasks.download.local": "takes files as they are; their digests are part of the fingerprint",
+    "tasks.download.local": "takes files as they are; their names and digests are part of the fingerprint",
+    "tasks.download.walk": "finds the files of a folder; their names and digests are part of the fingerprint",
     "model.guard": "refuses an installed package that would be in the way",
 }
 """Name -> reason."""

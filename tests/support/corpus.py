@@ -44,6 +44,11 @@ def array(*items: bytes) -> bytes:
     return b"[" + b",\n".join(items) + b"]"
 
 
+def pretty(*texts: str) -> bytes:
+    """Objects of several lines each, one after another."""
+    return b"".join(json.dumps({"text": text, "x": {"y": 1}}, indent=2).encode() + b"\n" for text in texts)
+
+
 def zstd(body: bytes) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.CompressedOutputStream(sink, "zstd") as stream:
@@ -75,7 +80,10 @@ LINES: dict[str, tuple[bytes, str]] = {
     "unclosed object": (b'{"text": "a"', "broken JSON"),
     "unclosed string": (b'{"text": "a', "broken JSON"),
     "trailing words": (b'{"text": "a"} and more', "broken JSON"),
-    "two objects on a line": (b'{"text": "a"}{"text": "b"}', "broken JSON"),
+    "two objects on a line, one broken": (b'{"text": "a"}{"text": b}', "broken JSON"),
+    "an object and a list on a line": (b'{"text": "a"}["b"]', "broken JSON"),
+    "a comma after the object": (b'{"text": "a"}, ', ""),
+    "a mark within the file": (b'\xef\xbb\xbf{"text": "a"}', ""),
     "single quotes": (b"{'text': 'a'}", "broken JSON"),
     "bare key": (b'{text: "a"}', "broken JSON"),
     "trailing comma": (b'{"text": "a",}', "broken JSON"),
@@ -149,8 +157,9 @@ def line_cases() -> Iterator[Case]:
 # ---------------------------------------------------------------- one bad element in a JSON array
 # in an array a lost quote or brace may take its neighbour along, and a bare value is cut at its commas
 ELEMENTS_APART = {
-    "unclosed object", "unclosed string", "two objects on a line", "trailing words", "single quotes",
-    "deep lists, never closed", "NaN within broken JSON", "cut UTF-8", "Shift-JIS",
+    "unclosed object", "unclosed string", "two objects on a line, one broken", "trailing words", "single quotes",
+    "deep lists, never closed", "NaN within broken JSON", "cut UTF-8", "Shift-JIS", "a mark within the file",
+    "an object and a list on a line", "a comma after the object",
 }  # fmt: skip
 
 
@@ -171,7 +180,9 @@ def element_cases() -> Iterator[Case]:
         "array with a trailing comma": (b"[" + a + b"," + z + b",]", 2, []),
         "array with a leading comma": (b"[," + a + b"," + z + b"]", 2, []),
         "array and words after it": (array(a, z) + b" end", 2, [(3, "data after the array")]),
-        "two arrays": (array(a) + array(z), 1, [(2, "data after the array")]),
+        "two arrays": (array(a) + array(z), 2, []),
+        "two arrays on lines": (array(a) + b"\n" + array(z), 2, []),
+        "an array and an object": (array(a) + z, 1, [(2, "data after the array")]),
         "array of arrays": (array(array(a), z), 1, [(1, "not an object")]),
         "empty array": (b"[]", 0, []),
         "lone bracket": (b"[", 0, []),
@@ -245,7 +256,12 @@ def file_cases() -> Iterator[Case]:
         ("BOM only", "a.jsonl", b"\xef\xbb\xbf", 0, [(0, "empty file")]),
         ("BOM", "a.jsonl", b"\xef\xbb\xbf" + sound, 2, []),
         ("CRLF", "a.jsonl", sound.replace(b"\n", b"\r\n"), 2, []),
-        ("CR only", "a.jsonl", sound.replace(b"\n", b"\r"), 0, [(1, "broken JSON")]),
+        ("CR only", "a.jsonl", sound.replace(b"\n", b"\r"), 2, []),
+        ("CR only, one bad", "a.jsonl", lines(A, b"{bad", Z).replace(b"\n", b"\r"), 2, [(2, "broken JSON")]),
+        ("CR only, without the last", "a.jsonl", sound[:-1].replace(b"\n", b"\r"), 2, []),
+        ("CR and LF mixed", "a.jsonl", lines(A + b"\r" + Z, b'{"text": "c"}'), 3, []),
+        ("two objects on a line", "a.jsonl", lines(A + Z, b'{"text": "c"}'), 3, []),
+        ("all objects on one line", "a.jsonl", A + Z + b" " + b'{"text": "c"}', 3, []),
         ("no newline at the end", "a.jsonl", sound[:-1], 2, []),
         ("cut in the last line", "a.jsonl", sound[:-3], 1, [(2, "broken JSON")]),
         ("cut in a character", "a.jsonl", sound[:-5], 1, [(2, "not UTF-8")]),
@@ -264,7 +280,34 @@ def file_cases() -> Iterator[Case]:
         ("JSON array named .jsonl", "a.jsonl", array(A, Z), 2, []),
         ("pretty-printed object", "a.json", json.dumps({"text": "a", "x": 1}, indent=2).encode(), 1, []),
         ("pretty-printed and cut", "a.json", json.dumps({"text": "a", "x": 1}, indent=2).encode()[:-4], 0,
+         [(1, "truncated record")]),
+        ("several pretty-printed objects", "a.json", pretty("a", "b", "c"), 3, []),
+        ("several, with CRLF", "a.json", pretty("a", "b").replace(b"\n", b"\r\n"), 2, []),
+        ("several, with CR only", "a.json", pretty("a", "b").replace(b"\n", b"\r"), 2, []),
+        ("several with commas between", "a.json", pretty("a", "b").replace(b"}\n{", b"},\n{"), 2, []),
+        ("several, glued", "a.json", pretty("a", "b").replace(b"}\n{", b"}{"), 2, []),
+        ("several, one broken", "a.json", pretty("a") + b'{\n  "text": b\n}\n' + pretty("c"), 2,
+         [(2, "broken JSON")]),
+        ("several, one not closed", "a.json", pretty("a")[:-2] + pretty("b", "c").replace(b"}\n{", b"}\n\n{"), 2,
          [(1, "broken JSON")]),
+        ("several, a quote lost", "a.json", pretty("a").replace(b'"a"', b'"a') + pretty("b", "c"), 2,
+         [(1, "broken JSON")]),
+        ("several, words between", "a.json", pretty("a") + b"and\n" + pretty("b"), 2, [(2, "broken JSON")]),
+        ("an object around its records", "a.json", b'{"data": ' + array(A, Z) + b"}", 2, []),
+        ("around them, with other fields", "a.json", b'{"v": 1, "l": ["x"], "rows": ' + array(A, Z) + b', "n": 2}', 2,
+         []),
+        ("around them, pretty-printed", "a.json", json.dumps({"RECORDS": [{"text": "a"}, {"text": "b"}]}, indent=1)
+         .encode(), 2, []),
+        ("around them, a record a line", "a.json", b'{"data": [\n' + A + b",\n" + Z + b"\n]}\n", 2, []),
+        ("around one record on a line", "a.json", b'{"data": [\n' + A + b"\n]}", 1, []),
+        ("two objects deep", "a.json", b'{"code": 0, "result": {"items": ' + array(A, Z) + b"}}", 2, []),
+        ("records by their keys", "a.json", b'{"0": ' + A + b', "1": ' + Z + b"}", 2, []),
+        ("lists of records by split", "a.json", b'{"train": ' + array(A, Z) + b', "test": [{"text": "c"}]}', 3, []),
+        ("around them, one bad", "a.json", b'{"data": [' + A + b', {"text": null}, ' + Z + b"]}", 2,
+         [(2, "null field")]),
+        ("around them, gzipped", "a.json.gz", gzip.compress(b'{"data": ' + array(A, Z) + b"}"), 2, []),
+        ("around nothing", "a.json", b'{"data": []}', 0, [(1, "missing field")]),
+        ("around something else", "a.json", b'{"data": [{"name": "x"}]}', 0, [(1, "missing field")]),
         ("parquet named .jsonl", "a.jsonl", parquet(rows), 0, [(0, "unreadable file")]),
         ("zip named .json", "a.json", zipped.getvalue(), 0, [(0, "unreadable file")]),
         ("CSV named .json", "a.json", b"text,x\na,1\n", 0, [(1, "broken JSON"), (2, "broken JSON")]),

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.convert.formats import JSON_SUFFIXES, Items, json_items
+from tasks.convert.formats import JSON_SUFFIXES, Items, Span, any_items, json_items, table_items
 
 
 class Options(BaseModel):
@@ -34,11 +34,24 @@ class Reader:
     or Unwanted."""
     makes: Literal["pretrain", "sft", "preference", "benchmark"] = "pretrain"
     """What its output can be used for; `pretrain` records that are dialogues can be tuned on too."""
-    items: Callable[[Path, int], Items] = json_items
+    items: Callable[..., Items] = json_items
+    """(file, most bytes of a record, span or None) -> raw values; without spans only the first two."""
+    items_of: Callable[[Any], Callable[..., Items]] | None = None
+    """options -> such a function, where they decide how a file is read."""
     suffixes: tuple[str, ...] = JSON_SUFFIXES
     options: type[Options] = Options
     place: Callable[[str], tuple[str, str] | None] | None = None
     """Benchmarks: file -> (subject, split), or None for a file that holds no questions."""
+
+    @property
+    def by_spans(self) -> bool:
+        """Whether a large file of JSON lines can be read in parts."""
+        return self.items_of is not None or self.items in (json_items, any_items, table_items)
+
+    def reading(self, options: Any) -> Callable[[Path, int, Span | None], Items]:
+        """The function that reads a file, or a span of one, with these options."""
+        read = self.items_of(options) if self.items_of else self.items
+        return read if self.by_spans else lambda path, limit, span: read(path, limit)
 
     def suits(self, use: str) -> bool:
         """Whether a source with this use can have this reader."""

@@ -1,18 +1,25 @@
-"""Alpaca's form: a JSON array or JSON lines of `{"instruction", "input", "output"}`.
+"""Alpaca's form: a JSON array or JSON lines of `{"instruction", "input", "output"}`; CSV and parquet too.
 
-`system` and `history` ([[question, answer], …]) are understood too.
+`system` and `history` ([[question, answer], …]) are understood too. Options name the three columns where they
+are called otherwise: {instruction: question, output: answer}.
 """
 
-from tasks.convert.formats import ANY_SUFFIXES, any_items
-from tasks.convert.readers import Reader
+from tasks.convert.formats import TABLE_SUFFIXES, table_items
+from tasks.convert.readers import Options, Reader
 from tasks.convert.readers._instruction import exchange
 from tasks.convert.verdicts import small
 
 
+class AlpacaOptions(Options):
+    instruction: str = "instruction"
+    input: str = "input"
+    output: str = "output"
+
+
 def convert(item, options, file):
-    record = exchange(item)
+    record = exchange(item, options.instruction, options.input, options.output)
     record["meta"] = small(item, "category", "kind", "relation")
     return record
 
 
-READER = Reader(convert, makes="sft", items=any_items, suffixes=ANY_SUFFIXES)
+READER = Reader(convert, makes="sft", items=table_items, suffixes=TABLE_SUFFIXES, options=AlpacaOptions)

@@ -5,13 +5,13 @@ are equal says nothing and is set aside.
 """
 
 from tasks.convert.readers import Reader
-from tasks.convert.readers._conversation import turns
+from tasks.convert.readers._conversation import as_list, turns
 from tasks.convert.readers._preference import pair
-from tasks.convert.verdicts import Malformed, a_list, optional, text
+from tasks.convert.verdicts import Malformed, optional, text
 
 
 def convert(item, options, file):
-    prompt = turns(a_list(item, "conversations"))
+    prompt = turns(as_list(item, "conversations"))
     if system := optional(item, "system"):
         prompt.insert(0, ("system", system))
     return pair(prompt, _reply(item, "chosen"), _reply(item, "rejected"))
@@ -25,9 +25,10 @@ def _reply(item, key):
         raise Malformed(
             "missing field" if key not in item else "null field" if reply is None else "wrong type", key
         )
-    if turns([reply])[0][0] != "assistant":
+    said = turns([reply])
+    if not said or said[0].role != "assistant":
         raise Malformed("unknown role", key)
-    return reply["value"]
+    return said[0].content
 
 
 READER = Reader(convert, makes="preference")

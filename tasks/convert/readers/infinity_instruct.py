@@ -5,8 +5,8 @@ Option `languages`: only records whose `langdetect` is one of these (the paper: 
 
 from tasks.convert.formats import ANY_SUFFIXES, any_items
 from tasks.convert.readers import Options, Reader
-from tasks.convert.readers._conversation import turns, whole
-from tasks.convert.verdicts import Unwanted, a_list, dialogue, small
+from tasks.convert.readers._conversation import as_list, turns, whole
+from tasks.convert.verdicts import Unwanted, dialogue, small
 
 CODES = {"zh-cn": "zh", "zh-tw": "zh", "en": "en"}
 
@@ -17,7 +17,7 @@ class InfinityOptions(Options):
 
 
 def convert(item, options, file):
-    record = dialogue(*whole(turns(a_list(item, "conversations"))), **small(item, "source", "langdetect"))
+    record = dialogue(*whole(turns(as_list(item, "conversations"))), **small(item, "source", "langdetect"))
     language = record["meta"].get("langdetect")
     if language in CODES:
         record["language"] = CODES[language]

@@ -21,10 +21,10 @@ def convert(item, options, file):
 
 
 def _parted(item, key):
-    *prompt, (role, reply) = turns(a_list(item, key), "role", "content") or [("", "")]
-    if role != "assistant":
+    found = turns(a_list(item, key))
+    if not found or found[-1].role != "assistant":
         raise Malformed("incomplete dialogue", f"{key} does not end with an answer")
-    return prompt, reply
+    return found[:-1], found[-1].content
 
 
 READER = Reader(convert, makes="preference", items=any_items, suffixes=ANY_SUFFIXES)

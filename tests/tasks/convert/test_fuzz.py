@@ -90,6 +90,26 @@ SAMPLES = {
         }
     ],
 }
+SAMPLES["text"] = SAMPLES["skypile"]
+SAMPLES["messages"] = [
+    *SAMPLES["sharegpt"],
+    {
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "q"}]},
+            {"role": "assistant", "content": "a", "weight": 0},
+            {"role": "assistant", "content": "b", "loss": True},
+        ]
+    },
+]
+SAMPLES["pairs"] = [
+    {"prompt": "q", "chosen": "a", "rejected": "b"},
+    {"prompt": [{"role": "user", "content": "q"}], **SAMPLES["ultrafeedback_binarized"][0]},
+    {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"},
+]
+SAMPLES["choices"] = [
+    {"question": "q", "A": "a", "B": "b", "answer": "B"},
+    {"question": "q", "A": "1", "B": "2", "C": "3", "answer": 1},
+]
 MISSING = object()
 WRONG = [
     None, 0, 12, -1.5, 10**18, True, False, "", " ", "\u3000\n", "x", "x" * 3000, "\x00", [], ["x"], [None], [[]],

@@ -313,7 +313,7 @@ def test_a_lost_file_counts_by_its_bytes(tmp_path):
     """One line of quarantine stands for all the rows that a file without its footer had."""
     files = {"a.parquet": table(ROWS), "b.parquet": table(ROWS)[:-50], "c.parquet": table(ROWS)}
     with pytest.raises(
-        NodeError, match=r"1 of 81 records \(1%\) cannot be read, and files with 32% of the bytes"
+        NodeError, match=r"1 of 81 records \(1%\) cannot be read, and with them 32% of the bytes"
     ):
         convert(tmp_path, "zhihu", files, max_quarantined_share=0.2)
     done = convert(tmp_path, "zhihu", files, max_quarantined_share=0.4)

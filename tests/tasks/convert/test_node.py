@@ -84,3 +84,17 @@ def test_the_body(tmp_path, monkeypatch):
     assert outcome.counts["dropped"] == 1
     assert "| dropped: duplicate-id | 1 |" in outcome.summary
     assert (out / "records.jsonl").read_bytes().count(b"\n") == 11
+
+
+@pytest.mark.parametrize(
+    ("ignored", "barren", "expected"),
+    [
+        ([], [], ""),
+        (["x.pdf"], [], "; 1 file not read: x.pdf"),
+        (list("abcde"), ["e.txt"], "; 5 files not read: a, b, c, and 2 more; 1 file without a record: e.txt"),
+    ],
+)
+def test_files_that_brought_nothing_are_named(ignored, barren, expected):
+    account = {"files_ignored": len(ignored), "ignored": ignored}
+    account |= {"files_without_records": len(barren), "without_records": barren}
+    assert convert.idle_files(account) == expected

@@ -350,3 +350,58 @@ def test_a_benchmark_is_unpacked_and_made_again_after_a_kill(tmp_path):
         assert found == {"dev/x.csv": b"a\n", "val/x.csv": b"b\n"}
         assert outcome.counts == {"files": 2, "bytes": 4}
         assert on_modelscope(tmp_path, hub, **wanted)[1] == found
+
+
+# ------------------------------------------------------------- the hubs' own environment variables
+DEFAULT = ["https://huggingface.co"]
+
+
+@pytest.mark.parametrize(
+    ("configured", "given", "asked", "told"),
+    [
+        (DEFAULT, "", DEFAULT, ""),
+        (DEFAULT, " ", DEFAULT, ""),
+        (DEFAULT, "https://huggingface.co/", DEFAULT, ""),
+        (
+            DEFAULT,
+            "https://hf-mirror.com/",
+            ["https://hf-mirror.com"],
+            "asked is https://hf-mirror.com, by HF_X",
+        ),
+        (DEFAULT, "hf-mirror.com", ["https://hf-mirror.com"], "asked is https://hf-mirror.com, by HF_X"),
+        (
+            ["https://a"],
+            "https://b",
+            ["https://a"],
+            "HF_X=https://b is not used: runtime.endpoints names others",
+        ),
+        (["https://a", "https://b"], "https://b", ["https://a", "https://b"], ""),
+    ],
+)
+def test_the_environments_endpoint(monkeypatch, configured, given, asked, told):
+    from tasks.download.listing import endpoints
+
+    monkeypatch.setenv("HF_X", given)
+    said = []
+    assert endpoints(configured, DEFAULT, "HF_X", said.append) == asked
+    assert said == ([told] if told else [])
+
+
+def test_an_endpoint_that_is_no_address(monkeypatch):
+    from tasks.download.listing import endpoints
+
+    monkeypatch.setenv("HF_X", "ftp://x")
+    with pytest.raises(NodeError, match="HF_X=ftp://x is no address"):
+        endpoints(DEFAULT, DEFAULT, "HF_X", print)
+
+
+def test_no_token_where_the_environment_forbids_it(monkeypatch):
+    from huggingface_hub import constants
+
+    from tasks.download import huggingface
+
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_x")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", False)
+    assert huggingface.token() == "hf_x"
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
+    assert huggingface.token() is None

@@ -158,3 +158,31 @@ def test_only_the_fields_of_its_hub_count(source, counted):
     assert "licence" not in node.config
     with pytest.raises(KeyError):
         node.config["sha256"]
+
+
+def test_the_mirror_of_the_environment_is_asked(tmp_path, monkeypatch, caplog):
+    from tasks.world.hub import Hub
+
+    with Hub("org/set", {"a.jsonl": b"{}\n"}) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+        source = {"hub": "huggingface", "dataset": "org/set", "reader": "skypile"}
+        config = SteelRun(profile="t", sources={"s": source}, runtime={"artifacts": tmp_path / "artifacts"})
+        outcome, out = run(config, tmp_path, "s")
+    assert node_files(out) == {"a.jsonl": b"{}\n"}
+    assert outcome.extra["endpoint"] == hub.endpoint
+    assert f"s: asked is {hub.endpoint}, by HF_ENDPOINT" in caplog.text
+
+
+def test_a_folder_with_links_and_names_of_windows(tmp_path, raw, caplog):
+    (tmp_path / "nas").mkdir()
+    with open(os.fsencode(tmp_path / "nas") + b"/" + "网页.jsonl".encode("gbk"), "wb") as file:
+        file.write(b"{}")
+    os.symlink(tmp_path / "nas", raw / "linked")
+    os.symlink(tmp_path / "nas", raw / "twice")
+    config = folder_config(tmp_path, files=["**/*.jsonl"])
+    _, out = run(config, tmp_path, "s")
+    assert sorted(node_files(out)) == ["a.jsonl", "linked/网页.jsonl", "sub/b.jsonl"]
+    assert "links lead to one file twice: twice/网页.jsonl (is linked/网页.jsonl)" in caplog.text
+    (node,) = download.nodes(config)
+    assert sorted(node.external()) == sorted(node_files(out))

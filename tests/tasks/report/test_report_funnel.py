@@ -110,3 +110,22 @@ def test_a_mixture_counted_other_records(tmp_path, node):
     assert used(tmp_path / "a", node).kept
     with pytest.raises(NodeError, match=f"demo_qa_zh: {node} counted"):
         used(tmp_path / "b", node, records=5)
+
+
+def test_files_that_brought_nothing_are_noted():
+    from types import SimpleNamespace
+
+    from tasks.report.notes import caveats
+
+    convert = account(3, 3) | {"files_ignored": 7, "ignored": ["x.pdf", "y.docx"]}
+    convert |= {"files_without_records": 1, "without_records": ["e.txt"]}
+    mine = funnel.chain("mine", SOURCE, [("convert", convert), ("clean", account(3, 3))])
+    other = funnel.chain("other", SOURCE, [("convert", account(2, 2))])
+    assert (mine.idle, mine.idle_total) == (["x.pdf", "y.docx", "e.txt"], 8)
+    config = SimpleNamespace(sources={"mine": SOURCE}, evaluate=SimpleNamespace(chat=True))
+    view = SimpleNamespace(
+        benchmarks=[], ablation=[], curves=[], unigram=None, config=config, funnels=[mine, other],
+        total=funnel.totals([mine, other]),
+    )  # fmt: skip
+    notes = caveats(view)
+    assert "Files that brought no record: mine: x.pdf, y.docx, e.txt, and 5 more." in notes
