@@ -27,6 +27,7 @@ from bench.common import arguments, child, finish
 from bench.device import ceilings, where
 from bench.train_step import SMALL
 from model.training.config import from_dict, to_dict
+from model.training.parallel import compute_dtype
 from model.training.run import run
 from model.training.shards import Row, write_shard
 from model.training.stop import StopFlag
@@ -96,7 +97,7 @@ def main() -> None:
     on_gpu = torch.cuda.is_available()
     model = {"vocab_size": 151_936} if on_gpu else dict(SMALL)
     rows, length = (8, 2048) if on_gpu else (2, 64 if options.quick else 256)
-    _, ceiling = ceilings(torch.bfloat16 if on_gpu else torch.float32)
+    _, ceiling = ceilings(compute_dtype("auto", "cuda" if on_gpu else "cpu"))
     with tempfile.TemporaryDirectory() as folder:
         at = Path(folder)
         shard(at / "shard.arrow", STEPS * rows, length, model["vocab_size"])

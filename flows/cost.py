@@ -93,7 +93,7 @@ def _time(each: Cost, machines: Fleet) -> Iterator[str]:
     gpu_hours = [steps * seconds * training.ranks / 3600 for seconds in (best, worst)]
     yield (
         f"  {steps:,} steps, {_tokens(steps * tokens)}: {_between(steps * best, steps * worst)}, "
-        f"{gpu_hours[0]:,.4g} to {gpu_hours[1]:,.4g} GPU-hours"
+        f"{_short(gpu_hours[0])} to {_short(gpu_hours[1])} GPU-hours"
     )
 
 
@@ -101,6 +101,10 @@ def _between(least: float, most: float) -> str:
     """Seconds as a range in the unit that suits the larger one."""
     unit, size = next((u for u in _UNITS if most >= u[1]), _UNITS[-1])
     return f"{least / size:,.3g} to {most / size:,.3g} {unit}"
+
+
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:,.3g}"
 
 
 def _tokens(count: float) -> str:
