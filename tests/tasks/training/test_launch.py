@@ -245,5 +245,5 @@ def test_a_torn_line_of_an_earlier_try_is_skipped_and_told(tmp_path, caplog, tor
     tail = Tail(ctx, path, 2)
     with caplog.at_level("WARNING"):
         tail.read()
-    assert [step for step, _ in ctx.track.rows] == [1, 2]
+    assert [step for step, _ in ctx.track.seen] == [1, 2]
     assert "torn line" in caplog.text
