@@ -164,8 +164,8 @@ def _check_share(
             f"more than convert.max_quarantined_share = {limit:.0%} allows: {reasons}. All of them: {where}"
         )
     if not account["kept"]:
-        lost = {**account["quarantined"], **account["dropped"]}
-        reasons = "; ".join(f"{reason} {n:,}" for reason, n in lost.items())
+        by_reason = {**account["quarantined"], **account["dropped"]}
+        reasons = "; ".join(f"{reason} {n:,}" for reason, n in by_reason.items())
         raise NodeError(
             f"{name}: no record is left of {account['records_in']:,} ({reasons or 'empty files'})"
         )
