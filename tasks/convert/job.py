@@ -242,7 +242,7 @@ class _Job:
     def _one(self, value: Any, file: str, position: int, raw: Any) -> None:
         step = ""
         try:
-            draft = self.reader.convert(check_object(value), self.options, file)
+            draft: Draft = self.reader.convert(check_object(value), self.options, file)
         except Unwanted as unwanted:
             step, draft = unwanted.step, unwanted.record
         size = chars(draft)
@@ -274,7 +274,8 @@ class _Job:
         language = draft.get("language") or self.language
         if language == "mixed":
             language = guess_language(draft.get("text") or draft["messages"][-1]["content"])
-        return identity, {"id": identity.hex(), "source": self.name, **draft, "language": language}
+        record: Any = {"id": identity.hex(), "source": self.name, **draft, "language": language}
+        return identity, record
 
     def _question(self, draft: Draft) -> tuple[bytes, Question]:
         """A benchmark keeps its repeated questions: scores are over all of them."""
@@ -286,7 +287,8 @@ class _Job:
         language = draft.get("language") or self.language
         if language == "mixed":
             language = guess_language(draft["question"])
-        return identity, {"id": identity.hex(), "benchmark": self.name, **draft, "language": language}
+        question: Any = {"id": identity.hex(), "benchmark": self.name, **draft, "language": language}
+        return identity, question
 
     def _set_aside(self, bad: Bad, file: str, position: int, raw: Any) -> None:
         line = Quarantined(file=file, position=position, reason=bad.reason, excerpt=excerpt(raw))

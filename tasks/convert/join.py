@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import orjson
@@ -22,6 +23,8 @@ from tasks.settings.files import link_or_copy
 
 DUPLICATE = "duplicate-id"
 Submit = Callable[..., Future]
+Total = Literal["records_in", "chars_in", "kept", "chars_out", "bytes_in", "bytes_lost"]
+ByReason = Literal["quarantined", "dropped", "dropped_chars"]
 
 
 @dataclass
@@ -33,10 +36,10 @@ class Joined:
     repeated_chars: int = 0
     shown: list[NotConverted] = field(default_factory=list)
 
-    def total(self, key: str) -> int:
+    def total(self, key: Total) -> int:
         return sum(tally[key] for tally in self.tallies)
 
-    def counts(self, key: str) -> Counter[str]:
+    def counts(self, key: ByReason) -> Counter[str]:
         return sum((Counter(tally[key]) for tally in self.tallies), Counter())
 
     @property

@@ -14,7 +14,7 @@ from tasks.settings.paths import ROOT
 OURS = ("tasks", "model", "kernels")
 ALL = "*"
 """In the place of a name: everything in the module."""
-_PURE = {"dataclass", "cache", "lru_cache", "contextmanager", "total_ordering", "overload"}
+_PURE = {"dataclass", "cache", "lru_cache", "contextmanager", "total_ordering", "overload", "final"}
 """Decorators that leave nothing behind anywhere else."""
 
 # Python 3.11 counts the depth of its parser per interpreter: two threads that parse at once can fail with

@@ -153,6 +153,22 @@ def test_a_module_named_by_a_string_and_a_program_count(house):
     assert {"readers.a", "readers.b", "shallow"} <= house.reached("renaming")
 
 
+@pytest.mark.parametrize(
+    ("decorator", "counts"),
+    [
+        ("registry.register", True),
+        ("register('a')", True),
+        ("final", False),
+        ("typing.final", False),
+        ("dataclass(frozen=True)", False),
+    ],
+)
+def test_a_decorator_counts_when_it_may_register(house, decorator, counts):
+    decorated = f"@{decorator}\nclass Beside:\n    thing = declares.nodes\n"
+    house.write("tasks/room/deep.py", f"from tasks.room import declares\n{decorated}def bottom(x): return x")
+    assert ("declares" in house.reached()) == counts
+
+
 def test_what_imports_do_not_show_can_be_declared(house):
     assert house.reached("templated", extra=["tasks.room.readers"]) >= {"readers", "readers.a", "shallow"}
     assert house.version("templated") != house.version("templated", ["model.program"])
