@@ -24,7 +24,7 @@ from tasks.settings.files import link_or_copy
 DUPLICATE = "duplicate-id"
 Submit = Callable[..., Future]
 Total = Literal["records_in", "chars_in", "kept", "chars_out", "bytes_in", "bytes_lost"]
-ByReason = Literal["quarantined", "dropped", "dropped_chars"]
+ByReason = Literal["quarantined", "dropped", "dropped_chars", "cut", "barren"]
 
 
 @dataclass
