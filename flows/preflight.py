@@ -20,13 +20,18 @@ import yaml
 from flows.settings import ROOT
 from flows.spec import PIPELINE, FlowSpec
 from model.guard import refuse_foreign_kernels
-from tasks.inspect import preflight
+from tasks.convert import jobs, readers
+from tasks.download import local
+from tasks.download.names import few, readable
+from tasks.inspect import preflight, preview
 from tasks.inspect.gpus import fleet
 from tasks.settings.config import STAGES, SteelRun
 from tasks.settings.errors import NodeError, complaint
 from tasks.stage.names import stage_of
 
 PYTHONS = ((3, 11), (3, 12))
+FIRST_RECORDS = 20
+"""Records of each local source that are read before a run."""
 _ASSIGNMENT = re.compile(r"(?:^|\s+)([A-Za-z_][\w.\-]*)=")
 
 
@@ -88,7 +93,8 @@ def run(request: Request) -> SteelRun:
         *check_folders(config),
         *check_compiler(config),
         *check_continuation(config),
-        *check_graph(request, config),
+        *(graph := list(check_graph(request, config))),
+        *([] if graph else check_records(config)),
         *preflight.complaints(config, request.stages, request.gpus_there()),
     ]
     if wrong:
@@ -98,7 +104,8 @@ def run(request: Request) -> SteelRun:
 
 def warnings(request: Request, config: SteelRun) -> list[str]:
     """What is likely not meant, though the run would work."""
-    return list(preflight.warnings(config, request.stages, request.gpus_there()))
+    unread = [line for name in local_sources(config) for line in unread_files(config, name)]
+    return [*preflight.warnings(config, request.stages, request.gpus_there()), *unread]
 
 
 def sources(request: Request, registered: bool = False) -> SteelRun:
@@ -159,6 +166,56 @@ def check_graph(request: Request, config: SteelRun) -> Iterable[str]:
         request.spec.build(config)
     except (NodeError, ValueError) as error:
         yield complaint(error)
+
+
+def check_records(config: SteelRun) -> Iterable[str]:
+    """The first records of each local source can be read: a field of another name is known now, not at minute ten."""
+    for name in local_sources(config):
+        try:
+            folder, files = preview.place(config, name)
+            records = preview.first_records(
+                name, config.sources[name], folder, FIRST_RECORDS, files, config.convert.max_chars
+            )
+        except NodeError as error:
+            yield str(error)
+            continue
+        unread = [record for record in records if record.record is None]
+        if records and len(unread) == len(records):
+            first = unread[0]
+            reason = f"{first.reason}{f' ({first.detail})' if first.detail else ''}"
+            yield (
+                f"sources.{name}: none of its first {len(records)} records can be read: {reason}, first at {first.at}; "
+                f"`make preview SOURCE={name}` shows them"
+            )
+
+
+def local_sources(config: SteelRun) -> list[str]:
+    """The sources whose raw files lie in a folder that is there."""
+    names = []
+    for name, source in config.sources.items():
+        base = getattr(config.runtime.folders, source.below or local.BELOW[source.use])
+        if (
+            source.hub == "folder"
+            and not source.unpack
+            and base
+            and (resolve(base) / source.dataset).exists()
+        ):
+            names.append(name)
+    return names
+
+
+def unread_files(config: SteelRun, name: str) -> Iterable[str]:
+    """The files of a local source that its reader does not read."""
+    source = config.sources[name]
+    reader = readers.load(source.reader)
+    try:
+        files = preview.place(config, name)[1]
+        chosen = jobs.choose(name, reader, reader.options.model_validate(source.options), files)
+    except NodeError:
+        return  # a complaint of check_records
+    if idle := sorted(set(files) - set(chosen)):
+        shown = few([readable(file) for file in idle], 5)
+        yield f"sources.{name}: {len(idle):,} files are not for its reader {source.reader}: {shown}"
 
 
 def check_folders(config: SteelRun) -> Iterable[str]:

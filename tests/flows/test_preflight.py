@@ -154,3 +154,34 @@ def test_names_with_spaces_can_be_forced():
 def test_the_graph_and_the_machine_are_asked_too(overrides):
     with pytest.raises(Wrong):
         preflight.run(Request("smoke", overrides=overrides, gpus=0))
+
+
+def own_data(tmp_path, files: dict[str, str]) -> dict:
+    """Overrides with one local source `mine` that holds these files."""
+    (tmp_path / "mine").mkdir()
+    for name, text in files.items():
+        (tmp_path / "mine" / name).write_text(text, "utf-8")
+    source = {"dataset": "mine", "files": ["*"], "reader": "text"}
+    return {"sources": {"mine": source}, "runtime": {"folders": {"sources": str(tmp_path)}}}
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"a.jsonl": '{"content": "你好"}\n' * 30}, "missing field (text; there are: content)"),
+        ({"a.jsonl": "not JSON\n" * 30}, "none of its first 20 records"),
+        ({"a.pdf": "%PDF"}, "none of the 1 files"),
+    ],
+)
+def test_the_first_records_of_local_sources_are_read(tmp_path, files, words):
+    with pytest.raises(Wrong) as error:
+        preflight.run(Request("smoke", overrides=own_data(tmp_path, files)))
+    assert words in str(error.value)
+
+
+def test_files_that_no_reader_reads_are_named_before_the_run(tmp_path):
+    overrides = own_data(tmp_path, {"a.jsonl": '{"text": "你好"}\n', "b.txt": "你好", "c.pdf": "%PDF"})
+    request = Request("smoke", overrides=overrides)
+    config = preflight.run(request)
+    assert [line for line in preflight.warnings(request, config) if "c.pdf" in line]
+    assert not [line for line in preflight.warnings(request, config) if "b.txt" in line]
