@@ -30,6 +30,8 @@ from tasks.stage.runner import Runner
 
 POLL_SECONDS = 10.0
 PROGRESS_SECONDS = 2.0
+AWAY_SECONDS = 30.0
+"""Between two tries to report progress to a server that does not answer."""
 STOPPED = {"CANCELLING", "CANCELLED", "CRASHED"}
 
 log = logging.getLogger(__name__)
@@ -79,17 +81,30 @@ def stage_table(runner: Runner, stage: str) -> None:
         for r in _results(runner, stage)
     ]
     if rows:
-        create_table_artifact(rows, key=f"{stage}-nodes", description=f"what became of each node of {stage}")
+        with unless_away(f"the table of {stage}"):
+            create_table_artifact(
+                rows, key=f"{stage}-nodes", description=f"what became of each node of {stage}"
+            )
 
 
 def node_summary(runner: Runner, artifact: Artifact, outcome: Outcome) -> None:
     """What a node made, in words, with the way to its MLflow run and its folder."""
     link = f"MLflow: [{artifact.run_id}]({runner.tracker.url(artifact.run_id)}) · `{artifact.path}`\n\n"
-    create_markdown_artifact(
-        link + (outcome.summary or outcome.headline),
-        key=artifact_key(artifact.node),
-        description=outcome.headline,
-    )
+    with unless_away(f"the summary of {artifact.node}"):
+        create_markdown_artifact(
+            link + (outcome.summary or outcome.headline),
+            key=artifact_key(artifact.node),
+            description=outcome.headline,
+        )
+
+
+@contextmanager
+def unless_away(what: str) -> Iterator[None]:
+    """What is only shown may be lost: a server that is away fails no node and stops no training."""
+    try:
+        yield
+    except (PrefectException, httpx.HTTPError) as error:
+        log.warning("Prefect does not take %s: %r", what, error)
 
 
 class Progress:
@@ -99,19 +114,21 @@ class Progress:
         self.name = name
         self._log = get_run_logger()
         self._artifact: UUID | None = None
-        self._last = 0.0
+        self._next = 0.0
 
     def __call__(self, share: float, text: str) -> None:
         now = time.monotonic()
-        if now - self._last < PROGRESS_SECONDS and share < 1:
+        if now < self._next and share < 1:
             return
-        self._last = now
+        self._next = now + AWAY_SECONDS  # a call to a server that is away takes long: not again at once
         percent = round(100 * min(max(share, 0.0), 1.0), 1)
         self._log.info("%s %5.1f %% %s", self.name, percent, text)
-        if self._artifact is None:
-            self._artifact = create_progress_artifact(percent, description=f"{self.name}: {text}")
-        else:
-            update_progress_artifact(self._artifact, percent, description=f"{self.name}: {text}")
+        with unless_away(f"the progress of {self.name}"):
+            if self._artifact is None:
+                self._artifact = create_progress_artifact(percent, description=f"{self.name}: {text}")
+            else:
+                update_progress_artifact(self._artifact, percent, description=f"{self.name}: {text}")
+            self._next = now + PROGRESS_SECONDS
 
     def __enter__(self) -> Progress:
         return self
@@ -120,7 +137,8 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._artifact is not None and kind is None:
-            update_progress_artifact(self._artifact, 100.0)
+            with unless_away(f"the end of {self.name}"):
+                update_progress_artifact(self._artifact, 100.0)
 
 
 class Watch:
