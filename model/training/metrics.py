@@ -98,7 +98,7 @@ class Window:
         line["tflops"] = self._flops / self._seconds / devices / 1e12
         if peak:
             line["mfu"] = line["tflops"] * 1e12 / peak
-        self._sums, self._units = [0.0] * len(self._names), 0.0
+        self._sums, self._units, self._made = [0.0] * len(self._names), 0.0, False
         self._tokens = self._flops = self._seconds = 0.0
         return line
 

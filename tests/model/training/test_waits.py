@@ -19,8 +19,8 @@ from model.steel.attention import Documents
 from model.steel.layout import Layout
 from model.steel.modeling import SteelModel
 from model.training import memory
-from tests.model.training.test_memory import question
 from tests.support import engine_helpers as helpers
+from tests.support.memory_questions import question
 
 QUESTIONS = ("aten::_local_scalar_dense", "aten::nonzero")
 """What `item`, `bool`, `int` and `nonzero` become: the host waits until the device has the answer."""

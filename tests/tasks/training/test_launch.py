@@ -219,7 +219,7 @@ def test_the_log_without_torchruns_own_last_words():
     assert launch._telling(lines) == ["the cause"]
 
 
-def _until(condition, seconds: float = 15) -> None:
+def _until(condition, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
