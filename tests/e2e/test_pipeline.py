@@ -22,6 +22,7 @@ import pytest
 
 from flows.settings import ROOT
 from tasks.settings.config import STAGES
+from tests.support.server_logs import errors
 
 pytestmark = pytest.mark.e2e
 
@@ -238,6 +239,11 @@ def test_servers_that_run_are_left_alone_and_a_dead_one_is_started_again(house):
     os.kill(processes["worker"]["pid"], signal.SIGKILL)
     assert house.run("--until", "download").returncode == 0
     assert house.states() == {"download": "Cached"}
+
+
+def test_the_servers_logged_no_error(house):
+    """After runs, failures, a kill, a retry and a restart: what the servers complain about, nobody sees."""
+    assert errors(house.folder / "state") == []
 
 
 @pytest.mark.slow
