@@ -222,6 +222,7 @@ def _addresses(at: Addresses) -> None:
     print(f"Prefect  {at.prefect}")
     print(f"MLflow   {at.mlflow}")
     state = State.default()
+    print(f"password {state.auth}")
     if not state.is_default:
         print(f"shells   . {state.env}")
 

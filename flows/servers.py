@@ -14,7 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,9 +58,11 @@ def up(say: Say = print) -> Addresses:
     state.make()
     with _locked(state):
         started = time.monotonic()
+        _secret(state)
+        first = not state.auth.exists()
         at, auth = _choose_ports(state), auth_string(state)
         records = processes.load(state.processes)
-        _same_password(records.get("prefect"), auth)
+        _same_password(records, auth)
         environment = clean_environment(state, at, auth)
         write_client_files(state, at, auth)
 
@@ -103,6 +105,10 @@ def up(say: Say = print) -> Addresses:
             raise ServerError(_failure(died[0], "ended", state))
     if fresh:
         say(f"started {', '.join(fresh)} in {time.monotonic() - started:.0f} s")
+    if first:
+        user, _, password = auth.partition(":")
+        say(f"The pages ask for a password. It is said this once, and kept in {state.auth}:")
+        say(f"  Prefect  {auth}\n  MLflow   user {user}, password {password}")
     return at
 
 
@@ -188,12 +194,23 @@ def _choose_ports(state: State) -> Addresses:
     return Addresses(chosen["prefect"], chosen["mlflow"])
 
 
-def _same_password(record: processes.Record | None, auth: str) -> None:
+def _secret(state: State) -> None:
+    """Refuse to start with a password that other accounts can read."""
+    if state.auth.exists() and state.auth.stat().st_mode & 0o077:
+        raise ServerError(
+            f"other accounts can read the password in {state.auth}: `make down`, delete it, `make up`"
+        )
+
+
+_PASSWORDS = {"prefect": "PREFECT_SERVER_API_AUTH_STRING", "mlflow": "MLFLOW_TRACKING_PASSWORD"}
+
+
+def _same_password(records: Mapping[str, processes.Record], auth: str) -> None:
     """A server that runs keeps the password, or the lack of one, that it was started with."""
-    process = record.process() if record else None
-    has = process.environ().get("PREFECT_SERVER_API_AUTH_STRING", "") if process else auth
-    if has != auth:
-        raise ServerError("the servers run with another STEEL_AUTH: `make down` first, then `make up`")
+    for name, variable in _PASSWORDS.items():
+        process = records[name].process() if name in records else None
+        if process and process.environ().get(variable, "") not in (auth, auth.partition(":")[2]):
+            raise ServerError(f"{name} runs without this clone's password: `make down` first, then `make up`")
 
 
 def _command(name: str, at: Addresses, state: State) -> list[str]:
@@ -201,12 +218,7 @@ def _command(name: str, at: Addresses, state: State) -> list[str]:
     if name == "prefect":
         return [*python, "prefect", "server", "start", "--host", HOST, "--port", str(at.prefect_port)]
     if name == "mlflow":
-        # one worker and no job runner: 0.5 GB instead of 2.4
-        database = f"sqlite:///{state.mlflow_home}/mlflow.db"
-        return [
-            *[*python, "mlflow", "server", "--host", HOST, "--port", str(at.mlflow_port), "--workers", "1"],
-            *["--backend-store-uri", database, "--artifacts-destination", f"{state.mlflow_home}/artifacts"],
-        ]
+        return [*python, "flows.mlflow_server", str(at.mlflow_port)]
     return [*python, "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", "steel"]
 
 

@@ -1,0 +1,39 @@
+"""Servers in a state folder of their own, without a worker and on ports that nobody uses."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+
+from flows import processes, servers
+from flows.settings import ROOT, Addresses, State, auth_string, clean_environment
+
+
+@contextlib.contextmanager
+def running(state: State, *names: str) -> Iterator[tuple[Addresses, dict[str, str]]]:
+    """Start the servers of these names as `make up` does; yields addresses and the environment of clients."""
+    state.make()
+    at = Addresses(*_free_ports(2))
+    environment = clean_environment(state, at, auth_string(state))
+    records = {
+        name: processes.start(
+            servers._command(name, at, state), env=environment, cwd=ROOT, log=state.log(name)
+        )
+        for name in names
+    }
+    try:
+        for name, record in records.items():
+            problem = servers._wait(name, record, at, state, 120)
+            assert not problem, f"{name} {problem}: {processes.tail(state.log(name))}"
+        yield at, environment
+    finally:
+        processes.stop(records, grace=15)
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
