@@ -77,9 +77,7 @@ def up(say: Say = print) -> Addresses:
                     processes.stop({name: old}, grace=10, say=say)
                 else:
                     say(f"{name}: process {old.pid} is gone; starting it again")
-            records[name] = processes.start(
-                _command(name, at, state), env=environment, cwd=state.root, log=state.log(name)
-            )
+            records[name] = _start(name, at, state, environment)
             processes.save(state.processes, records)
             return True
 
@@ -220,6 +218,23 @@ def _command(name: str, at: Addresses, state: State) -> list[str]:
     if name == "mlflow":
         return [*python, "flows.mlflow_server", str(at.mlflow_port)]
     return [*python, "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", "steel"]
+
+
+def _start(name: str, at: Addresses, state: State, environment: Mapping[str, str]) -> processes.Record:
+    """Raises ServerError if a server that is not on record serves the same database."""
+    lock = {"prefect": state.prefect_home, "mlflow": state.mlflow_home}.get(name)
+    try:
+        return processes.start(
+            _command(name, at, state),
+            env=environment,
+            cwd=state.root,
+            log=state.log(name),
+            lock=lock / "lock" if lock else None,
+        )
+    except processes.Held as error:
+        raise ServerError(
+            f"a {name} server that is not in {state.processes} runs over this database: {error}. End it, then `make up`"
+        ) from error
 
 
 def _answers(name: str, at: Addresses) -> bool:

@@ -10,7 +10,7 @@ import pytest
 
 from flows import processes, servers
 from flows.servers import ServerError
-from flows.settings import State, auth_string
+from flows.settings import Addresses, State, auth_string
 
 
 @pytest.fixture
@@ -58,3 +58,17 @@ def test_a_password_that_others_can_read_starts_nothing(state):
     with pytest.raises(ServerError, match="other accounts can read"):
         servers.up()
     assert not state.processes.exists()
+
+
+def test_a_database_has_one_server_although_the_record_is_lost(state, monkeypatch):
+    script = [sys.executable, "-c", "import time; time.sleep(60)"]
+    monkeypatch.setattr(servers, "_command", lambda name, at, state: script)
+    at = Addresses(1, 2)
+    running = {name: servers._start(name, at, state, dict(os.environ)) for name in ("prefect", "mlflow")}
+    try:
+        for name, record in running.items():
+            with pytest.raises(ServerError, match=f"{name} server that is not in .* process {record.pid}"):
+                servers._start(name, at, state, dict(os.environ))
+            assert record.process() is not None
+    finally:
+        processes.stop(running, grace=5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 
 from flows import processes, servers
 from flows.settings import ROOT, Addresses, State, auth_string, clean_environment
@@ -16,12 +17,7 @@ def running(state: State, *names: str) -> Iterator[tuple[Addresses, dict[str, st
     state.make()
     at = Addresses(*_free_ports(2))
     environment = clean_environment(state, at, auth_string(state))
-    records = {
-        name: processes.start(
-            servers._command(name, at, state), env=environment, cwd=ROOT, log=state.log(name)
-        )
-        for name in names
-    }
+    records = {name: servers._start(name, at, replace(state, root=ROOT), environment) for name in names}
     try:
         for name, record in records.items():
             problem = servers._wait(name, record, at, state, 120)
