@@ -19,6 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from flows import ports, processes
 from flows.ports import HOST
 from flows.settings import POOL, Addresses, State, auth_string, clean_environment, write_client_files
@@ -110,8 +112,11 @@ def up(say: Say = print) -> Addresses:
     return at
 
 
-def down(say: Say = print) -> list[str]:
-    """Stop the worker, then the servers; returns the names of those that ran."""
+def down(say: Say = print, cancel: bool = False) -> list[str]:
+    """Stop the worker, then the servers; returns the names of those that ran.
+
+    Names the flow runs that wait in the queue, and cancels them if told to.
+    """
     state = State.default()
     if not state.processes.exists():
         return []
@@ -119,28 +124,48 @@ def down(say: Say = print) -> list[str]:
         records = processes.load(state.processes)
         worker = {k: v for k, v in records.items() if k == "worker"}
         rest = {k: v for k, v in records.items() if k != "worker"}
-        _end_runs(state, say)
+        going = processes.flow_runs(state.folder)
+        at = addresses(state)
+        if at and _answers("prefect", at):
+            os.environ.update(
+                {**clean_environment(state, at, auth_string(state)), "PREFECT_CLIENT_MAX_RETRIES": "2"}
+            )
+            _tell_runs(going, cancel, say)
+            if going:
+                processes.wait_until(
+                    lambda: not processes.flow_runs(state.folder), lambda: True, timeout=RUN_SECONDS, poll=0.5
+                )
+        processes.end([p for p in going.values() if p.is_running()], grace=RUN_SECONDS, say=say)
         stopped = processes.stop(worker, grace=15, say=say) + processes.stop(rest, grace=15, say=say)
         state.processes.unlink(missing_ok=True)  # a second `down` waited for the lock
     return stopped
 
 
-def _end_runs(state: State, say: Say) -> None:
-    """Cancel the flow runs that go on, so that they save and are not taken for crashed."""
-    going = processes.flow_runs(state.folder)
-    at = addresses(state)
-    if not going:
-        return
-    if at and _answers("prefect", at):
-        os.environ.update(clean_environment(state, at, auth_string(state)))
-        from flows import runs
+def _tell_runs(going: Mapping[str, psutil.Process], cancel: bool, say: Say) -> None:
+    """Name or cancel the flow runs that wait; cancel those that go on, so that they are not taken for crashed.
 
+    A server that refuses or does not answer stops nothing of this: all processes are ended by pid in any case.
+    """
+    import httpx
+    from prefect.exceptions import PrefectException
+
+    from flows import runs  # after the environment is set: Prefect reads its settings when it is imported
+
+    try:
+        # the queue first: what is cancelled now does not begin when the run before it ends
+        queue = runs.waiting(besides=going)
+        if queue and cancel:
+            runs.forget(queue)
+        if queue:
+            what = "are cancelled" if cancel else "wait for the next `make up`"
+            say(f"{len(queue)} flow run(s) {what}:")
+            say("\n".join(f"  {run}" for run in queue))
+        if queue and not cancel:
+            say("cancel them instead: make down CANCEL=1, or later prefect flow-run cancel <id>")
         if cancelled := runs.cancel(going):  # the others have ended, and their process is about to
             say(f"cancelling {cancelled} flow run(s); a training saves a checkpoint first")
-        processes.wait_until(
-            lambda: not processes.flow_runs(state.folder), lambda: True, timeout=RUN_SECONDS, poll=0.5
-        )
-    processes.end([p for p in going.values() if p.is_running()], grace=RUN_SECONDS, say=say)
+    except (PrefectException, httpx.HTTPError) as error:
+        say(f"Prefect does not tell which flow runs there are ({type(error).__name__}: {error})")
 
 
 def status(memory: bool = True) -> list[Service]:

@@ -83,7 +83,7 @@ def test_another_account_finds_every_door_closed_and_the_client_works():
 def _doors(folder: Path) -> None:
     state = State(folder / "state", folder)
     state.folder.mkdir(mode=0o755)  # as clones of before have it
-    with running(state, "prefect", "mlflow") as (at, environment):
+    with running(state, "prefect", "mlflow") as (at, environment, _):
         write_client_files(state, at, auth_string(state))
         home = folder / "home"
         home.mkdir()

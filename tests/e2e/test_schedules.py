@@ -43,7 +43,7 @@ print(sorted(waiting.values()))
 
 def test_a_schedule_makes_runs_and_the_server_logs_no_error(tmp_path):
     state = State(tmp_path / "state")
-    with running(state, "prefect") as (_, environment):
+    with running(state, "prefect") as (_, environment, _):
         begun = time.monotonic()
         done = subprocess.run(
             [sys.executable, "-c", SCHEDULE, "30"], env=environment, cwd=ROOT, capture_output=True, text=True

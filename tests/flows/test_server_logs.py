@@ -9,6 +9,8 @@ from tests.support.server_logs import errors
 TRACE = "Traceback (most recent call last):\n  File x\n"
 CHANNEL = "00:45:21.619 | ERROR   | prefect.server - Worker channel heartbeat persistence failed: a\n" + TRACE
 
+STATE = "00:45:21.619 | ERROR   | prefect.server - Encountered error during state validation\n" + TRACE
+
 
 @pytest.mark.parametrize(
     ("text", "count"),
@@ -24,6 +26,9 @@ CHANNEL = "00:45:21.619 | ERROR   | prefect.server - Worker channel heartbeat pe
         ("00:35:23.869 | CRITICAL | prefect - a\n00:35:24.869 | ERROR   | prefect - b\n", 2),
         (f"{CHANNEL}OperationalError: database is locked\n", 0),
         (f"{CHANNEL}OperationalError: no such table\n", 1),
+        (f"{STATE}database is locked\n[parameters: {{'name': 'Late'}}]\n", 0),
+        (f"{STATE}database is locked\n[parameters: {{'name': 'Running'}}]\n", 1),
+        (f"{STATE}disk is full\n[parameters: {{'name': 'Late'}}]\n", 1),
         (f"00:45:21.619 | ERROR   | prefect - another one\n{TRACE}database is locked\n", 1),
     ],
 )

@@ -6,14 +6,23 @@ import contextlib
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 from flows import processes, servers
 from flows.settings import ROOT, Addresses, State, auth_string, clean_environment
 
 
+class Own(NamedTuple):
+    """Servers that run: addresses, the environment of their clients, the processes by name."""
+
+    at: Addresses
+    environment: dict[str, str]
+    records: dict[str, processes.Record]
+
+
 @contextlib.contextmanager
-def running(state: State, *names: str) -> Iterator[tuple[Addresses, dict[str, str]]]:
-    """Start the servers of these names as `make up` does; yields addresses and the environment of clients."""
+def running(state: State, *names: str) -> Iterator[Own]:
+    """Start the servers of these names as `make up` does; yields what a client needs."""
     state.make()
     at = Addresses(*_free_ports(2))
     environment = clean_environment(state, at, auth_string(state))
@@ -22,7 +31,7 @@ def running(state: State, *names: str) -> Iterator[tuple[Addresses, dict[str, st
         for name, record in records.items():
             problem = servers._wait(name, record, at, state, 120)
             assert not problem, f"{name} {problem}: {processes.tail(state.log(name))}"
-        yield at, environment
+        yield Own(at, environment, records)
     finally:
         processes.stop(records, grace=15)
 
