@@ -23,6 +23,7 @@ SAMPLES    ?=
 MODEL      ?=
 GPUS       ?=
 STUDY      ?=
+CANCEL     ?=
 TEMPERATURE ?= 0
 TOP_P      ?= 1
 
@@ -83,8 +84,8 @@ watch: setup ## follow the newest flow run
 up: setup ## start Prefect, MLflow and the worker; deploy prefect.yaml
 	@$(CLI) up
 
-down: setup ## stop them
-	@$(CLI) down
+down: setup ## stop them, and name the flow runs that wait; CANCEL=1 cancels these, too
+	@$(CLI) down $(if $(filter-out 0 no,$(CANCEL)),--cancel)
 
 status: setup ## addresses, processes, memory
 	@$(CLI) status || true

@@ -43,7 +43,7 @@ def _up(options: argparse.Namespace) -> int:
 
 
 def _down(options: argparse.Namespace) -> int:
-    stopped = servers.down()
+    stopped = servers.down(cancel=options.cancel)
     print(f"stopped {', '.join(stopped)}" if stopped else "nothing was running")
     return 0
 
@@ -222,6 +222,7 @@ def _addresses(at: Addresses) -> None:
     print(f"Prefect  {at.prefect}")
     print(f"MLflow   {at.mlflow}")
     state = State.default()
+    print(f"password {state.auth}")
     if not state.is_default:
         print(f"shells   . {state.env}")
 
@@ -274,7 +275,8 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     command("up", _up, "start the servers and the worker, deploy prefect.yaml; says where they are")
-    command("down", _down, "stop them")
+    down = command("down", _down, "stop them, and name the flow runs that wait")
+    down.add_argument("--cancel", action="store_true", help="cancel the flow runs that wait, too")
     command("status", _status, "addresses, processes and memory; exit code 1 unless all are up")
     command(
         "run", _run, "check, start the servers if need be, run the pipeline and follow it", parents=[common]

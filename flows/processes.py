@@ -1,6 +1,9 @@
 """Long-lived child processes that outlive the command that started them.
 
-A process is remembered as (pid, start time): a pid alone may belong to someone else after a reboot.
+A process is remembered by its pid and its birth: a pid alone may belong to someone else later. The
+birth is not a time of day, which moves when the clock is set or a laptop wakes up: on Linux it is the
+boot's id and the clock ticks from the boot to the start. A server also holds a lock on its database
+while it lives, so that a second one is not started over it, whatever became of the record.
 Children get their own session (Ctrl-C in the terminal is not for them), output to a file, and the
 default SIGINT handler: a shell's background job inherits SIGINT ignored, and Prefect, which turns
 SIGTERM into SIGINT, would then not stop.
@@ -9,18 +12,26 @@ SIGTERM into SIGINT, would then not stop.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from tasks.settings.files import write_json
+
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Held(RuntimeError):
+    """Another process holds the lock; the message says which."""
 
 
 @dataclass(frozen=True)
@@ -28,36 +39,83 @@ class Record:
     """A process that we started: enough to know it again."""
 
     pid: int
-    started: float
+    birth: str
     command: list[str]
 
     def process(self) -> psutil.Process | None:
         """The living process, or None if it is gone or the pid is another's now."""
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < 1.0
+            same = birth(process) == self.birth
             return process if same and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.NoSuchProcess:
             return None
 
 
-def start(command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path) -> Record:
-    """Start a process in its own session; what it says goes to `log` (the last start only)."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    if log.exists():
-        log.replace(log.with_suffix(".previous.log"))
-    with open(log, "wb") as sink:
-        child = subprocess.Popen(
-            list(command),
-            env=dict(env),
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=_default_signals,
-        )
-    return Record(child.pid, psutil.Process(child.pid).create_time(), list(command))
+def birth(process: psutil.Process) -> str:
+    """What tells a process from every other that has, had or will have its pid.
+
+    Raises psutil.NoSuchProcess.
+    """
+    if not _BOOT.exists():  # not Linux: there the system keeps the time that was the start's
+        return f"time {process.create_time()}"
+    try:
+        status = Path(f"/proc/{process.pid}/stat").read_text("utf-8", "surrogateescape")
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise psutil.NoSuchProcess(process.pid) from error
+    # the second field is the name, in brackets, and may hold any character; the start is the 22nd
+    ticks = status.rpartition(")")[2].split()[19]
+    return f"boot {_BOOT.read_text('ascii').strip()} tick {ticks}"
+
+
+def start(
+    command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path, lock: Path | None = None
+) -> Record:
+    """Start a process in its own session; what it says goes to `log` (the last start only).
+
+    It holds `lock` until it ends. Raises Held if another process does; nothing was started then.
+    """
+    with _locked(lock) as handles:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        if log.exists():
+            log.replace(log.with_suffix(".previous.log"))
+        with open(log, "wb") as sink:
+            child = subprocess.Popen(
+                list(command),
+                env=dict(env),
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_default_signals,
+                pass_fds=handles,
+            )
+    return Record(child.pid, birth(psutil.Process(child.pid)), list(command))
+
+
+@contextlib.contextmanager
+def _locked(path: Path | None) -> Iterator[list[int]]:
+    """The open, locked file as a list to hand down; closed here at the end, and so kept by the child alone."""
+    if path is None:
+        yield []
+        return
+    with open(path, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Held(f"{path} is held by {_holders(path)}") from error
+        yield [file.fileno()]
+
+
+def _holders(path: Path) -> str:
+    pids = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if any(file.path == str(path.resolve()) for file in process.open_files()):
+                pids.append(str(process.pid))
+    others = [pid for pid in pids if pid != str(os.getpid())]
+    return f"process {', '.join(others)}" if others else "another process"
 
 
 def _default_signals() -> None:
@@ -132,13 +190,25 @@ def flow_runs(state: Path | None = None) -> dict[str, psutil.Process]:
 def load(path: Path) -> dict[str, Record]:
     try:
         saved = json.loads(path.read_text("utf-8"))
-        return {name: Record(**fields) for name, fields in saved.items()}
+        records = {name: _record(fields) for name, fields in saved.items()}
+        return {name: record for name, record in records.items() if record}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise RuntimeError(
             f"{path} is unreadable ({error}): stop the servers by hand, then delete it"
         ) from error
+
+
+def _record(fields: Mapping[str, Any]) -> Record | None:
+    if "started" not in fields:
+        return Record(**fields)
+    try:  # written before 0.3.0: pid and time of day
+        process = psutil.Process(fields["pid"])
+        same = abs(process.create_time() - fields["started"]) < 1.0
+        return Record(process.pid, birth(process), fields["command"]) if same else None
+    except psutil.NoSuchProcess:
+        return None
 
 
 def save(path: Path, records: Mapping[str, Record]) -> None:

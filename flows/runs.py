@@ -7,7 +7,7 @@ after `servers.up()` has set the environment.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -29,8 +29,8 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort, LogSort
-from prefect.exceptions import PrefectHTTPStatusError
-from prefect.states import Cancelling, Crashed
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.states import Cancelled, Cancelling, Crashed
 
 from flows import processes, spec
 from flows.settings import POOL
@@ -200,13 +200,78 @@ def reap() -> list[str]:
 
 
 def cancel(ids: Iterable[str]) -> int:
-    """Ask for runs to be cancelled (a training saves a checkpoint first); returns how many still went on."""
+    """Ask for runs to be cancelled (a training saves a checkpoint first); returns how many still went on.
+
+    A run that was deleted from Prefect is passed over: only its process can be told.
+    """
     cancelled = 0
     with get_client(sync_client=True) as client:
         for run in ids:
-            state = client.read_flow_run(UUID(run)).state
+            try:
+                state = client.read_flow_run(UUID(run)).state
+            except ObjectNotFound:
+                continue
             if state and state.is_final():
                 continue
             cancelled += 1
             client.set_flow_run_state(UUID(run), Cancelling(message="`make down`"), force=True)
     return cancelled
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A flow run that was asked for and has not begun."""
+
+    id: UUID
+    name: str
+    deployment: str
+    created: datetime
+    start: datetime
+
+    def __str__(self) -> str:
+        later = self.start - self.created > _UNSTARTED
+        when = f"for {_clock(self.start)}" if later else f"since {_clock(self.created)}"
+        return f"{self.name} ({self.deployment}, {when}) {self.id}"
+
+
+def _clock(time: datetime) -> str:
+    return f"{time.astimezone():%d %b %H:%M}"
+
+
+def waiting(besides: Collection[str] = ()) -> list[Waiting]:
+    """The runs that the next worker will start, the one that waits longest first, `besides` those of these ids.
+
+    What a schedule has planned for later does not wait.
+    """
+    unstarted = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED, StateType.PENDING]))
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=list(spec.names()))),
+            flow_run_filter=FlowRunFilter(state=unstarted),
+            sort=FlowRunSort.EXPECTED_START_TIME_ASC,
+            limit=200,
+        )
+        names = {item.id: item.name for item in client.read_deployments(limit=200)}
+    now = datetime.now(UTC)
+    due = [run for run in runs if not run.auto_scheduled or (run.expected_start_time or now) <= now]
+    queue = [
+        Waiting(
+            run.id,
+            run.name,
+            names.get(run.deployment_id, "no deployment"),
+            run.created,
+            run.expected_start_time or now,
+        )
+        for run in due
+        if str(run.id) not in besides
+    ]
+    return sorted(queue, key=lambda run: run.created)
+
+
+def forget(queue: Iterable[Waiting]) -> None:
+    """Cancel runs that have not begun."""
+    with get_client(sync_client=True) as client:
+        for run in queue:
+            client.set_flow_run_state(
+                run.id, Cancelled(message="`make down CANCEL=1`, before it began"), force=True
+            )

@@ -14,10 +14,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from flows import ports, processes
 from flows.ports import HOST
@@ -58,9 +60,11 @@ def up(say: Say = print) -> Addresses:
     state.make()
     with _locked(state):
         started = time.monotonic()
+        _secret(state)
+        first = not state.auth.exists()
         at, auth = _choose_ports(state), auth_string(state)
         records = processes.load(state.processes)
-        _same_password(records.get("prefect"), auth)
+        _same_password(records, auth)
         environment = clean_environment(state, at, auth)
         write_client_files(state, at, auth)
 
@@ -75,9 +79,7 @@ def up(say: Say = print) -> Addresses:
                     processes.stop({name: old}, grace=10, say=say)
                 else:
                     say(f"{name}: process {old.pid} is gone; starting it again")
-            records[name] = processes.start(
-                _command(name, at, state), env=environment, cwd=state.root, log=state.log(name)
-            )
+            records[name] = _start(name, at, state, environment)
             processes.save(state.processes, records)
             return True
 
@@ -103,11 +105,18 @@ def up(say: Say = print) -> Addresses:
             raise ServerError(_failure(died[0], "ended", state))
     if fresh:
         say(f"started {', '.join(fresh)} in {time.monotonic() - started:.0f} s")
+    if first:
+        user, _, password = auth.partition(":")
+        say(f"The pages ask for a password. It is said this once, and kept in {state.auth}:")
+        say(f"  Prefect  {auth}\n  MLflow   user {user}, password {password}")
     return at
 
 
-def down(say: Say = print) -> list[str]:
-    """Stop the worker, then the servers; returns the names of those that ran."""
+def down(say: Say = print, cancel: bool = False) -> list[str]:
+    """Stop the worker, then the servers; returns the names of those that ran.
+
+    Names the flow runs that wait in the queue, and cancels them if told to.
+    """
     state = State.default()
     if not state.processes.exists():
         return []
@@ -115,28 +124,48 @@ def down(say: Say = print) -> list[str]:
         records = processes.load(state.processes)
         worker = {k: v for k, v in records.items() if k == "worker"}
         rest = {k: v for k, v in records.items() if k != "worker"}
-        _end_runs(state, say)
+        going = processes.flow_runs(state.folder)
+        at = addresses(state)
+        if at and _answers("prefect", at):
+            os.environ.update(
+                {**clean_environment(state, at, auth_string(state)), "PREFECT_CLIENT_MAX_RETRIES": "2"}
+            )
+            _tell_runs(going, cancel, say)
+            if going:
+                processes.wait_until(
+                    lambda: not processes.flow_runs(state.folder), lambda: True, timeout=RUN_SECONDS, poll=0.5
+                )
+        processes.end([p for p in going.values() if p.is_running()], grace=RUN_SECONDS, say=say)
         stopped = processes.stop(worker, grace=15, say=say) + processes.stop(rest, grace=15, say=say)
         state.processes.unlink(missing_ok=True)  # a second `down` waited for the lock
     return stopped
 
 
-def _end_runs(state: State, say: Say) -> None:
-    """Cancel the flow runs that go on, so that they save and are not taken for crashed."""
-    going = processes.flow_runs(state.folder)
-    at = addresses(state)
-    if not going:
-        return
-    if at and _answers("prefect", at):
-        os.environ.update(clean_environment(state, at, auth_string(state)))
-        from flows import runs
+def _tell_runs(going: Mapping[str, psutil.Process], cancel: bool, say: Say) -> None:
+    """Name or cancel the flow runs that wait; cancel those that go on, so that they are not taken for crashed.
 
+    A server that refuses or does not answer stops nothing of this: all processes are ended by pid in any case.
+    """
+    import httpx
+    from prefect.exceptions import PrefectException
+
+    from flows import runs  # after the environment is set: Prefect reads its settings when it is imported
+
+    try:
+        # the queue first: what is cancelled now does not begin when the run before it ends
+        queue = runs.waiting(besides=going)
+        if queue and cancel:
+            runs.forget(queue)
+        if queue:
+            what = "are cancelled" if cancel else "wait for the next `make up`"
+            say(f"{len(queue)} flow run(s) {what}:")
+            say("\n".join(f"  {run}" for run in queue))
+        if queue and not cancel:
+            say("cancel them instead: make down CANCEL=1, or later prefect flow-run cancel <id>")
         if cancelled := runs.cancel(going):  # the others have ended, and their process is about to
             say(f"cancelling {cancelled} flow run(s); a training saves a checkpoint first")
-        processes.wait_until(
-            lambda: not processes.flow_runs(state.folder), lambda: True, timeout=RUN_SECONDS, poll=0.5
-        )
-    processes.end([p for p in going.values() if p.is_running()], grace=RUN_SECONDS, say=say)
+    except (PrefectException, httpx.HTTPError) as error:
+        say(f"Prefect does not tell which flow runs there are ({type(error).__name__}: {error})")
 
 
 def status(memory: bool = True) -> list[Service]:
@@ -188,12 +217,23 @@ def _choose_ports(state: State) -> Addresses:
     return Addresses(chosen["prefect"], chosen["mlflow"])
 
 
-def _same_password(record: processes.Record | None, auth: str) -> None:
+def _secret(state: State) -> None:
+    """Refuse to start with a password that other accounts can read."""
+    if state.auth.exists() and state.auth.stat().st_mode & 0o077:
+        raise ServerError(
+            f"other accounts can read the password in {state.auth}: `make down`, delete it, `make up`"
+        )
+
+
+_PASSWORDS = {"prefect": "PREFECT_SERVER_API_AUTH_STRING", "mlflow": "MLFLOW_TRACKING_PASSWORD"}
+
+
+def _same_password(records: Mapping[str, processes.Record], auth: str) -> None:
     """A server that runs keeps the password, or the lack of one, that it was started with."""
-    process = record.process() if record else None
-    has = process.environ().get("PREFECT_SERVER_API_AUTH_STRING", "") if process else auth
-    if has != auth:
-        raise ServerError("the servers run with another STEEL_AUTH: `make down` first, then `make up`")
+    for name, variable in _PASSWORDS.items():
+        process = records[name].process() if name in records else None
+        if process and process.environ().get(variable, "") not in (auth, auth.partition(":")[2]):
+            raise ServerError(f"{name} runs without this clone's password: `make down` first, then `make up`")
 
 
 def _command(name: str, at: Addresses, state: State) -> list[str]:
@@ -201,13 +241,25 @@ def _command(name: str, at: Addresses, state: State) -> list[str]:
     if name == "prefect":
         return [*python, "prefect", "server", "start", "--host", HOST, "--port", str(at.prefect_port)]
     if name == "mlflow":
-        # one worker and no job runner: 0.5 GB instead of 2.4
-        database = f"sqlite:///{state.mlflow_home}/mlflow.db"
-        return [
-            *[*python, "mlflow", "server", "--host", HOST, "--port", str(at.mlflow_port), "--workers", "1"],
-            *["--backend-store-uri", database, "--artifacts-destination", f"{state.mlflow_home}/artifacts"],
-        ]
+        return [*python, "flows.mlflow_server", str(at.mlflow_port)]
     return [*python, "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", "steel"]
+
+
+def _start(name: str, at: Addresses, state: State, environment: Mapping[str, str]) -> processes.Record:
+    """Raises ServerError if a server that is not on record serves the same database."""
+    lock = {"prefect": state.prefect_home, "mlflow": state.mlflow_home}.get(name)
+    try:
+        return processes.start(
+            _command(name, at, state),
+            env=environment,
+            cwd=state.root,
+            log=state.log(name),
+            lock=lock / "lock" if lock else None,
+        )
+    except processes.Held as error:
+        raise ServerError(
+            f"a {name} server that is not in {state.processes} runs over this database: {error}. End it, then `make up`"
+        ) from error
 
 
 def _answers(name: str, at: Addresses) -> bool:

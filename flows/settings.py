@@ -11,13 +11,12 @@ Settings are written once, as the tree of Prefect's own configuration file, and 
 - `<state>/env`: sourced by `.venv/bin/activate` (`make setup` appends that line), because the
   `mlflow` commands read nothing but the environment. With another state folder: `. <state>/env`.
 
-Security. Both servers listen on 127.0.0.1 only. Prefect's defaults let any web page that is open on
+Security. Both servers listen on 127.0.0.1 only, and both want a password: without one any account of
+this machine could start processes through Prefect, and read and write files through MLflow. It is
+made once, kept in `<state>/auth` (readable by the user alone), and known to all that Steel starts and
+to the files above; only the pages ask for it. Prefect's defaults also let any web page that is open on
 this machine start flows (CORS `*`, no CSRF token); here only its own origin may, and CSRF tokens are
-required. MLflow checks host and origin itself. A password is off by default, so that the page opens
-and commands work at once; with STEEL_AUTH=1 a random one is made (kept in `<state>/auth`, readable by
-the user alone), the servers' clients find it by themselves and the Prefect page asks for it. Set it
-where other people have accounts on the machine; it stays until STEEL_AUTH=0. It guards Prefect, which
-can start processes; MLflow holds records only.
+required. MLflow stands behind flows.gate.
 """
 
 from __future__ import annotations
@@ -86,8 +85,11 @@ class State:
         return self.folder / "logs" / f"{service}.log"
 
     def make(self) -> None:
+        """Make the folders. Databases, artifacts and logs are for the user's eyes only."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in (self.prefect_home, self.mlflow_home, self.folder / "logs"):
-            path.mkdir(parents=True, exist_ok=True)
+            path.mkdir(exist_ok=True)
+            path.chmod(0o700)
 
 
 @dataclass(frozen=True)
@@ -109,32 +111,28 @@ class Addresses:
     def mlflow(self) -> str:
         return f"http://{HOST}:{self.mlflow_port}"
 
+    @property
+    def mlflow_hosts(self) -> tuple[str, str]:
+        """How a client on this machine may name the MLflow server."""
+        return f"{HOST}:{self.mlflow_port}", f"localhost:{self.mlflow_port}"
+
 
 def auth_string(state: State) -> str:
-    """`user:password` for the Prefect API, or "".
-
-    STEEL_AUTH=1 makes one, which then stays until STEEL_AUTH=0: a new shell has to know nothing.
-    """
-    asked = os.environ.get("STEEL_AUTH", "").strip().lower()
-    if asked in ("0", "false", "no"):
-        state.auth.unlink(missing_ok=True)
-    on = asked in ("1", "true", "yes")
-    if not on and not state.auth.exists():
-        return ""
-    if not state.auth.exists():
-        state.folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(state.auth, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w") as out:
-            out.write(f"steel:{secrets.token_urlsafe(24)}\n")
-    return state.auth.read_text("utf-8").strip()
+    """`user:password` of both servers, made when it is first asked for."""
+    text = state.auth.read_text("utf-8").strip() if state.auth.exists() else ""
+    if not text:
+        state.make()
+        text = f"steel:{secrets.token_urlsafe(24)}"
+        write_text(state.auth, f"{text}\n", private=True)
+    return text
 
 
-def prefect_settings(state: State, at: Addresses, auth: str = "") -> dict[str, Any]:
+def prefect_settings(state: State, at: Addresses, auth: str) -> dict[str, Any]:
     """Every Prefect setting that differs from the default, as the tree of prefect.toml."""
     origins = f"http://{HOST}:{at.prefect_port},http://localhost:{at.prefect_port}"
-    settings: dict[str, Any] = {
+    return {
         "home": str(state.prefect_home),
-        "api": {"url": at.api},
+        "api": {"url": at.api, "auth_string": auth},
         "server": {
             "analytics_enabled": False,
             "api": {
@@ -142,6 +140,7 @@ def prefect_settings(state: State, at: Addresses, auth: str = "") -> dict[str, A
                 "port": at.prefect_port,
                 "csrf_protection_enabled": True,
                 "cors_allowed_origins": origins,
+                "auth_string": auth,
             },
             # a busy 2-core machine: SQLite answers late, and late must not mean "database is locked"
             "database": {"timeout": 60.0, "connection_timeout": 60.0},
@@ -154,23 +153,30 @@ def prefect_settings(state: State, at: Addresses, auth: str = "") -> dict[str, A
         "logging": {"colors": False},
         "telemetry": {"enable_resource_metrics": False},
     }
-    if auth:
-        settings["api"]["auth_string"] = auth
-        settings["server"]["api"]["auth_string"] = auth
-    return settings
 
 
-def variables(state: State, at: Addresses, auth: str = "") -> dict[str, str]:
+def variables(state: State, at: Addresses, auth: str) -> dict[str, str]:
     """The environment of every process that Steel starts, beside what it inherits."""
     return {
         **dict(_flat(prefect_settings(state, at, auth))),
-        "MLFLOW_TRACKING_URI": at.mlflow,
-        "MLFLOW_DISABLE_TELEMETRY": "true",
+        **_mlflow_client(at, auth),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_ENABLE_AI_GATEWAY": "false",
+        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(at.mlflow_hosts),
         "DO_NOT_TRACK": "1",
         "STEEL_HOME": str(state.root),
         "STEEL_STATE": str(state.folder),
         "PYTHONPATH": str(state.root),
+    }
+
+
+def _mlflow_client(at: Addresses, auth: str) -> dict[str, str]:
+    user, _, password = auth.partition(":")
+    return {
+        "MLFLOW_TRACKING_URI": at.mlflow,
+        "MLFLOW_TRACKING_USERNAME": user,
+        "MLFLOW_TRACKING_PASSWORD": password,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
     }
 
 
@@ -184,31 +190,32 @@ def _flat(tree: Mapping[str, Any], prefix: str = "PREFECT"):
             yield name, str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def clean_environment(state: State, at: Addresses, auth: str = "") -> dict[str, str]:
+def clean_environment(state: State, at: Addresses, auth: str) -> dict[str, str]:
     """os.environ without the user's own Prefect and MLflow settings, plus ours.
 
     A PREFECT_API_URL that points to a company's server must not catch this clone's processes.
     """
     inherited = {
-        k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_")) and k != "PYTHONPATH"
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("PREFECT_", "MLFLOW_", "_MLFLOW_")) and k != "PYTHONPATH"
     }
     loopback.spare(inherited)
     return {**inherited, **variables(state, at, auth)}
 
 
-def write_client_files(state: State, at: Addresses, auth: str = "") -> None:
+def write_client_files(state: State, at: Addresses, auth: str) -> None:
     """Let the literal `prefect …` and `mlflow …` commands find the servers (see the module's text)."""
     addresses = {
-        "MLFLOW_TRACKING_URI": at.mlflow,
+        **_mlflow_client(at, auth),
         "PREFECT_API_URL": at.api,
+        "PREFECT_API_AUTH_STRING": auth,
         "PREFECT_HOME": str(state.prefect_home),
         "STEEL_HOME": str(state.root),  # prefect.yaml asks for it: `prefect deploy --all`
         "DO_NOT_TRACK": "1",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        **({"PREFECT_API_AUTH_STRING": auth} if auth else {}),
         **({} if state.is_default else {"STEEL_STATE": str(state.folder)}),
     }
-    note = "# Written by `make up`: addresses of this clone's servers.\n"
+    note = "# Written by `make up`: addresses and password of this clone's servers.\n"
     lines = "".join(f"export {k}={shlex.quote(v)}\n" for k, v in addresses.items())
     write_text(state.env, note + lines + loopback.shell_lines(), private=True)
     if state.is_default:

@@ -77,6 +77,10 @@ class Tracker:
         try:
             self.experiment = self._experiment()
         except AWAY as error:
+            if isinstance(error, RestException) and error.get_http_status_code() in (401, 403):
+                raise NodeError(
+                    f"MLflow at {self.uri} refuses this shell: `. .steel/env` has the password ({_one_line(error)})"
+                ) from error
             raise NodeError(
                 f"MLflow does not answer at {self.uri}: start the servers with `make up` ({error})"
             ) from error

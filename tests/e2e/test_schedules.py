@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from flows import ports, processes, servers
-from flows.settings import ROOT, Addresses, State, clean_environment
+from flows.settings import ROOT, State
+from tests.support.own_servers import running
 from tests.support.server_logs import errors
 
 pytestmark = pytest.mark.e2e
@@ -41,30 +41,13 @@ print(sorted(waiting.values()))
 """
 
 
-@pytest.fixture
-def prefect(tmp_path):
-    """A state folder whose Prefect server runs, and the environment of its clients."""
+def test_a_schedule_makes_runs_and_the_server_logs_no_error(tmp_path):
     state = State(tmp_path / "state")
-    state.make()
-    port = next(port for port in range(4300, 4500) if ports.is_free(port))
-    at = Addresses(port, port + 1)
-    environment = clean_environment(state, at)
-    record = processes.start(
-        servers._command("prefect", at, state), env=environment, cwd=ROOT, log=state.log("prefect")
-    )
-    try:
-        assert servers._wait("prefect", record, at, state, 120) == "", processes.tail(state.log("prefect"))
-        yield state, environment
-    finally:
-        processes.stop({"prefect": record}, grace=15)
-
-
-def test_a_schedule_makes_runs_and_the_server_logs_no_error(prefect):
-    state, environment = prefect
-    begun = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-c", SCHEDULE, "30"], env=environment, cwd=ROOT, capture_output=True, text=True
-    )
-    print(f"{time.monotonic() - begun:.0f} s", done.stdout, done.stderr)
+    with running(state, "prefect") as (_, environment, _):
+        begun = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-c", SCHEDULE, "30"], env=environment, cwd=ROOT, capture_output=True, text=True
+        )
+        print(f"{time.monotonic() - begun:.0f} s", done.stdout, done.stderr)
     assert errors(state.folder, ("prefect",)) == []
     assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr

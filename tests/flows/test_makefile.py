@@ -24,6 +24,11 @@ def test_a_study_is_named_or_left_to_the_command_line():
     assert "--study" not in would_run("ablation")
 
 
+def test_down_cancels_what_waits_on_request_only():
+    assert "--cancel" in would_run("down", "CANCEL=1")
+    assert "--cancel" not in would_run("down") + would_run("down", "CANCEL=0")
+
+
 @pytest.mark.parametrize("target", ["setup", "test", "test-full", "run", "check"])
 def test_peers_are_installed_on_request_only(target):
     assert "requirements-peers" in would_run("peers")

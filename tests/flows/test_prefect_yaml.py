@@ -82,7 +82,7 @@ def test_every_flow_has_its_deployments_and_nothing_else_is_deployed():
 def test_every_variable_in_it_is_set_by_make_up(tmp_path):
     used = set(re.findall(r"\{\{\s*\$(\w+)\s*\}\}", TEXT))
     assert used
-    assert used <= set(variables(State(tmp_path), Addresses(1, 2)))
+    assert used <= set(variables(State(tmp_path), Addresses(1, 2), "steel:word"))
 
 
 def test_the_parameters_are_those_of_the_flow():

@@ -28,11 +28,11 @@ def test_a_healthy_server_answers_whatever_proxy_the_shell_has(variables, monkey
 def test_what_steel_starts_inherits_the_exception_and_shells_get_it(tmp_path, monkeypatch):
     set_shell(monkeypatch, {"https_proxy": "http://p.example:1", "all_proxy": "socks5://p.example:2"})
     state, at = State(tmp_path / ".steel", tmp_path), Addresses(4711, 5711)
-    environment = clean_environment(state, at)
+    environment = clean_environment(state, at, "steel:word")
     assert environment["NO_PROXY"] == environment["no_proxy"] == "127.0.0.1,localhost,::1"
     assert environment["https_proxy"] == "http://p.example:1"
     assert "all_proxy" not in environment
-    write_client_files(state, at)
+    write_client_files(state, at, "steel:word")
     assert "no_proxy" in state.env.read_text("utf-8")
 
 

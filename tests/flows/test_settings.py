@@ -16,7 +16,6 @@ from flows.settings import (
     State,
     auth_string,
     clean_environment,
-    prefect_settings,
     write_client_files,
 )
 
@@ -83,47 +82,53 @@ def test_prefect_understands_every_setting_both_ways(tmp_path):
 def test_settings_of_the_users_own_do_not_reach_our_processes(monkeypatch, tmp_path):
     monkeypatch.setenv("PREFECT_API_KEY", "a company's")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://a-company")
-    env = clean_environment(State(tmp_path), AT)
+    env = clean_environment(State(tmp_path), AT, "steel:word")
     assert "PREFECT_API_KEY" not in env
     assert env["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:5711"
 
 
 def test_a_shell_that_sources_env_finds_the_servers(tmp_path):
     state = State(tmp_path / "a state", tmp_path)  # the blank has to survive
-    write_client_files(state, AT)
+    write_client_files(state, AT, "steel:word")
     shown = subprocess.run(
-        ["bash", "-c", f". '{state.env}'; echo $MLFLOW_TRACKING_URI $PREFECT_API_URL; echo $PREFECT_HOME"],
+        [
+            "bash",
+            "-c",
+            f". '{state.env}'; echo $MLFLOW_TRACKING_URI $PREFECT_API_URL; echo $PREFECT_HOME;"
+            " echo $MLFLOW_TRACKING_USERNAME $MLFLOW_TRACKING_PASSWORD $PREFECT_API_AUTH_STRING",
+        ],
         capture_output=True,
         text=True,
         check=True,
     ).stdout.splitlines()
-    assert shown == ["http://127.0.0.1:5711 http://127.0.0.1:4711/api", str(state.prefect_home)]
+    assert shown == [
+        "http://127.0.0.1:5711 http://127.0.0.1:4711/api",
+        str(state.prefect_home),
+        "steel word steel:word",
+    ]
 
 
 def test_a_moved_state_leaves_the_clone_alone(tmp_path):
     clone = tmp_path / "clone"
     clone.mkdir()
-    write_client_files(State(tmp_path / "moved", clone), AT)
+    write_client_files(State(tmp_path / "moved", clone), AT, "steel:word")
     assert list(clone.iterdir()) == []
 
 
-def test_a_password_only_when_asked_for_and_for_the_users_eyes_only(tmp_path, monkeypatch):
+def test_a_password_that_is_made_once_and_for_the_users_eyes_only(tmp_path):
     state = State(tmp_path / ".steel", tmp_path)
-    monkeypatch.delenv("STEEL_AUTH", raising=False)
-    assert auth_string(state) == ""
-    assert "auth_string" not in str(prefect_settings(state, AT, ""))
-    monkeypatch.setenv("STEEL_AUTH", "1")
     first = auth_string(state)
     assert first.startswith("steel:")
     assert len(first) > 30
-    monkeypatch.delenv("STEEL_AUTH")
     assert auth_string(state) == first  # a new shell has to know nothing
     write_client_files(state, AT, first)
     for path in (state.auth, state.env, tmp_path / "prefect.toml"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    monkeypatch.setenv("STEEL_AUTH", "0")
-    assert auth_string(state) == ""
-    assert not state.auth.exists()
+    for path in (state.folder, state.prefect_home, state.mlflow_home, state.folder / "logs"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    assert auth_string(State(tmp_path / "other", tmp_path)) != first
+    state.auth.write_text("")  # a disk that was full
+    assert len(auth_string(state)) == len(first)
 
 
 @pytest.mark.parametrize(("moved", "default"), [("", True), ("somewhere", False)])

@@ -1,0 +1,49 @@
+"""`python -m flows.mlflow_server PORT`: MLflow's tracking server behind our gate, in one process.
+
+In place of `mlflow server`, which starts the same application without a gate and has no switch for
+its Assistant. What its options say is told by variables whose names are private to MLflow:
+tests/flows/test_mlflow_server.py fails when a new version takes them no longer.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import uvicorn
+
+from flows.gate import Gate
+from flows.ports import HOST
+from flows.settings import Addresses, State, auth_string
+
+ARTIFACTS = "mlflow-artifacts:/"
+"""The root that runs are told: artifacts go through the server, never to a path."""
+
+
+def main(port: int) -> None:
+    """Serve until a signal ends it. The database is made or migrated first: one that is broken ends the start."""
+    state = State.default()
+    database = f"sqlite:///{state.mlflow_home}/mlflow.db"
+    # MLflow reads its variables when imported, so they are set before
+    from mlflow.server import constants
+
+    os.environ.update(
+        {
+            constants.BACKEND_STORE_URI_ENV_VAR: database,
+            constants.REGISTRY_STORE_URI_ENV_VAR: database,
+            constants.ARTIFACT_ROOT_ENV_VAR: ARTIFACTS,
+            constants.ARTIFACTS_DESTINATION_ENV_VAR: str(state.mlflow_home / "artifacts"),
+            constants.SERVE_ARTIFACTS_ENV_VAR: "true",
+        }
+    )
+    from mlflow.server.handlers import initialize_backend_stores
+
+    initialize_backend_stores(database, database, ARTIFACTS)
+    from mlflow.server.fastapi_app import app
+
+    hosts = Addresses(0, port).mlflow_hosts
+    uvicorn.run(Gate(app, hosts, auth_string(state)), host=HOST, port=port, access_log=False)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
