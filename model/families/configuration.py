@@ -19,7 +19,7 @@ REFUSED = {
     "quantization_config": "its weights are quantized",
 }
 """Fields which, where they are set, change what is computed in a way that the engine does not follow."""
-OPTIONAL = ("head_dim",)
+OPTIONAL = ("head_dim", "rope_theta", "rope_scaling")
 """Fields that some models read and their configurations do not declare."""
 
 
