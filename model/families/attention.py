@@ -62,14 +62,18 @@ def attend(
 
     Dropout is left out: a resumed run must repeat every step.
     """
-    kind = type(module).__name__
+    kind = getattr(getattr(module, "config", None), "model_type", type(module).__name__)
     if documents is None:
-        raise FamilyError(f"{kind} does not get the documents of its rows: they would not be kept apart")
+        raise FamilyError(
+            f"{kind} cannot be trained here: its attention does not get the documents of its rows: they would not be kept apart"
+        )
     if attention_mask is not None:
-        raise FamilyError(f"{kind} makes an attention mask of its own")
+        raise FamilyError(f"{kind} cannot be trained here: it makes an attention mask of its own")
     for name in OTHERS:
         if more.get(name) is not None:
-            raise FamilyError(f"{kind} uses {name}, which packed attention does not have")
+            raise FamilyError(
+                f"{kind} cannot be trained here: its attention uses {name}, which packed attention does not have"
+            )
     if scaling is None:
         scaling = query.shape[-1] ** -0.5
     return packed_attention(query, key, value, documents.of(query.dtype, sliding_window), scaling), None
