@@ -54,11 +54,19 @@ def load(export_dir: str | Path, device: str = "cpu", dtype: torch.dtype | None 
 
 def untrained(export_dir: str | Path, seed: int, device: str = "cpu") -> nn.Module:
     """The model that the training with this seed started from, in the geometry of its export."""
-    from model.steel import SteelConfig, SteelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from model.families import network
+    from model.steel import SteelConfig
     from model.training.parallel import from_seed
 
-    model = SteelForCausalLM(SteelConfig.from_pretrained(str(export_dir)))
-    tensor_of = from_seed(model.config, model, seed)
+    _register()
+    config = AutoConfig.from_pretrained(str(export_dir))
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    if isinstance(config, SteelConfig):
+        tensor_of = from_seed(config, model, seed)
+    else:
+        tensor_of = network.from_seed(model, seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(tensor_of(name))

@@ -5,6 +5,8 @@ Data and scores are not known here: the report writes a fuller card beside its p
 
 from __future__ import annotations
 
+from transformers import PreTrainedConfig
+
 from model.steel.configuration import LEAKY_KINDS, SteelConfig
 
 KINDS = {
@@ -48,6 +50,15 @@ of the tokenizer. Trained on what its maker gave it: what it says may be wrong.
 In training, a special token came from no text: the string `<|im_end|>` in a message was only a string. Most programs make
 the token from it, so that a message can end its own turn. Where messages come from strangers, take such strings out.
 """
+
+
+def family_card(config: PreTrainedConfig) -> str:
+    """The same for another model of transformers."""
+    return (
+        f"---\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n\n# A {config.model_type} model\n\n"
+        f"{config.num_hidden_layers} layers of width {config.hidden_size}, a vocabulary of {config.vocab_size:,}. "
+        "transformers loads it with its own code.\n\nTrained on what its maker gave it: what it says may be wrong.\n"
+    )
 
 
 def card(config: SteelConfig) -> str:

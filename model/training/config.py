@@ -98,9 +98,9 @@ class TrainConfig:
     work_dir: str
     """Metrics, checkpoints and the export go here."""
     model: dict[str, Any] | None = None
-    """SteelConfig fields: start from fresh weights."""
+    """Start from fresh weights: SteelConfig's fields, or `model_type` and the fields of another model of transformers."""
     init_from: str | None = None
-    """An export folder: start from its weights. Choose model or init_from."""
+    """An export folder, or any model folder of transformers: start from its weights. Choose model or init_from."""
     continue_from: str | None = None
     """A checkpoint folder of another run: go on from its step, on its data and what is listed behind it. Steps count
     on; once this run has checkpoints of its own, it resumes from those."""

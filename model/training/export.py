@@ -21,15 +21,17 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 from torch.distributed.tensor import DTensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedConfig
 
 import model.steel  # noqa: F401  (registers the classes whose source save_pretrained copies)
 from model.chat_template import CHAT_TEMPLATE, DOCUMENT_END, MARKED_CHAT_TEMPLATE, TURN_END, unmarked
+from model.families import folder as families
 from model.steel.configuration import SteelConfig
 from model.steel.modeling import SteelForCausalLM
 from model.tokenizer import read_tree, switch_off, switch_off_settings, write_tree
-from model.training.card import card
-from model.training.config import ConfigError
+from model.training.card import card, family_card
+from model.training.config import ConfigError, TrainConfig
+from model.training.parallel import read_geometry
 
 log = logging.getLogger("steel.training")
 
@@ -57,20 +59,29 @@ def full_weights(lm: nn.Module, dtype: torch.dtype, *, keep: bool) -> dict[str, 
 
 
 def write_export(
-    folder: Path, config: SteelConfig, weights: dict[str, torch.Tensor], tokenizer_dir: str | Path | None
+    folder: Path,
+    config: SteelConfig | PreTrainedConfig,
+    weights: dict[str, torch.Tensor],
+    tokenizer_dir: str | Path | None,
+    init_from: str | None = None,
 ) -> None:
-    """Write the folder aside and rename it into place."""
+    """Write the folder aside and rename it into place. `init_from`: where the weights came from, if not from a seed."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    dtype = next(iter(weights.values())).dtype
-    config = SteelConfig(**{**_plain(config), **special_tokens(tokenizer_dir)})
-    with torch.device("meta"):
-        lm = SteelForCausalLM(config).to(dtype)
-    lm.generation_config = generation_config(config)
-    lm.save_pretrained(partial, state_dict=weights)
+    if isinstance(config, SteelConfig):
+        dtype = next(iter(weights.values())).dtype
+        config = SteelConfig(**{**_plain(config), **special_tokens(tokenizer_dir)})
+        with torch.device("meta"):
+            lm = SteelForCausalLM(config).to(dtype)
+        lm.generation_config = generation_config(config)
+        lm.save_pretrained(partial, state_dict=weights)
+        text = card(config)
+    else:
+        families.save(partial, config, weights, special_tokens(tokenizer_dir, steel=False), init_from)
+        text = family_card(config)
     if tokenizer_dir is not None:
         copy_tokenizer(Path(tokenizer_dir), partial, config.max_position_embeddings)
-    (partial / "README.md").write_text(card(config), "utf-8")
+    (partial / "README.md").write_text(text, "utf-8")
     for (
         path
     ) in partial.iterdir():  # safetensors writes for the owner's eyes only; the card has the umask's mode
@@ -79,8 +90,15 @@ def write_export(
     partial.rename(folder)
 
 
-def special_tokens(tokenizer_dir: str | Path | None) -> dict[str, Any]:
-    """bos, eos and pad ids as the tokenizer has them; without a tokenizer, none is claimed."""
+def needed_tokens(config: TrainConfig) -> None:
+    """Raise ConfigError where the tokenizer will not do for this run's export."""
+    folder = None if config.init_from is None else Path(config.init_from)
+    special_tokens(config.tokenizer_dir, steel=isinstance(read_geometry(config, folder), SteelConfig))
+
+
+def special_tokens(tokenizer_dir: str | Path | None, *, steel: bool = True) -> dict[str, Any]:
+    """bos, eos and pad ids as the tokenizer has them; without a tokenizer, none is claimed. `steel`: Steel's tokens
+    must be there (ConfigError); of another model none is claimed then."""
     if tokenizer_dir is None:
         return {}
     path = Path(tokenizer_dir) / "tokenizer.json"
@@ -89,6 +107,8 @@ def special_tokens(tokenizer_dir: str | Path | None) -> dict[str, Any]:
     tokenizer = Tokenizer.from_file(str(path))
     ids = {token: tokenizer.token_to_id(token) for token in (DOCUMENT_END, TURN_END)}
     missing = [token for token, number in ids.items() if number is None]
+    if missing and not steel:
+        return {}
     if missing:
         raise ConfigError(f"tokenizer_dir: {path} has no token {missing[0]}")
     end, turn = ids[DOCUMENT_END], ids[TURN_END]

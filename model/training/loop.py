@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from model.families import counts
 from model.training.checkpoint import STATE, Checkpoints, DamagedError, check, load, read_state
 from model.training.config import ConfigError, TrainConfig
-from model.training.export import full_weights, special_tokens, write_export
+from model.training.export import full_weights, needed_tokens, write_export
 from model.training.loader import BlockLoader, DataError, Prefetch, val_batches
 from model.training.metrics import Metrics, Window, peak_flops
 from model.training.objectives import Scorer, make_objective, reply_logprobs
@@ -43,7 +44,7 @@ class TrainingError(RuntimeError):
 def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bool:
     """Run or resume; True when finished, False when stopped at a checkpoint."""
     work = Path(config.work_dir)
-    special_tokens(config.tokenizer_dir)  # what will not do is refused before the training, not after
+    needed_tokens(config)  # what will not do is refused before the training, not after
     verify_files(config, world)
     if config.objective in ("pretrain", "sft"):
         one_tokenizer(config, world)
@@ -90,7 +91,7 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
     skips = Skips(config.optim, state.get("skips"))
     metrics = Metrics(work / "metrics.jsonl", active=world.first, step=begin)
     window = Window(objective.stats, state["window"])
-    flops = scorer.lm.config.num_flops_per_token
+    flops = getattr(scorer.lm.config, "num_flops_per_token", None) or counts.flops_per_token(scorer.lm)
 
     def save(step: int) -> None:
         kept = {
@@ -321,7 +322,7 @@ def export(config: TrainConfig, world: World, scorer: Scorer, folder: Path) -> N
     """Gather the weights and write the export folder (first rank)."""
     weights = full_weights(scorer.lm, getattr(torch, config.export_dtype), keep=world.first)
     if world.first:
-        write_export(folder, scorer.lm.config, weights, config.tokenizer_dir)
+        write_export(folder, scorer.lm.config, weights, config.tokenizer_dir, config.init_from)
         log.info("exported to %s", folder)
     torch.distributed.barrier()
 

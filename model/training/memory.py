@@ -34,7 +34,7 @@ from model.steel.layout import Layout
 from model.steel.soft_moe import SteelFFN
 from model.training import parallel
 from model.training.batch import Batch
-from model.training.config import TrainConfig, from_dict
+from model.training.config import ConfigError, TrainConfig, from_dict
 from model.training.loss import CHUNK_TOKENS
 from model.training.objectives import Dpo, NextToken, Scorer
 from model.training.optim import clip, local_gradients, make_optimizer
@@ -74,6 +74,8 @@ class Question:
 def answer(question: Question) -> dict[str, Any]:
     """Counts of the model; `peaks`: rows -> part -> bytes, of those that were looked at; `largest`: that fits, or 0."""
     geometry = parallel.read_geometry(question.train, None)
+    if not isinstance(geometry, SteelConfig):
+        raise ConfigError(f"memory is planned for Steel's own models, not for {geometry.model_type}")
     peaks = {question.micro: peak(question, geometry, question.micro)}
     low, high = 0, len(question.rows)  # rows[:low] fit, rows[high:] do not
     while low < high:

@@ -16,7 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
+from model.families import head, probe
+from model.families.attention import PackedRows
 from model.steel.modeling import SteelForCausalLM
 from model.training.config import TrainConfig
 from model.training.loader import IGNORED
@@ -25,6 +28,9 @@ from model.training.loss import cross_entropy_sum, token_logprobs
 
 class Scorer(nn.Module):
     """The network up to what a loss needs of it: sharded as one, so that the head's weight is gathered once."""
+
+    lm: Any
+    fused: bool
 
     def __init__(self, lm: SteelForCausalLM, fused: bool = False):
         """`fused`: the loss by kernels/cross_entropy.py."""
@@ -47,6 +53,51 @@ class Scorer(nn.Module):
         return cross_entropy_sum(
             hidden, self.lm.lm_head.weight, labels[rows], rows, scale, z_loss, fused=self.fused
         )
+
+
+class FamilyScorer(Scorer):
+    """The same of another model of transformers (model/families)."""
+
+    def __init__(
+        self, lm: PreTrainedModel, dtype: torch.dtype, how: str, chunked: bool, *, fused: bool = False
+    ):
+        """`dtype`: what products are computed in; `how`, `chunked`: model.steel.attention.Documents.of."""
+        nn.Module.__init__(self)
+        self.lm, self.fused, self.dtype, self.how, self.chunked = lm, fused, dtype, how, chunked
+        self.auxiliary = head.auxiliary_weight(lm)
+
+    def forward(self, batch: Any, *, per_token: bool = False, scale: float = 1.0, z_loss: float = 0.0) -> Any:
+        """As Scorer's; the experts' auxiliary loss is part of the loss to differentiate, weighted by the targets.
+        `batch` None: hold the model against transformers' own forward (raises FamilyError)."""
+        if batch is None:
+            return probe.check(self.lm, self._probed, self.dtype)
+        balance = bool(self.auxiliary) and not per_token
+        out = self._body(
+            batch.input_ids, batch.position_ids, batch.doc_index, batch.max_documents, balance=balance
+        )
+        labels = batch.labels.flatten()
+        rows = target_rows(labels, batch.targets if self.fused else None)
+        hidden, weight = head.with_head(self.lm, out.last_hidden_state.flatten(0, 1))
+        if per_token:
+            return token_logprobs(hidden, weight, labels[rows], rows)
+        loss, nll = cross_entropy_sum(hidden, weight, labels[rows], rows, scale, z_loss, fused=self.fused)
+        if balance:
+            real = torch.arange(batch.input_ids.shape[1], device=labels.device) < batch.valid[:, None]
+            loss = loss + scale * self.auxiliary * len(rows) * head.auxiliary_loss(
+                self.lm, out.router_logits, real
+            )
+        return loss, nll
+
+    def _body(self, ids: Tensor, positions: Tensor, documents: Tensor, at_most: int, *, balance: bool) -> Any:
+        """The forward pass up to the last norm, each document alone."""
+        more = {"output_router_logits": True} if balance else {}
+        packed = PackedRows(documents, self.how, self.chunked, at_most)
+        return self.lm.base_model(
+            input_ids=ids, position_ids=positions, use_cache=False, documents=packed, **more
+        )
+
+    def _probed(self, ids: Tensor, positions: Tensor, documents: Tensor) -> Tensor:
+        return self._body(ids, positions, documents, 2, balance=False).last_hidden_state[0]
 
 
 def target_rows(labels: Tensor, count: int | None) -> Tensor:

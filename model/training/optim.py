@@ -43,11 +43,12 @@ def decay_begins(optim: OptimConfig, steps: int) -> int:
 
 def make_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
     """Fused AdamW in two groups: matrices decay; norms, biases and the router do not."""
+    tables = {name for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
     decay, rest = [], []
     for name, parameter in model.named_parameters():
         owner, _, leaf = name.rpartition(".")
-        plain = leaf in NO_DECAY or "norm" in owner.rpartition(".")[2]
-        if "embed_tokens" in owner and not optim.decay_embeddings:
+        plain = leaf in NO_DECAY or parameter.ndim < 2 or "norm" in owner.rpartition(".")[2]
+        if owner in tables and not optim.decay_embeddings:
             plain = True
         (rest if plain else decay).append(parameter)
     groups = [

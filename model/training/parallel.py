@@ -9,6 +9,8 @@ holds the whole model twice.
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,15 +24,19 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import PreTrainedConfig
 
+from model.families import FamilyError, configuration, counts, network, probe
 from model.steel.attention_choice import choose
 from model.steel.configuration import SteelConfig
 from model.steel.modeling import SteelForCausalLM, initial_distribution
 from model.steel.ops import PLAIN
 from model.training.config import ConfigError, TrainConfig
 from model.training.fused import operators
-from model.training.objectives import Scorer
+from model.training.objectives import FamilyScorer, Scorer
 from model.training.rendezvous import meet
+
+log = logging.getLogger("steel.training")
 
 
 @dataclass(frozen=True)
@@ -104,14 +110,14 @@ def build(config: TrainConfig, world: World) -> Scorer:
     """The sharded model with its first weights."""
     folder = None if config.init_from is None else Path(config.init_from)
     geometry = read_geometry(config, folder)
+    if not isinstance(geometry, SteelConfig):
+        return build_family(config, world, geometry, folder)
     ops = operators(config.kernels, world.device)
     with torch.device("meta"):
         scorer = Scorer(SteelForCausalLM(geometry), fused=ops is not PLAIN)
     scorer.lm.set_ops(ops)
-    try:
-        scorer.lm.set_attn_implementation(choose(config.attention, world.device, world.dtype))
-    except (ValueError, ImportError) as error:
-        raise ConfigError(str(error)) from None
+    scorer.lm.set_attn_implementation(chosen(config, world))
+    scorer.lm.model.chunk_documents = chunks(config, world)
     shard(scorer, world, compile_blocks=config.compile)
     scorer.to_empty(device=world.device)
     scorer.lm.tie_weights()
@@ -119,15 +125,59 @@ def build(config: TrainConfig, world: World) -> Scorer:
     return scorer
 
 
-def read_geometry(config: TrainConfig, folder: Path | None) -> SteelConfig:
-    """SteelConfig of this run; what cannot be built is a ConfigError."""
+def build_family(
+    config: TrainConfig, world: World, geometry: PreTrainedConfig, folder: Path | None
+) -> FamilyScorer:
+    """The same for another model of transformers, held against its own forward before the first step."""
+    how = chosen(config, world)
+    lm = network.build(geometry)
+    if config.attention == "auto" and how != "eager" and probe.shortest_window(lm) is not None:
+        how = "sdpa"  # the only one that has windows
+    fused = operators(config.kernels, world.device) is not PLAIN
+    tensor_of = network.from_folder(folder, lm) if folder else network.from_seed(lm, config.seed)
+    flops = counts.flops_per_token(lm)(1)
+    scorer = FamilyScorer(lm, world.dtype, how, chunks(config, world), fused=fused)
+    parameters = sum(p.numel() for p in lm.parameters())
+    log.info("%s: %d parameters, %.3g FLOPs a trained token", geometry.model_type, parameters, flops)
+    shard(scorer, world, compile_blocks=config.compile)
+    network.materialise(scorer, world.device)
+    lm.tie_weights()
+    fill(lm, world, tensor_of)
+    scorer.eval()
+    with torch.no_grad():
+        scorer(None)
+    scorer.train()
+    reshard(scorer)
+    return scorer
+
+
+def chosen(config: TrainConfig, world: World) -> str:
+    """What computes the attention of this run."""
+    try:
+        return choose(config.attention, world.device, world.dtype)
+    except (ValueError, ImportError) as error:
+        raise ConfigError(str(error)) from None
+
+
+def chunks(config: TrainConfig, world: World) -> bool:
+    """Whether attention goes by chunks of queries."""
+    return world.device.type == "cpu" and not config.compile
+
+
+def read_geometry(config: TrainConfig, folder: Path | None) -> SteelConfig | PreTrainedConfig:
+    """The model's configuration in this run; what cannot be built is a ConfigError."""
     try:
         if folder is not None:
             if not (folder / "config.json").is_file():
                 raise ConfigError(f"init_from: {folder} holds no model (config.json is missing)")
+            if _model_type(folder) != SteelConfig.model_type:
+                return configuration.from_folder(folder)
             geometry = SteelConfig.from_pretrained(folder)
             geometry.refuse_leakage()
             return geometry
+        assert config.model is not None  # TrainConfig has seen to it
+        if config.model.get("model_type", SteelConfig.model_type) != SteelConfig.model_type:
+            return configuration.from_fields(config.model)
         known = set(SteelConfig().to_dict())
         for key in config.model:
             if key not in known:
@@ -135,10 +185,14 @@ def read_geometry(config: TrainConfig, folder: Path | None) -> SteelConfig:
         geometry = SteelConfig(**config.model)
         geometry.refuse_leakage()
         return geometry
-    except ConfigError:
+    except (ConfigError, FamilyError):
         raise
     except (ValueError, TypeError) as error:
         raise ConfigError(f"model: {error}") from None
+
+
+def _model_type(folder: Path) -> str:
+    return str(json.loads((folder / "config.json").read_text("utf-8")).get("model_type"))
 
 
 def shard(scorer: Scorer, world: World, *, compile_blocks: bool = False) -> None:
@@ -148,11 +202,9 @@ def shard(scorer: Scorer, world: World, *, compile_blocks: bool = False) -> None
     policy = MixedPrecisionPolicy(
         param_dtype=world.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
-    body = scorer.lm.model
-    body.chunk_documents = world.device.type == "cpu" and not compile_blocks
-    for block in body.layers:
+    for block in network.blocks(scorer.lm):
         if compile_blocks:
-            block.compile(fullgraph=scorer.lm.config.ffn_keeps_shapes)
+            block.compile(fullgraph=getattr(scorer.lm.config, "ffn_keeps_shapes", False))
         fully_shard(block, mesh=world.mesh, mp_policy=policy, reshard_after_forward=False)
     fully_shard(scorer, mesh=world.mesh, mp_policy=policy, reshard_after_forward=False)
 

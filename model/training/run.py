@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from transformers.utils.logging import disable_progress_bar
 
+from model.families import FamilyError
 from model.guard import refuse_foreign_kernels
 from model.training.config import ConfigError, TrainConfig, from_json
 from model.training.loader import DataError
@@ -49,7 +50,7 @@ def main(arguments: list[str]) -> int:
     try:
         refuse_foreign_kernels()
         code = run(from_json(arguments[0]), stop, watch)
-    except (ConfigError, DataError, TrainingError) as error:
+    except (ConfigError, DataError, FamilyError, TrainingError) as error:
         code = 2
         if watch.end(code):
             print(f"error: {error}", file=sys.stderr)

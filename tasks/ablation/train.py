@@ -40,7 +40,7 @@ def body(ctx: Context) -> Outcome:
         raise NodeError(
             "the ablation compares validation losses, and no source has any: see tokenize.val_share"
         )
-    vocab_size = pretrain.rounded_vocab(recipe.model.vocab_size, shards["vocab_size"])
+    vocab_size = pretrain.rounded_vocab(recipe.model.vocabulary, shards["vocab_size"])
     trained = engine.train(
         ctx,
         "pretrain",

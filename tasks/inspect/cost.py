@@ -179,6 +179,8 @@ def _trainings(config: SteelRun, fleet: Fleet) -> Iterator[Training]:
 def _question(config: SteelRun, training: Training, limit: float) -> dict[str, Any]:
     """For model.training.memory; only what decides the answer."""
     runtime, recipe = config.runtime, training.recipe
+    if not config.model.own:
+        raise NodeError("memory and time are planned for Steel's own models only")
     model = config.model.model_dump(mode="json")
     if model["vocab_size"] is None:
         if config.tokenize.tokenizer == "folder":

@@ -87,18 +87,18 @@ def _device(config: SteelRun, gpus: int) -> Iterator[str]:
 
 
 def _context(config: SteelRun, stages: tuple[str, ...]) -> Iterator[str]:
-    most = config.model.max_position_embeddings
+    most = config.model.context
     lengths = {"tokenize.block_size": config.tokenize.block_size}
     if "sft" in stages and config.sft.variants:
         lengths["sft.max_tokens"] = config.sft.max_tokens
     if "dpo" in stages and config.dpo.mixture:
         lengths["dpo.max_tokens"] = config.dpo.max_tokens
     for name, length in lengths.items():
-        if length > most:
+        if most and length > most:
             yield f"{name} is {length}, more than the model's context: model.max_position_embeddings is {most}"
-    given, own = config.model.vocab_size, config.tokenize.vocab_size
+    given, own = config.model.vocabulary, config.tokenize.vocab_size
     if given and config.tokenize.tokenizer == "train" and given < own:
-        yield f"model.vocab_size is {given}, fewer than the tokenizer's {own} (tokenize.vocab_size)"
+        yield f"the model's vocab_size is {given}, fewer than the tokenizer's {own} (tokenize.vocab_size)"
 
 
 def _mixtures(config: SteelRun, stages: tuple[str, ...]) -> Iterator[str]:

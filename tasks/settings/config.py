@@ -7,12 +7,22 @@ does. Unknown keys are refused everywhere, so that a typo cannot vanish.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from tasks.settings import names
+from tasks.settings.errors import NodeError
 
 STAGES = ("download", "convert", "clean", "tokenize", "pretrain", "sft", "dpo", "evaluate", "report")
 DATA_STAGES = STAGES[: STAGES.index("tokenize") + 1]
@@ -177,8 +187,22 @@ LEAKY_KINDS = ("paper", "released")
 import loads torch, and planning a run must not."""
 
 
+OTHER_MODELS = ("transformers", "pretrained")
+"""Fields of `model` that take another model than Steel's."""
+
+
 class Model(Section):
-    """Geometry of the network. The names are those of transformers and of model.steel.SteelConfig."""
+    """Geometry of the network. The names are those of transformers and of model.steel.SteelConfig.
+
+    `transformers` or `pretrained` takes another model than Steel's; then no other field may be given.
+    """
+
+    transformers: dict[str, Any] | None = None
+    """Another model of transformers, from fresh weights: model_type and fields of its configuration. vocab_size, if not
+    given, is the tokenizer's, rounded up to a multiple of 64."""
+    pretrained: Path | None = None
+    """Folder of a model of transformers to continue from, with config.json and weights. Needs its own tokenizer:
+    tokenize.tokenizer `folder`."""
 
     hidden_size: int = Field(1792, gt=0)
     """Width of the residual stream."""
@@ -218,6 +242,58 @@ class Model(Section):
     """Factor on the embeddings before the first layer."""
     tie_word_embeddings: bool = False
     """Use one table for the embeddings and the output layer."""
+
+    @model_validator(mode="after")
+    def _one_model(self) -> Model:
+        given = [name for name in type(self).model_fields if name in self.model_fields_set]
+        chosen = [name for name in OTHER_MODELS if getattr(self, name) is not None]
+        others = [name for name in given if name not in OTHER_MODELS]
+        if len(chosen) > 1:
+            raise ValueError("transformers and pretrained are both given. Choose one.")
+        if chosen and others:
+            raise ValueError(
+                f"{chosen[0]} takes another model than Steel's, so {', '.join(others)} of Steel's own have no meaning: "
+                "give one or the other"
+            )
+        if self.transformers is not None and not isinstance(self.transformers.get("model_type"), str):
+            raise ValueError("transformers needs model_type, such as qwen2")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _what_is_meant(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Of another model its own fields only, so that Steel's recipes read as ever."""
+        chosen = [name for name in OTHER_MODELS if getattr(self, name) is not None]
+        values: dict[str, Any] = handler(self)
+        return {k: v for k, v in values.items() if (k in chosen if chosen else k not in OTHER_MODELS)}
+
+    @property
+    def own(self) -> bool:
+        """Whether it is Steel's own network."""
+        return self.transformers is None and self.pretrained is None
+
+    @property
+    def context(self) -> int | None:
+        """Largest number of positions; None: not known here."""
+        return self._field("max_position_embeddings")
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Rows of the embedding table; None: those of the tokenizer."""
+        return self._field("vocab_size")
+
+    def _field(self, name: str) -> int | None:
+        if self.own:
+            value: int | None = getattr(self, name)
+            return value
+        if self.transformers is not None:
+            return self.transformers.get(name)
+        assert self.pretrained is not None
+        try:
+            return json.loads((self.pretrained / "config.json").read_text("utf-8")).get(name)
+        except (OSError, ValueError) as error:
+            raise NodeError(
+                f"model.pretrained: {self.pretrained}/config.json cannot be read ({error})"
+            ) from None
 
     @model_validator(mode="after")
     def _geometry(self) -> Model:

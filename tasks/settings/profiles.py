@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from tasks.settings import registry
-from tasks.settings.config import SteelRun
+from tasks.settings.config import OTHER_MODELS, SteelRun
 from tasks.settings.errors import NodeError, complaint
 from tasks.settings.paths import ROOT
 
@@ -38,13 +38,22 @@ def names() -> list[str]:
 
 def load(profile: str, overrides: Mapping[str, Any] | None = None) -> SteelRun:
     """A profile with overrides merged in, validated. Raises NodeError with one clear line."""
-    tree = merge(_read(profile), overrides or {})
+    tree = _layer(_read(profile), overrides or {})
     sources = tree.get("sources") or {}
     tree["sources"] = {name: registry.filled(name, source) for name, source in sources.items()}
     try:
         return SteelRun.model_validate({**tree, "profile": profile})
     except ValidationError as error:
         raise NodeError(f"profile {profile!r}, {complaint(error)}") from error
+
+
+def _layer(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`merge`, and a model that is not Steel's takes the place of the whole inherited one."""
+    chosen = [name for name in OTHER_MODELS if (over.get("model") or {}).get(name)]
+    if chosen:
+        inherited = base.get("model") or {}
+        base = {**base, "model": {name: inherited[name] for name in chosen if name in inherited}}
+    return merge(base, over)
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,7 +77,7 @@ def _read(profile: str) -> dict[str, Any]:
     parent = tree.pop("extends", None)
     tree.pop("description", None)
     drop = tree.pop("only_sources", None)
-    tree = merge(_read(parent), tree) if parent else tree
+    tree = _layer(_read(parent), tree) if parent else tree
     if drop is not None:
         tree["sources"] = {name: tree["sources"][name] for name in drop}
     return tree

@@ -18,7 +18,6 @@ torchrun then has SIGTERM once more, and its ranks save all the same.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import os
 import re
@@ -63,8 +62,13 @@ _PASSED = (
 )
 _PASSED_FAMILIES = ("CUDA_", "NVIDIA_", "NCCL_", "GLOO_", "TORCH", "PYTORCH_", "TRITON_")
 
-_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
-_PR_SET_PDEATHSIG = 1
+_ASK = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: it outlives the exec
+if os.getppid() != int(sys.argv[1]):  # the parent died before we could ask
+    sys.exit(1)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
 
 
 class Stopped(NodeError):
@@ -108,16 +112,14 @@ def supervise(ctx: Context, command: list[str], env: Mapping[str, str], tail: Ta
     log = ctx.out / LOG
     with _locked(ctx.out, ctx) as lock, open(log, "ab") as sink:
         start = sink.tell()
-        parent = os.getpid()
         child = subprocess.Popen(
-            command,
+            _ending_with(os.getpid(), command),
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.STDOUT,
             env=dict(env),
             cwd=ROOT,
             pass_fds=[lock],
-            preexec_fn=lambda: _die_with(parent),
         )
         ctx.log.info("training starts: process %s, log %s", child.pid, log)
         family, grace = Family(child.pid), ctx.runtime.grace_seconds
@@ -251,12 +253,15 @@ def _stop(child: subprocess.Popen, family: Family, grace: float) -> None:
         child.wait()
 
 
-def _die_with(parent: int) -> None:
-    """In the child, before exec: SIGTERM when the thread that started it ends."""
-    if _libc is not None:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before we could ask
-            os.kill(os.getpid(), signal.SIGTERM)
+def _ending_with(parent: int, command: list[str]) -> list[str]:
+    """The command behind a few lines that ask for SIGTERM when the thread that started it ends (Linux).
+
+    They run in a process of their own: code between fork and exec (`preexec_fn`) can lock up where the parent has
+    other threads, and a flow has many.
+    """
+    if sys.platform != "linux":
+        return command
+    return [sys.executable, "-I", "-S", "-c", _ASK, str(parent), *command]
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 from tasks.settings.config import ContinueFrom, Model, Section, SteelRun, Train
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Context, Node, Outcome
-from tasks.training import continuation, engine
+from tasks.training import continuation, engine, pretrained
 from tasks.work import pool
 
 
@@ -28,7 +28,7 @@ class Recipe(Section):
 
 def nodes(config: SteelRun) -> list[Node]:
     """One node, which wants the machine for itself and goes on where it was stopped."""
-    body = Pretraining(config.pretrain.continue_from, config.runtime.artifacts)
+    body = Pretraining(config.pretrain.continue_from, config.runtime.artifacts, config.model.pretrained)
     return [
         Node(
             name="pretrain",
@@ -39,7 +39,7 @@ def nodes(config: SteelRun) -> list[Node]:
                 "tokenizer": "tokenize:tokenizer",
                 **{name: f"tokenize:{name}" for name in config.using("pretrain")},
             },
-            external=body.identity if config.pretrain.continue_from else None,
+            external=body.identity if config.pretrain.continue_from or config.model.pretrained else None,
             resumable=True,
             seeded=True,
             trains=True,
@@ -66,9 +66,13 @@ class Pretraining:
 
     continue_from: ContinueFrom | None = None
     artifacts: Path = Path("artifacts")
+    pretrained: Path | None = None
+    """The folder of the model it starts from, if any."""
 
     def identity(self) -> dict[str, str]:
-        """What the parent adds to the fingerprint."""
+        """What the parent, or the pretrained model, adds to the fingerprint."""
+        if self.continue_from is None:
+            return {} if self.pretrained is None else pretrained.identity(self.pretrained)
         parent = continuation.find(self.continue_from, self.artifacts)
         return {**parent.identity, "on_changed": self.continue_from.on_changed}
 
@@ -76,6 +80,8 @@ class Pretraining:
         """Train, then compare with the unigram model."""
         recipe: Recipe = ctx.config
         shards = read_shards(ctx)
+        if self.pretrained is not None:
+            pool.submit(pretrained.hold, self.pretrained, ctx.inputs["tokenizer"].path).result()
         files, val_files = data_files(ctx, shards)
         course = self._course(ctx, recipe.train, files, shards["tokenizer_digest"])
         blocks = sum(map(continuation.blocks_of, course.files))
@@ -84,7 +90,7 @@ class Pretraining:
             "blocks this training takes, from step %d to %d:\n%s", course.begin + 1, course.end, table
         )
         ctx.track.metrics({"epoch_blocks": blocks, **shares(course.files)}, 0)
-        vocab_size = rounded_vocab(recipe.model.vocab_size, shards["vocab_size"])
+        vocab_size = rounded_vocab(recipe.model.vocabulary, shards["vocab_size"])
         # counted beside the training
         unigram = pool.submit(
             unigram_loss, course.files, val_files, vocab_size, ctx.runtime.verify_shards == "start"
@@ -97,7 +103,7 @@ class Pretraining:
             nproc=ctx.runtime.nproc,
             keep_checkpoints=True,
             val_files=val_files,
-            model=geometry(recipe.model, vocab_size),
+            **beginning(recipe.model, vocab_size),
             steps=course.end,
             continue_from=course.checkpoint,
             keep_final=True,
@@ -190,8 +196,17 @@ def shares(files: Sequence[dict]) -> dict[str, float]:
 
 
 def geometry(model: Model, vocab_size: int) -> dict[str, Any]:
-    """The fields of SteelConfig, for the engine."""
+    """The fields of the configuration, for the engine."""
+    if model.transformers is not None:
+        return {**model.transformers, "vocab_size": vocab_size}
     return {**model.model_dump(mode="json"), "vocab_size": vocab_size}
+
+
+def beginning(model: Model, vocab_size: int) -> dict[str, Any]:
+    """What the engine starts from: fresh weights, or those of a folder."""
+    if model.pretrained is not None:
+        return {"init_from": str(model.pretrained.absolute())}
+    return {"model": geometry(model, vocab_size)}
 
 
 def rounded_vocab(vocab_size: int | None, tokenizer_size: int) -> int:
@@ -199,7 +214,9 @@ def rounded_vocab(vocab_size: int | None, tokenizer_size: int) -> int:
     if vocab_size is None:
         return -(-tokenizer_size // 64) * 64
     if vocab_size < tokenizer_size:
-        raise NodeError(f"model.vocab_size is {vocab_size}, but the tokenizer has {tokenizer_size} tokens")
+        raise NodeError(
+            f"the model's vocab_size is {vocab_size}, but the tokenizer has {tokenizer_size} tokens"
+        )
     return vocab_size
 
 

@@ -11,6 +11,7 @@ from tasks.ablation.ffn import table
 from tasks.ablation.study import STAGE
 from tasks.figures.latest import link
 from tasks.settings.config import LEAKY_KINDS, Model, SteelRun
+from tasks.settings.errors import NodeError
 from tasks.stage.node import Node
 
 __all__ = ["FOLDER", "PAGE", "STAGE", "TABLE", "nodes", "publish"]
@@ -34,6 +35,10 @@ def nodes(config: SteelRun) -> list[Node]:
 
 
 def _model(config: SteelRun, kind: str) -> Model:
+    if not config.model.own:
+        raise NodeError(
+            "the study compares Steel's own feed-forward layers: take a profile with Steel's model"
+        )
     values = config.model.model_dump()
     if kind == "merge" and config.ablation.merge_segment:
         values["merge_segment"] = config.ablation.merge_segment

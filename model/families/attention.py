@@ -1,0 +1,82 @@
+"""transformers' attention interface over rows packed with documents.
+
+Every model that takes its attention from `ALL_ATTENTION_FUNCTIONS` hands the keyword arguments of its forward down to
+it. So `documents=` reaches each layer, whatever the architecture, and transformers makes no mask of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from model.families.configuration import FamilyError
+from model.steel.attention import KERNELS, Documents, packed_attention
+
+PACKED = "packed_documents"
+OTHERS = ("s_aux", "softcap", "head_mask", "sinks", "position_bias", "indices")
+"""Arguments of some models that change the scores; the packed attention has none of them."""
+
+
+class PackedRows:
+    """The documents of a batch's rows, and the mask of each sliding window, made when the first layer asks for it."""
+
+    def __init__(self, doc_index: Tensor, how: str, chunked: bool | None, at_most: int | None):
+        """As model.steel.attention.Documents.of; doc_index [B, T]."""
+        self.doc_index, self.how, self.chunked, self.at_most = doc_index, how, chunked, at_most
+        self.made: dict[tuple[torch.dtype, int | None], Documents] = {}
+
+    def of(self, dtype: torch.dtype, window: int | None) -> Documents:
+        """Who may see whom; `window`: a query sees so many keys, its own among them."""
+        length = self.doc_index.shape[1]
+        if window is not None and window >= length:
+            window = None
+        if (dtype, window) not in self.made:
+            if window is not None and self.how in KERNELS:
+                raise FamilyError(
+                    f"a sliding window of {window} is shorter than the rows of {length}: choose attention sdpa"
+                )
+            documents = Documents.of(self.doc_index, dtype, self.how, self.chunked, self.at_most)
+            if window is not None:
+                assert documents.mask is not None
+                place = torch.arange(length, device=self.doc_index.device)
+                documents.mask.masked_fill_(place[:, None] - place[None, :] >= window, float("-inf"))
+            self.made[dtype, window] = documents
+        return self.made[dtype, window]
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    documents: PackedRows | None = None,
+    sliding_window: int | None = None,
+    **more: Any,
+) -> tuple[Tensor, None]:
+    """query [B, H, T, head_dim], key and value with H or fewer heads -> [B, T, H, head_dim].
+
+    Dropout is left out: a resumed run must repeat every step.
+    """
+    kind = getattr(getattr(module, "config", None), "model_type", type(module).__name__)
+    if documents is None:
+        raise FamilyError(
+            f"{kind} cannot be trained here: its attention does not get the documents of its rows: they would not be kept apart"
+        )
+    if attention_mask is not None:
+        raise FamilyError(f"{kind} cannot be trained here: it makes an attention mask of its own")
+    for name in OTHERS:
+        if more.get(name) is not None:
+            raise FamilyError(
+                f"{kind} cannot be trained here: its attention uses {name}, which packed attention does not have"
+            )
+    if scaling is None:
+        scaling = query.shape[-1] ** -0.5
+    return packed_attention(query, key, value, documents.of(query.dtype, sliding_window), scaling), None
+
+
+ALL_ATTENTION_FUNCTIONS.register(PACKED, attend)

@@ -1,0 +1,75 @@
+"""The configuration of a model of transformers, held against what the engine computes exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+LAYERS = ("full_attention", "attention", "sliding_attention")
+"""Kinds of layers that packed attention computes."""
+REFUSED = {
+    "is_encoder_decoder": "it has an encoder",
+    "attn_logit_softcapping": "its attention scores have a soft cap",
+    "final_logit_softcapping": "its logits have a soft cap",
+    "attention_chunk_size": "its attention is cut into chunks of the row, not of the document",
+    "quantization_config": "its weights are quantized",
+}
+"""Fields which, where they are set, change what is computed in a way that the engine does not follow."""
+OPTIONAL = ("head_dim", "rope_theta", "rope_scaling")
+"""Fields that some models read and their configurations do not declare."""
+
+
+class FamilyError(ValueError):
+    """A model that cannot be trained here: one clear line."""
+
+
+def from_fields(fields: Mapping[str, Any]) -> PreTrainedConfig:
+    """`model_type` and the fields of its configuration; unknown ones are refused."""
+    given = dict(fields)
+    kind = given.pop("model_type")
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise FamilyError(f"model.model_type: transformers has no causal language model {kind!r}")
+    known = AutoConfig.for_model(kind)
+    for key in given:
+        if not hasattr(known, key) and key not in OPTIONAL:
+            raise FamilyError(f"unknown key model.{key}: the configuration of {kind} has no such field")
+    try:
+        config = AutoConfig.for_model(kind, **given)
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise FamilyError(f"model: {kind}: {_first_line(error)}") from error
+    return check(config)
+
+
+def from_folder(folder: Path) -> PreTrainedConfig:
+    """The configuration of a folder that transformers can load without code of the folder's own."""
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise FamilyError(f"init_from: {folder}: {_first_line(error)}") from error
+    return check(config)
+
+
+def check(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The same, or FamilyError naming what cannot be exact."""
+    kind = config.model_type
+    if config.get_text_config() is not config:
+        raise FamilyError(
+            f"{kind} is no plain language model (it holds {config.get_text_config().model_type})"
+        )
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise FamilyError(f"{kind} is no causal language model of transformers")
+    for name, reason in REFUSED.items():
+        if getattr(config, name, None):
+            raise FamilyError(f"{kind} cannot be trained here: {reason} ({name} is {getattr(config, name)})")
+    for layer in getattr(config, "layer_types", None) or ():
+        if layer not in LAYERS:
+            raise FamilyError(f"{kind} cannot be trained here: packed documents meet in its {layer} layers")
+    return config
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

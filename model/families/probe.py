@@ -1,0 +1,89 @@
+"""A short row of two documents, computed as training does, against transformers' own forward of each document alone.
+
+A list of names knows the models of today; this finds the factor, window or recurrence of the next one before the first
+step, on the weights that are to be trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from model.families.attention import PACKED
+from model.families.configuration import FamilyError
+from model.families.head import with_head
+
+LENGTHS = (7, 10)
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+"""Of the relative difference (norms); BF16 rounds, and experts may be chosen otherwise."""
+
+
+@torch.no_grad()
+def check(
+    lm: PreTrainedModel, packed: Callable[[Tensor, Tensor, Tensor], Tensor], dtype: torch.dtype
+) -> None:
+    """Raise FamilyError where the two differ.
+
+    `packed(input_ids, position_ids, doc_index)`, each [1, T] -> hidden states [T, D], as training computes them.
+    """
+    kind, device = lm.config.model_type, lm.device
+    window = shortest_window(lm)
+    lengths = LENGTHS if window is None or window > 512 else (LENGTHS[0], window + LENGTHS[1])
+    rng = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, lm.config.vocab_size, (1, sum(lengths)), generator=rng).to(device)
+    places = torch.cat([torch.arange(n) for n in lengths])[None].to(device)
+    documents = torch.repeat_interleave(torch.arange(2), torch.tensor(lengths))[None].to(device)
+    ours = torch.mm(*_columns(lm, packed(ids, places, documents)))
+    lm.config._attn_implementation = "eager"
+    try:
+        theirs = [lm(input_ids=part, use_cache=False).logits[0] for part in ids.split(lengths, dim=1)]
+        _check_head(lm, dtype)
+    finally:
+        lm.config._attn_implementation = PACKED
+    if (apart := _apart(ours, torch.cat(theirs))) > TOLERANCE[dtype]:
+        raise FamilyError(
+            f"{kind} cannot be trained here: its logits for packed documents differ by {apart:.2g} from those that "
+            "transformers computes for each document alone"
+        )
+
+
+def shortest_window(lm: PreTrainedModel) -> int | None:
+    """The shortest sliding window of any layer, in tokens."""
+    windows = (getattr(module, "sliding_window", None) for module in lm.modules())
+    return min((w for w in windows if isinstance(w, int) and w > 0), default=None)
+
+
+def _check_head(lm: PreTrainedModel, dtype: torch.dtype) -> None:
+    """With hidden states so large that a soft cap shows, which fresh weights would hide."""
+    weight = lm.get_output_embeddings().weight
+    hidden = torch.randn(1, 4, weight.shape[1], generator=torch.Generator().manual_seed(0))
+    ours = torch.mm(*_columns(lm, hidden[0].to(weight)))
+    hidden = (hidden * (100 / ours.float().abs().max().clamp(min=1e-6).item())).to(weight)
+    ours = torch.mm(*_columns(lm, hidden[0]))
+    body, none = lm.base_model, torch.zeros(1, 4, dtype=torch.long, device=weight.device)
+    out = body(input_ids=none, use_cache=False)
+    out.last_hidden_state = hidden
+    forward = body.forward
+    body.forward = lambda *_, **__: out
+    try:
+        theirs = lm(input_ids=none, use_cache=False)
+    finally:
+        body.forward = forward
+    if (apart := _apart(ours, theirs.logits[0])) > TOLERANCE[dtype] / 4:
+        raise FamilyError(
+            f"{lm.config.model_type} cannot be trained here: its head does more than a product, a bias and a known "
+            f"factor (logits differ by {apart:.2g})"
+        )
+
+
+def _columns(lm: PreTrainedModel, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    hidden, weight = with_head(lm, hidden)
+    return hidden, weight.t()
+
+
+def _apart(a: Tensor, b: Tensor) -> float:
+    a, b = a.double(), b.double()
+    return ((a - b).norm() / b.norm().clamp(min=1e-30)).item()

@@ -1,0 +1,231 @@
+"""Other architectures: packed training is exact, the export is the model, and what cannot be exact is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM
+
+from model.families import FamilyError, configuration, counts, network
+from model.training.batch import Batch
+from model.training.loader import DataError
+from model.training.objectives import FamilyScorer
+from tests.support import engine_helpers as tiny
+from tests.support.families import BASE, MODELS, loss_of_documents
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    return {
+        "files": [tiny.shard(folder / "a.arrow", 12)],
+        "val_files": [tiny.shard(folder / "v.arrow", 5, seed=2)],
+    }
+
+
+def settings(work: Path, data: dict, **more) -> dict:
+    return tiny.settings(work, data=data, steps=3, log_every=1, **more)
+
+
+def val_loss(work: Path) -> float:
+    return [line["val_loss"] for line in tiny.metrics(work) if "val_loss" in line][-1]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_packed_loss_is_that_of_each_document_alone(name, data, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert tiny.engine(settings(first, data, model=MODELS[name])) == 0
+    lines = [line["loss"] for line in tiny.metrics(first) if "loss" in line]
+    assert lines[-1] < lines[0]
+    assert json.loads((first / "export/config.json").read_text())["model_type"] == MODELS[name]["model_type"]
+    expected = loss_of_documents(first / "export", [Path(data["val_files"][0]["path"])])
+    assert val_loss(first) == pytest.approx(expected, abs=1e-5)
+
+    frozen = {"lr": 1e-30, "warmup_steps": 0, "weight_decay": 0.0}
+    assert tiny.engine(settings(second, data, model=None, init_from=str(first / "export"), optim=frozen)) == 0
+    assert val_loss(second) == pytest.approx(expected, abs=1e-5)
+    assert (second / "export/model.safetensors").read_bytes() == (
+        first / "export/model.safetensors"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({"model_type": "gemma2", **BASE}, "gemma2 .* soft cap"),
+        ({"model_type": "gpt_oss", **BASE}, "gpt_oss .* s_aux"),
+        ({"model_type": "qwen3_next", **BASE}, "qwen3_next .* linear_attention"),
+        ({"model_type": "mamba2", "vocab_size": tiny.VOCAB}, "mamba2"),
+        ({"model_type": "bloom", "vocab_size": tiny.VOCAB, "hidden_size": 32}, "bloom .* attention"),
+        ({"model_type": "t5", "vocab_size": tiny.VOCAB}, "no causal language model"),
+        ({"model_type": "qwen9"}, "no causal language model"),
+        ({"model_type": "qwen2", **BASE, "hidden_sise": 32}, "model.hidden_sise"),
+    ],
+    ids=lambda value: value.get("model_type", "") if isinstance(value, dict) else "",
+)
+def test_what_cannot_be_exact_is_refused_by_name(model, words, data, tmp_path):
+    with pytest.raises(FamilyError, match=words) as error:
+        tiny.engine(settings(tmp_path, data, model=model))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "export").exists()
+
+
+def built(model: dict, seed: int = 7):
+    """A model on the CPU with fresh weights, and its scorer."""
+    lm = network.build(configuration.from_fields(model))
+    tensor_of = network.from_seed(lm, seed)
+    scorer = FamilyScorer(lm, torch.float32, "sdpa", True)
+    network.materialise(scorer, torch.device("cpu"))
+    lm.tie_weights()
+    with torch.no_grad():
+        for name, parameter in lm.named_parameters():
+            parameter.copy_(tensor_of(name))
+    return scorer.eval()
+
+
+class Leaky(FamilyScorer):
+    """One document where there are two."""
+
+    def _body(self, ids, positions, documents, at_most, **more):
+        return super()._body(ids, positions, torch.zeros_like(documents), at_most, **more)
+
+
+class Unscaled(FamilyScorer):
+    """Every position counted from the row's start, not from the document's."""
+
+    def _body(self, ids, positions, documents, at_most, **more):
+        return super()._body(ids, torch.arange(ids.shape[1])[None] * 3, documents, at_most, **more)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "qwen3-moe"])
+@pytest.mark.parametrize("wrong", [Leaky, Unscaled])
+def test_the_probe_finds_a_packed_forward_that_is_not_exact(name, wrong):
+    scorer = built(MODELS[name])
+    scorer(None)
+    scorer.__class__ = wrong
+    with pytest.raises(FamilyError, match="differ by"):
+        scorer(None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda logits: torch.tanh(logits / 30) * 30,
+        lambda logits: logits * 1.1,
+        lambda logits: logits + torch.arange(logits.shape[-1]),
+    ],
+    ids=["soft cap", "factor", "bias"],
+)
+def test_the_probe_finds_a_head_that_does_more(change, monkeypatch):
+    scorer = built({**MODELS["llama"], "initializer_range": 0.002})
+    forward = scorer.lm.forward
+
+    def changed(*arguments, **more):
+        out = forward(*arguments, **more)
+        out.logits = change(out.logits)
+        return out
+
+    monkeypatch.setattr(scorer.lm, "forward", changed)
+    with pytest.raises(FamilyError, match="differ by"):
+        scorer(None)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3-moe"])
+def test_the_auxiliary_loss_is_the_models_own(name, data, tmp_path):
+    """Loss and gradient of rows of one document, against transformers' forward with labels."""
+    scorer = built(MODELS[name]).train()
+    ids = torch.randint(0, tiny.VOCAB, (2, 13), generator=torch.Generator().manual_seed(1))
+    batch = Batch(
+        tokens=ids.int(), starts=torch.tensor([0, 13]), valid=torch.tensor([13, 13]).int(), loss_mask=None,
+        targets=24, blocks=torch.zeros(2), files=torch.zeros(2).int(),
+    )  # fmt: skip
+    loss, nll = scorer(batch, per_token=False, scale=1 / 24)
+    loss.backward()
+    ours = {n: p.grad.clone() for n, p in scorer.lm.named_parameters()}
+    scorer.zero_grad()
+    scorer.lm.config._attn_implementation = "eager"
+    # its own labels are shifted by it; the last position, without a label, is routed in both
+    out = scorer.lm(input_ids=ids[:, :-1], output_router_logits=True, use_cache=False)
+    ce = torch.nn.functional.cross_entropy(out.logits.flatten(0, 1), ids[:, 1:].flatten())
+    (ce + scorer.lm.config.router_aux_loss_coef * out.aux_loss).backward()
+    assert out.aux_loss > 0
+    assert loss.item() == pytest.approx((ce + scorer.auxiliary * out.aux_loss).item(), abs=1e-5)
+    assert nll.item() / 24 == pytest.approx(ce.item(), abs=1e-5)
+    for parameter_name, parameter in scorer.lm.named_parameters():
+        assert torch.allclose(ours[parameter_name], parameter.grad, atol=1e-5), parameter_name
+
+
+def test_fresh_weights_follow_the_models_own_rule():
+    """GPT-2 scales the projections into the residual stream; and a seed gives the same weights each time."""
+    first, again, other = (dict(built(MODELS["gpt2"], seed).lm.named_parameters()) for seed in (7, 7, 8))
+    for name, weight in first.items():
+        assert torch.equal(weight, again[name]), name
+    assert not torch.equal(first["transformer.wte.weight"], other["transformer.wte.weight"])
+    assert first["transformer.h.0.mlp.c_fc.weight"].std().item() == pytest.approx(0.15, rel=0.05)
+    assert first["transformer.h.0.mlp.c_proj.weight"].std().item() == pytest.approx(0.15 / 2, rel=0.05)
+    assert not torch.equal(first["transformer.h.0.mlp.c_fc.weight"], first["transformer.h.1.mlp.c_fc.weight"])
+
+
+@pytest.mark.parametrize(("name", "share"), [("llama", 1.0), ("qwen3-moe", 0.5)])
+def test_operations_are_those_that_torch_counts(name, share):
+    lm = built({**MODELS[name], "output_router_logits": False} if share < 1 else MODELS[name]).lm
+    lm.config._attn_implementation = lm.config._experts_implementation = (
+        "eager"  # torch counts no grouped products
+    )
+    length = 32
+    with FlopCounterMode(display=False) as counter:
+        lm(input_ids=torch.zeros(1, length, dtype=torch.long), use_cache=False)
+    # eager attention computes the whole square: 4 * width * length a token and layer
+    square = 2 * 4 * 32 * (length - (length + 1) / 2)
+    assert counts.flops_per_token(lm)(length) / 3 + square == pytest.approx(
+        counter.get_total_flops() / length, rel=0.02
+    )
+
+
+def test_a_tokenizer_of_its_own_special_tokens_is_kept_on_continuing(data, tmp_path):
+    tokenizer = tiny.byte_tokenizer(tmp_path / "tokenizer")
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert tiny.engine(settings(first, data, model=MODELS["qwen2"], tokenizer_dir=str(tokenizer))) == 0
+    config = json.loads((first / "export/config.json").read_text())
+    assert (config["eos_token_id"], config["pad_token_id"]) == (258, 256)
+    changed = {**config, "eos_token_id": 200}
+    (first / "export/config.json").write_text(json.dumps(changed))
+    values = settings(second, data, init_from=str(first / "export"), tokenizer_dir=str(tokenizer))
+    assert tiny.engine(values) == 0
+    assert json.loads((second / "export/config.json").read_text())["eos_token_id"] == 200
+    assert (second / "export/tokenizer.json").is_file()
+    lm = AutoModelForCausalLM.from_pretrained(second / "export")
+    assert type(lm).__name__ == "Qwen2ForCausalLM"
+
+
+def test_stopped_and_resumed_is_uninterrupted_to_the_bit(data, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert tiny.engine(settings(whole, data, model=MODELS["gpt2"])) == 0
+    values = settings(parts, data, model=MODELS["gpt2"])
+    assert tiny.engine(values, tiny.StopAt(2)) == 75
+    assert tiny.engine(values) == 0
+    assert tiny.metrics(parts) == tiny.metrics(whole)
+    assert (parts / "export/model.safetensors").read_bytes() == (
+        whole / "export/model.safetensors"
+    ).read_bytes()
+
+
+def test_shards_beyond_the_vocabulary_are_refused(data, tmp_path):
+    with pytest.raises(DataError, match="the model has 100 tokens"):
+        tiny.engine(settings(tmp_path, data, model={**MODELS["qwen2"], "vocab_size": 100}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_two_ranks_train_the_same_model(name, data, tmp_path):
+    work, alone = tmp_path / "two", tmp_path / "one"
+    assert tiny.start(settings(work, data, model=MODELS[name]), 2).wait(300) == 0, (work / "log").read_text()
+    assert tiny.engine(settings(alone, data, model=MODELS[name])) == 0
+    expected = loss_of_documents(work / "export", [Path(data["val_files"][0]["path"])])
+    assert val_loss(work) == pytest.approx(expected, abs=1e-5)
+    # an auxiliary loss is of a micro-batch, and two ranks cut the batch in two
+    assert val_loss(work) == pytest.approx(
+        val_loss(alone), abs=1e-2 if "output_router_logits" in MODELS[name] else 1e-4
+    )
