@@ -88,7 +88,7 @@ def run(request: Request) -> SteelRun:
     except ValueError as error:
         raise Wrong(f"overrides: {complaint(error)}") from error
     wrong = [
-        *check_until(request.until),
+        *check_until(request.until, request.spec),
         *check_force(request, config),
         *check_folders(config),
         *check_compiler(config),
@@ -140,9 +140,11 @@ def check_kernels() -> Iterable[str]:
         yield str(error)
 
 
-def check_until(until: str) -> Iterable[str]:
+def check_until(until: str, flow: FlowSpec = PIPELINE) -> Iterable[str]:
     if until not in STAGES:
         yield f"there is no stage {until!r}; UNTIL is one of: {', '.join(STAGES)}"
+    elif not flow.takes_until and until != STAGES[-1]:
+        yield f"UNTIL={until}: the flow {flow.deployment} runs as a whole; only the pipeline ends at a stage"
 
 
 def check_force(request: Request, config: SteelRun) -> Iterable[str]:

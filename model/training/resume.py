@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,7 @@ def hold(at: Path, saved: Mapping[str, Any] | None, now: Mapping[str, Any], *, j
     checkpoint is continued: only its model is held, other changes are logged.
     """
     allowed = now["allow_changed"]
-    for name in allowed:
-        if not _within(name, HELD) and not any(_within(held, [name]) for held in HELD):
-            raise ConfigError(f"allow_changed: {name} is no field that is held; held are {', '.join(HELD)}")
+    check_allowed(allowed)
     if saved is None:
         return
     before, here = _flat(saved), _flat(now)
@@ -67,6 +65,13 @@ def hold(at: Path, saved: Mapping[str, Any] | None, now: Mapping[str, Any], *, j
         )
     for said in changes.values():
         log.warning("changed since the checkpoint: %s", said)
+
+
+def check_allowed(names: Sequence[str]) -> None:
+    """Raise ConfigError where `allow_changed` names a field that is not held."""
+    for name in names:
+        if not _within(name, HELD) and not any(_within(held, [name]) for held in HELD):
+            raise ConfigError(f"allow_changed: {name} is no field that is held; held are {', '.join(HELD)}")
 
 
 def say_jump(before: float | None, step: int, same: float, rate: float) -> None:

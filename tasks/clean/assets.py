@@ -134,6 +134,13 @@ def folder_digests(folder: Path | None) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): file_digest(path) for path in _model_files(folder)}
 
 
+def check_given(folder: Path | None) -> None:
+    """NodeError where the folder holds no pair of models for any language."""
+    place = _folder(folder)
+    if not any(operators.has_models(place, lang) for lang in LANGUAGES):
+        raise NodeError(f"runtime.folders.models={folder} holds no pair of {_NAMES} for any language")
+
+
 def _folder(folder: Path | None) -> Path:
     if folder is None or not Path(folder).is_dir():
         raise NodeError(

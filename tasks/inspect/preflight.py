@@ -7,13 +7,17 @@ checked in the same way. The flow asks again at its start: a run may be triggere
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from model.training.config import undealable
+from model.training import resume
+from model.training.config import ConfigError, undealable
+from tasks.clean import assets
 from tasks.settings.config import SteelRun, Train
 from tasks.settings.errors import NodeError
+from tasks.tokenize import tokenizer
 from tasks.training import engine
 
 _ATTENTION = {"flash_attention_4": "flash_attn.cute", "flash_attention_2": "flash_attn", "varlen": ""}
@@ -26,6 +30,9 @@ def complaints(config: SteelRun, stages: tuple[str, ...], gpus: int) -> Iterator
     yield from _context(config, stages)
     yield from _mixtures(config, stages)
     yield from _batches(config, stages, gpus)
+    yield from _data(config, stages)
+    yield from _held(config)
+    yield from _artifacts(config.runtime.artifacts)
 
 
 def warnings(config: SteelRun, stages: tuple[str, ...], gpus: int) -> Iterator[str]:
@@ -127,6 +134,41 @@ def _batches(config: SteelRun, stages: tuple[str, ...], gpus: int) -> Iterator[s
             world = ranks(config, stage, gpus)
             if reason := undealable(train.batch_size, world, micro):
                 yield f"{stage}: {reason} ({name}{'' if name == 'pretrain' else '.train'}.batch_size, {world} ranks)"
+
+
+def _data(config: SteelRun, stages: tuple[str, ...]) -> Iterator[str]:
+    """Given models and tokenizers are what they should be; and something is left to train on."""
+    folders, given = config.runtime.folders, config.clean.assets.models == "folder"
+    if given and "clean" in stages:
+        yield from _complaint(lambda: assets.check_given(folders.models))
+    own = folders.tokenizer if config.tokenize.tokenizer == "folder" else None
+    if own is not None and own.is_dir() and "tokenize" in stages:
+        yield from _complaint(lambda: tokenizer.check_given(own))
+    weights, sources = config.tokenize.weights, config.using("pretrain")
+    if "tokenize" in stages and not any(weights.get(name, 1) for name in sources):
+        yield "no pre-training source is left: " + (
+            "tokenize.weights are all 0" if sources else "no source has use: pretrain"
+        )
+    if "ablation" in stages and not config.tokenize.val_share:
+        yield "tokenize.val_share is 0, and the ablation compares validation losses: hold some documents out"
+
+
+def _held(config: SteelRun) -> Iterator[str]:
+    yield from _complaint(lambda: resume.check_allowed(config.runtime.allow_changed))
+
+
+def _artifacts(folder: Path) -> Iterator[str]:
+    """The folder of all results, or the nearest one above it that exists, can be written."""
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        yield f"runtime.artifacts={folder}: {place} is no folder that can be written"
+
+
+def _complaint(check: Callable[[], object]) -> Iterator[str]:
+    try:
+        check()
+    except (NodeError, ConfigError) as error:
+        yield str(error)
 
 
 def refuse(config: SteelRun, stages: tuple[str, ...], gpus: int) -> list[str]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -33,20 +34,36 @@ StageName = Literal[
 
 
 class Section(BaseModel):
-    """Base of every section: immutable, and a typo is an error."""
+    """Base of every section: immutable; a typo is an error, and so is a number that is none (NaN, infinity)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
+Item = TypeVar("Item")
+
+
+def _no_repeats(values: list[Item]) -> list[Item]:
+    for at, value in enumerate(values):
+        if value in values[:at]:
+            raise ValueError(f"{value!r} is named twice")
+    return values
+
+
+Distinct = AfterValidator(_no_repeats)
 Share = Annotated[float, Field(gt=0, le=1)]
 """Of a data set's records: 1.0 is all, 0.2 a fifth."""
+Decay = Annotated[float, Field(ge=0, lt=1)]
+"""Share of a moving average that stays from one step to the next."""
+Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
+"""What numpy and torch both take."""
+Address = Annotated[str, Field(pattern=r"^https?://[^/]")]
 
 
 # ------------------------------------------------------------------------------------ data
 class WebFile(Section):
     """One file of a source with `hub: url`."""
 
-    url: str = Field(pattern=r"^https?://")
+    url: Address
     """Address of the file, with http:// or https://."""
     path: str = ""
     """Name of the file in the artifact. Empty: the last part of the URL's path."""
@@ -70,7 +87,7 @@ class Source(Section):
     """For `folder`: which of runtime.folders the path is below. Not set: decided by `use`."""
     revision: str = ""
     """Branch, tag or commit on the hub; a commit makes the run repeatable. Empty: the default branch."""
-    files: list[str] = ["**"]
+    files: list[str] = Field(["**"], min_length=1)
     """Glob patterns of the files to download."""
     unpack: list[str] = []
     """Glob patterns of the files to take out of downloaded zip and tar archives. Empty: archives stay packed."""
@@ -105,7 +122,7 @@ class Source(Section):
 class World(Section):
     """The demo world that Steel generates: how much of it, and how dirty."""
 
-    seed: int = 20250211
+    seed: Seed = 20250211
     """Seed of the generated texts."""
     size: Literal["full", "small"] = "full"
     """Amount of text. `small` is for the smoke profile: fewer wordings and documents, the same relations."""
@@ -129,14 +146,14 @@ class Assets(Section):
 
     models: Literal["train", "folder"] = "train"
     """`train`: train the models in this run; `folder`: take those in runtime.folders.models."""
-    sources: list[str] | None = None
+    sources: list[str] | None = Field(None, min_length=1)
     """For `train`: the pre-training sources that the models learn from. Not set: all. A new source among them
     changes the models, and every source is cleaned again: name a few when more data is to come."""
-    vocab_size: int = 2000
+    vocab_size: int = Field(2000, gt=0)
     """For `train`: number of tokens of the models' own tokenizer."""
     order: int = Field(3, ge=2, le=5)
     """For `train`: order of the n-gram models (3: the next token is predicted from the last two)."""
-    max_chars: int = 1_000_000
+    max_chars: int = Field(1_000_000, gt=0)
     """For `train`: number of characters of text to learn from."""
 
 
@@ -147,9 +164,9 @@ class Clean(Section):
     """Set of recipes in tasks/clean/recipes: <recipe>-text.yaml, <recipe>-dialogue.yaml, <recipe>-code.yaml."""
     assets: Assets = Assets()
     """The language models that the perplexity filter uses."""
-    trace_examples: int = 10
+    trace_examples: int = Field(10, ge=0)
     """Number of before/after examples that are kept for each operator."""
-    dedup_min_chars: int = 100
+    dedup_min_chars: int = Field(100, ge=0)
     """Length in characters below which only exact duplicates are removed: a short text has too few shingles to
     find near duplicates."""
     ngram: int = Field(13, ge=4)
@@ -204,7 +221,7 @@ class Model(Section):
     """Folder of a model of transformers to continue from, with config.json and weights. Needs its own tokenizer:
     tokenize.tokenizer `folder`."""
 
-    hidden_size: int = Field(1792, gt=0)
+    hidden_size: int = Field(1792, ge=4)
     """Width of the residual stream."""
     num_hidden_layers: int = Field(18, gt=0)
     """Number of layers."""
@@ -230,15 +247,15 @@ class Model(Section):
     generation."""
     vocab_size: int | None = Field(None, gt=0)
     """Number of rows of the embedding table. Not set: the tokenizer's size, rounded up to a multiple of 64."""
-    rope_theta: float = 1_000_000.0
+    rope_theta: float = Field(1_000_000.0, gt=0)
     """Base of the rotary position embedding."""
     max_position_embeddings: int = Field(32768, gt=0)
     """Largest number of positions that the model promises to handle."""
-    initializer_range: float = 0.02
+    initializer_range: float = Field(0.02, gt=0)
     """Standard deviation of the fresh weights."""
-    embedding_initializer_range: float | None = None
+    embedding_initializer_range: float | None = Field(None, gt=0)
     """Standard deviation of the fresh embedding table. Not set: initializer_range."""
-    embedding_multiplier: float = 1.0
+    embedding_multiplier: float = Field(1.0, gt=0)
     """Factor on the embeddings before the first layer."""
     tie_word_embeddings: bool = False
     """Use one table for the embeddings and the output layer."""
@@ -323,24 +340,24 @@ class Optim(Section):
 
     lr: float = Field(3e-4, gt=0)
     """Largest learning rate, reached after the warm-up."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     """Decay rates of AdamW's averages of the gradient and of its square."""
-    eps: float = 1e-8
+    eps: float = Field(1e-8, gt=0)
     """AdamW's epsilon."""
-    weight_decay: float = 0.05
+    weight_decay: float = Field(0.05, ge=0)
     """Decoupled weight decay. Not applied to norms, biases, and the router's phi and scale."""
     decay_embeddings: bool = True
     """Apply the weight decay to the embedding table, too."""
-    grad_clip: float = 1.0
+    grad_clip: float = Field(1.0, ge=0)
     """Largest norm of the whole gradient. 0: no clipping."""
     schedule: Literal["wsd", "cosine", "linear", "constant"] = "wsd"
     """Course of the learning rate after the warm-up. `wsd`: constant, then a linear fall over decay_share;
     `cosine` and `linear`: a fall over the whole training; `constant`: no fall."""
-    warmup_steps: int = 100
+    warmup_steps: int = Field(100, ge=0)
     """Number of steps in which the learning rate rises linearly to lr. 0: no warm-up."""
     decay_share: float = Field(0.6, ge=0, le=1)
     """For `wsd`: share of all steps, at the end, in which the learning rate falls linearly."""
-    min_lr_ratio: float = 0.0
+    min_lr_ratio: float = Field(0.0, ge=0, le=1)
     """Learning rate at the end, as a share of lr. Not for `constant`."""
     max_skipped: int = Field(0, ge=0)
     """Number of steps in a row that may be left out because their gradient is not finite, or a spike. 0: the first
@@ -348,8 +365,14 @@ class Optim(Section):
     spike_factor: float = Field(0.0, ge=0)
     """With max_skipped: a loss or gradient norm of more than so many times the mean of the last 128 steps is a spike.
     0: none is."""
-    z_loss: float = 0.0
+    z_loss: float = Field(0.0, ge=0)
     """Weight of the squared logsumexp of each target's logits in the loss (pre-training and SFT). 0: none."""
+
+    @model_validator(mode="after")
+    def _spikes_are_skipped(self) -> Self:
+        if self.spike_factor and not self.max_skipped:
+            raise ValueError("spike_factor needs max_skipped: how many steps in a row may be left out")
+        return self
 
 
 class Train(Section):
@@ -368,11 +391,11 @@ class Train(Section):
     export_dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the exported weights. `bfloat16` halves the export; what continues from it starts from
     rounded weights."""
-    log_every: int = 10
+    log_every: int = Field(10, gt=0)
     """Number of steps between two lines of metrics."""
-    eval_every: int = 100
+    eval_every: int = Field(100, ge=0)
     """Number of steps between two validation losses; there is also one at the end. 0: only at the end."""
-    save_every: int = 200
+    save_every: int = Field(200, gt=0)
     """Number of steps between two checkpoints. A crash loses at most this many steps."""
 
     @model_validator(mode="after")
@@ -449,33 +472,35 @@ class Dpo(Section):
 
     train: Train = Train(epochs=1)
     """Length, batch and optimizer of the training."""
-    beta: float = 0.1
+    beta: float = Field(0.1, gt=0)
     """Strength of the pull back to the reference model; a larger beta keeps the model closer to it."""
-    nll_weight: float = 0.0
+    nll_weight: float = Field(0.0, ge=0)
     """Weight of an extra loss on the chosen reply: its negative log-likelihood per token. 0: none."""
-    max_tokens: int = 768
+    max_tokens: int = Field(768, gt=1)
     """Largest length of prompt and reply together in tokens. A longer reply loses its end; what was cut is counted."""
     mixture: dict[str, Share] = {}
     """Share of the pairs to take from each preference set. Empty: no DPO."""
-    zh_per_en: float | None = None
+    zh_per_en: float | None = Field(None, gt=0)
     """Number of Chinese pairs for each English one; surplus English pairs are left out. Not set: all are used."""
-    held_out: int = 300
+    held_out: int = Field(300, ge=0)
     """Number of pairs that are kept out of the training to measure its effect."""
 
 
 class Evaluate(Section):
     """Benchmarks, and how every model is asked."""
 
-    benchmarks: list[str] = []
+    benchmarks: Annotated[list[str], Distinct] = []
     """Names of the sources with `use: benchmark` to ask. Empty: no evaluation."""
-    protocols: list[Literal["cloze", "paper-first-token"]] = ["cloze", "paper-first-token"]
+    protocols: Annotated[list[Literal["cloze", "paper-first-token"]], Distinct] = Field(
+        ["cloze", "paper-first-token"], min_length=1
+    )
     """Ways to ask. `cloze`: the likeliest option text per token; `paper-first-token`: the likeliest letter."""
     chat: bool = True
     """Ask tuned models in the chat template. The untrained and the base model are always asked plainly."""
     controls: Literal["none", "reported", "all"] = "reported"
     """Models that are also asked with the question removed (options-only). `reported`: the untrained, the base and
     the final one; `all`: every SFT variant, too."""
-    batch_tokens: int = 16384
+    batch_tokens: int = Field(16384, gt=0)
     """Largest number of tokens in a forward pass; it bounds memory."""
     max_questions: int | None = Field(None, gt=0)
     """Largest number of questions of each benchmark. Not set: all."""
@@ -484,17 +509,12 @@ class Evaluate(Section):
 class Ablation(Section):
     """The flow steel-ablation/ffn: kinds of feed-forward layer side by side, on this profile's shards."""
 
-    kinds: list[FfnKind] = [
-        "dense",
-        "token",
-        "merge",
-        "prefix",
-        "paper",
-        "released",
-    ]
+    kinds: Annotated[list[FfnKind], Distinct] = Field(
+        ["dense", "token", "merge", "prefix", "paper", "released"], min_length=1
+    )
     """Kinds of feed-forward layer to compare. `paper` and `released` see later tokens; a study may train them, to
     show what that does."""
-    seeds: list[int] = Field([1, 2, 3], min_length=1)
+    seeds: Annotated[list[Seed], Distinct] = Field([1, 2, 3], min_length=1)
     """Seeds of the fresh weights and of the order of the data; every kind is trained with each of them."""
     steps: int | None = Field(None, gt=0)
     """Number of optimizer steps of each training. Not set: as pretrain."""
@@ -513,7 +533,7 @@ class Report(Section):
 
     generations: list[str] = []
     """Prompts that the last model of the run continues. Empty: none."""
-    max_new_tokens: int = 48
+    max_new_tokens: int = Field(48, gt=0)
     """Largest length of a continuation in tokens."""
 
 
@@ -536,9 +556,9 @@ class Folders(Section):
 class Endpoints(Section):
     """Addresses of the hubs. Mirrors are tried in order; the token goes to each that is asked."""
 
-    huggingface: list[str] = Field(["https://huggingface.co"], min_length=1)
+    huggingface: list[Address] = Field(["https://huggingface.co"], min_length=1)
     """Addresses of Hugging Face and its mirrors, tried in this order."""
-    modelscope: list[str] = Field(["https://modelscope.cn"], min_length=1)
+    modelscope: list[Address] = Field(["https://modelscope.cn"], min_length=1)
     """Addresses of ModelScope and its mirrors, tried in this order."""
 
 
@@ -607,7 +627,7 @@ class PipelineRecipe(Section):
 
     profile: str
     """Name of the profile."""
-    seed: int = 1234
+    seed: Seed = 1234
     """Seed of everything that is random, but for the demo world and the ablation's trainings."""
     sources: dict[str, Source] = {}
     """Every data set of the run: pre-training sources, SFT and preference sets, benchmarks."""

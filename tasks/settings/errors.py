@@ -21,4 +21,4 @@ def complaint(error: Exception, below: str = "") -> str:
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         return f"there is no setting {place!r}{more}"
-    return f"{place}: {first['msg']}{more}"
+    return f"{place}: {first['msg'].removeprefix('Value error, ')}{more}"

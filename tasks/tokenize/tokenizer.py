@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -218,6 +219,12 @@ def folder_digests(folder: Path | None) -> dict[str, str]:
     }
 
 
+def check_given(folder: Path) -> None:
+    """NodeError where a run could not take the tokenizer in the folder."""
+    with tempfile.TemporaryDirectory() as place:
+        take_folder(_folder(folder), Path(place))
+
+
 def take_folder(folder: Path, out: Path) -> list[str]:
     """Copy a tokenizer without its state and complete it; returns what had to be changed."""
     from model.tokenizer import switch_off_settings
@@ -310,7 +317,10 @@ def _build(folder: Path) -> None:
     from tokenizers.models import BPE
 
     tokenizer = _blank()
-    tokenizer.model = BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    try:
+        tokenizer.model = BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    except Exception as error:  # tokenizers raises bare Exceptions
+        raise NodeError(f"TOKENIZER: vocab.json and merges.txt cannot be read: {error}") from error
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIALS])
     tokenizer.save(str(folder / "tokenizer.json"))
 

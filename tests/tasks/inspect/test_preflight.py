@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tasks import dag
@@ -59,6 +61,82 @@ def test_late_failures_are_refused_early(overrides: dict, gpus: int, words: str)
     assert [line for line in complaints if words in line], complaints
     with pytest.raises(NodeError, match="\n".join(complaints[:1])[:20]):
         preflight.refuse(profiles.load("smoke", overrides), STAGES, gpus)
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "values"),
+    [
+        ("pretrain.optim", "betas", ([0.9, 1.0], [1.5, 0.9], [-0.1, 0.9], [0.9, "nan"])),
+        ("pretrain.optim", "lr", (0, -1, "inf", "nan")),
+        ("sft.train.optim", "eps", (0, -1e-8)),
+        ("dpo.train.optim", "weight_decay", (-0.1, "nan")),
+        ("pretrain.optim", "grad_clip", (-1, "inf")),
+        ("pretrain.optim", "warmup_steps", (-1,)),
+        ("pretrain.optim", "min_lr_ratio", (-0.1, 1.5)),
+        ("pretrain.optim", "z_loss", (-1,)),
+        ("pretrain.optim", "spike_factor", (3,)),
+        ("pretrain", "log_every", (0,)),
+        ("sft.train", "save_every", (0, -1)),
+        ("dpo.train", "eval_every", (-1,)),
+        ("model", "rope_theta", (0, -1, "nan")),
+        ("model", "initializer_range", (0, -0.02, "inf")),
+        ("model", "embedding_multiplier", (0,)),
+        ("dpo", "beta", (0, -0.1, "nan")),
+        ("dpo", "max_tokens", (0, 1, -5)),
+        ("dpo", "zh_per_en", (0, -4)),
+        ("dpo", "held_out", (-1,)),
+        ("evaluate", "protocols", ([], ["cloze", "cloze"])),
+        ("evaluate", "benchmarks", (["demo_exam", "demo_exam"],)),
+        ("evaluate", "batch_tokens", (0,)),
+        ("clean.assets", "sources", ([],)),
+        ("clean.assets", "max_chars", (0,)),
+        ("clean", "trace_examples", (-1,)),
+        ("ablation", "kinds", ([], ["dense", "token", "dense"])),
+        ("ablation", "seeds", ([], [1, 2, 1], [-1], [1 << 63])),
+        ("runtime.endpoints", "huggingface", ([], ["mirror.example"])),
+        ("sources.skypile", "files", ([],)),
+        ("", "seed", (-1, 1 << 64)),
+    ],
+)
+def test_numbers_and_lists_that_no_stage_can_use(section: str, field: str, values: tuple) -> None:
+    for value in values:
+        overrides: dict = {field: value}
+        for part in reversed(section.split(".") if section else []):
+            overrides = {part: overrides}
+        with pytest.raises(NodeError, match=field) as refused:
+            profiles.load("smoke", overrides)
+        assert "\n" not in str(refused.value)
+
+
+def test_a_given_tokenizer_or_model_that_is_none_is_known_before(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "tokenizer.json").write_text("{", "utf-8")
+    halves = tmp_path / "halves"
+    halves.mkdir()
+    (halves / "vocab.json").write_text("[]", "utf-8")
+    (halves / "merges.txt").write_text("", "utf-8")
+    for folder, words in ((empty, "holds no tokenizer"), (broken, "no JSON"), (halves, "cannot be read")):
+        overrides = {"tokenize": {"tokenizer": "folder"}, "runtime": {"folders": {"tokenizer": str(folder)}}}
+        assert [line for line in lines(overrides) if words in line], folder
+    for folder in (None, str(empty), str(tmp_path / "nowhere")):
+        overrides = {"clean": {"assets": {"models": "folder"}}, "runtime": {"folders": {"models": folder}}}
+        assert "runtime.folders.models" in " ".join(lines(overrides))
+
+
+def test_nothing_left_to_train_on_or_to_write_to(tmp_path: Path) -> None:
+    weights = dict.fromkeys(profiles.load("smoke").using("pretrain"), 0)
+    assert "all 0" in " ".join(lines({"tokenize": {"weights": weights}}))
+    ablation = (*STAGES[:4], "ablation")
+    assert "val_share is 0" in " ".join(lines({"tokenize": {"val_share": 0}}, stages=ablation))
+    assert lines({"tokenize": {"val_share": 0}}) == []
+    (tmp_path / "file").write_text("")
+    assert "no folder" in " ".join(lines({"runtime": {"artifacts": str(tmp_path / "file" / "results")}}))
+    assert lines({"runtime": {"artifacts": str(tmp_path / "new" / "results")}}) == []
+    assert "no field that is held" in " ".join(lines({"runtime": {"allow_changed": ["lr"]}}))
+    assert lines({"runtime": {"allow_changed": ["optim.lr", "optim"]}}) == []
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import types
 import typing
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
 
@@ -68,6 +68,8 @@ def normal(hint: Any) -> Any:
     if hint in (runs.Optim, engine.OptimConfig):
         return "optim"
     origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return normal(args[0])
     if origin is Literal:
         return str
     if origin in (tuple, list):
