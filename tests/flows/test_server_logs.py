@@ -27,7 +27,7 @@ STATE = "00:45:21.619 | ERROR   | prefect.server - Encountered error during stat
         (f"{CHANNEL}OperationalError: database is locked\n", 0),
         (f"{CHANNEL}OperationalError: no such table\n", 1),
         (f"{STATE}database is locked\n[parameters: {{'name': 'Late'}}]\n", 0),
-        (f"{STATE}database is locked\n[parameters: {{'name': 'Running'}}]\n", 1),
+        (f"{STATE}database is locked\n[parameters: {{'name': 'Running'}}]\n", 0),
         (f"{STATE}disk is full\n[parameters: {{'name': 'Late'}}]\n", 1),
         (f"00:45:21.619 | ERROR   | prefect - another one\n{TRACE}database is locked\n", 1),
     ],

@@ -11,7 +11,7 @@ _KNOWN = (
     # Prefect 3.8 reads and then writes in one deferred transaction in several of its loops. SQLite refuses the write at
     # once when another one came between, whatever the timeout. Each is tried again: the worker connects, the loop
     # comes round
-    ("database is locked",),
+    ("prefect.server", "database is locked"),
 )
 
 
