@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from model.training.loader import BlockLoader
 from model.training.shards import ShardFile, repeats_of
@@ -348,9 +349,11 @@ def test_nodes_and_their_inputs():
         folder.external()
     with pytest.raises(NodeError, match="no pre-training source: chat"):
         nodes(steel_run(weights={"chat": 2}))
-    for bad in (-0.5, inf, nan):
-        with pytest.raises(NodeError, match="0 or more: wiki"):
-            nodes(steel_run(weights={"wiki": bad}))
+    with pytest.raises(NodeError, match="0 or more: wiki"):
+        nodes(steel_run(weights={"wiki": -0.5}))
+    for bad in (inf, nan):
+        with pytest.raises(ValidationError, match="wiki"):
+            steel_run(weights={"wiki": bad})
     whole, fraction = (nodes(steel_run(weights={"wiki": w}))[-1].config.weights["wiki"] for w in (2.0, 0.5))
     assert (repr(whole), fraction) == ("2", 0.5)
 
