@@ -28,7 +28,7 @@ _URL = (
 )
 _FLAGS = regex.IGNORECASE | regex.V0
 _LINK_SIGN = re.compile(r"(?i)[:：]//|www")
-_BRACKETS = (r"\(\)", "（）", "<>", "＜＞", r"\[\]", "【】", "〈〉", "「」")
+_BRACKETS = (r"\(\)", "（）", "<>", "＜＞", r"\[\]", "【】", "〈〉", "「」", "『』", "《》", "〔〕", "“”")
 _ENCLOSED = "|".join(
     rf"{open_}\s*{_URL}\s*{close}" for open_, close in (re.findall(r"\\?.", pair) for pair in _BRACKETS)
 )

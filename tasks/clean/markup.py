@@ -30,6 +30,11 @@ _VALUED = r"[\w:@.\-]+\s*=\s*(?:\"[^\"]*\"|'[^']*'|[^\s\"'<>]+)"
 _ATTRIBUTES = rf"(?:(?:\s+|(?<=[\"']))(?:{_VALUED}|{_FLAG}))*"
 _NAME = rf"(?:{_INLINE}|{_BLOCK})"
 _TAG = regex.compile(rf"(?i)</?{_NAME}{_ATTRIBUTES}\s*/?>|<!--|-->|<!doctype\b")
+# `<b>` in `a<b>c`, between the names of two quantities; a text with `</b>` means the tag
+_COMPARED = regex.compile(
+    r"(?i)(?<=(?<![A-Za-z0-9])[A-Za-z0-9]{1,2})<[abipqsu]>(?=[A-Za-z0-9]{1,2}(?![A-Za-z0-9]))"
+)
+_CLOSED = regex.compile(r"(?i)</([abipqsu])\s*>")
 _BREAK = regex.compile(rf"(?i)<(?:br|hr){_ATTRIBUTES}\s*/?>|</(?:{_BLOCK})\s*>")
 _UNSEEN = regex.compile(r"(?is)<(script|style|noscript)\b[^>]*>.*?</\1\s*>|<!--.*?-->")
 _ENTITY = regex.compile(r"&(?:[A-Za-z][A-Za-z0-9]{1,9}|#[0-9]{1,6}|#[xX][0-9A-Fa-f]{1,5});")
@@ -48,7 +53,17 @@ _QUOTED_START = regex.compile(r"\A[^<>\n]*?=\s*[\"']|\A[^\s<>\"'=]*[\"']")
 
 def is_marked_up(text: str) -> bool:
     """Whether the text holds one of HTML's own tags."""
-    return bool(_TAG.search(text))
+    return any(True for _ in _tags(text))
+
+
+def _tags(text: str) -> Iterator[regex.Match[str]]:
+    closed = None if "</" in text else set()
+    for tag in _TAG.finditer(text):
+        if _COMPARED.match(text, tag.start()):
+            closed = {name.lower() for name in _CLOSED.findall(text)} if closed is None else closed
+            if tag[0][1].lower() not in closed:
+                continue
+        yield tag
 
 
 def unescaped(text: str) -> str:
@@ -79,7 +94,7 @@ def without_tags(text: str, parse: Callable[[str], str]) -> str:
 def _escaped_others(text: str) -> Iterator[str]:
     """`text` with every sign that is not markup written as an entity."""
     end = 0
-    for tag in _TAG.finditer(text):
+    for tag in _tags(text):
         yield _escaped(text[end : tag.start()])
         yield tag[0]
         end = tag.end()

@@ -43,7 +43,10 @@ FOREIGN = {
     b"\xfe\xff": "UTF-16",
 }
 """First bytes of what is no JSON; one line of quarantine says more than a line for every newline byte in it."""
-JSON_SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".json.zst", ".jsonl.zst", ".tar.gz")
+JSON_SUFFIXES = (
+    *(f".{kind}{packed}" for kind in ("json", "jsonl", "ndjson") for packed in ("", ".gz", ".zst")),
+    ".tar.gz",
+)
 ANY_SUFFIXES = (*JSON_SUFFIXES, ".parquet")
 CSV_SUFFIXES = tuple(f".{kind}{packed}" for kind in ("csv", "tsv") for packed in ("", ".gz", ".zst"))
 TABLE_SUFFIXES = (*ANY_SUFFIXES, *CSV_SUFFIXES)

@@ -117,5 +117,5 @@ def _cut(
 
 
 def _is_large(raw: Path, piece: Piece, reader: Reader, job_bytes: int) -> bool:
-    may_be_cut = reader.by_spans and piece.file.lower().endswith((".json", ".jsonl"))
+    may_be_cut = reader.by_spans and piece.file.lower().endswith((".json", ".jsonl", ".ndjson"))
     return may_be_cut and (raw / piece.file).stat().st_size > job_bytes

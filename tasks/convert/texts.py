@@ -12,7 +12,9 @@ from tasks.convert.values import CHUNK, Items
 from tasks.convert.verdicts import Bad
 
 Split = Literal["file", "blank-lines"]
-TEXT_SUFFIXES = tuple(f".{kind}{packed}" for kind in ("txt", "md") for packed in ("", ".gz", ".zst"))
+TEXT_SUFFIXES = tuple(
+    f".{kind}{packed}" for kind in ("txt", "md", "markdown") for packed in ("", ".gz", ".zst")
+)
 FOREIGN = {
     b"%PDF": "a PDF file",
     b"PK\x03\x04": "a zip archive, or a file of an office program",

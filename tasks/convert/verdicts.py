@@ -52,6 +52,15 @@ def missing(item: Mapping[str, Any], key: str) -> Malformed:
     return Malformed("missing field", f"{key}; there are: {fields or 'none'}"[:EXCERPT])
 
 
+def field_of(item: Mapping[str, Any], key: str) -> Any:
+    """The value of a field, None where it is absent; `a.b` is the field b of the object a, if no field is called so."""
+    if key in item or "." not in key:
+        return item.get(key)
+    outer, _, inner = key.partition(".")
+    below = item.get(outer)
+    return field_of(below, inner) if isinstance(below, Mapping) else None
+
+
 def text(item: Mapping[str, Any], key: str) -> str:
     """A required, non-blank string."""
     value = _required(item, key, str)
@@ -62,7 +71,7 @@ def text(item: Mapping[str, Any], key: str) -> str:
 
 def optional(item: Mapping[str, Any], key: str) -> str:
     """A string that may be absent, null or blank: then ""."""
-    value = item.get(key)
+    value = field_of(item, key)
     if value is None:
         return ""
     if type(value) is not str:
@@ -119,10 +128,9 @@ def guess_language(sample: str) -> str:
 
 def _required(item: Mapping[str, Any], key: str, kind: type) -> Any:
     """The value of a field that has to be there with this type."""
-    try:
-        value = item[key]
-    except KeyError:
-        raise missing(item, key) from None
+    value = field_of(item, key)
+    if value is None and key not in item:
+        raise missing(item, key)
     if type(value) is not kind:
         raise Malformed("null field" if value is None else "wrong type", key)
     return value

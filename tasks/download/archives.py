@@ -78,14 +78,15 @@ def unpack(
     it should, a member that would lie outside or over another file, and when nothing matches.
     """
     archives = [file for file in files if file.lower().endswith((*ZIP, *TAR))]
-    names = Names(file for file in files if file not in archives)
+    names = Names(files)
     seen = _Seen()
     for archive in archives:
         with _told(archive):
             left_out = _unpack(out, archive, patterns, names, seen)
         if left_out:
             say(f"{archive}: left out {', '.join(f'{n:,} {what}' for what, n in sorted(left_out.items()))}")
-    if not names.files:
+    taken = names.files.difference(archives)
+    if not taken:
         there = (
             f"there are {seen.n:,} files: {few(seen.others, 8, seen.n)}" if seen.n else "there are no files"
         )
@@ -94,7 +95,7 @@ def unpack(
         )
     for archive in archives:
         (out / archive).unlink()
-    return sorted(names.files)
+    return sorted(taken)
 
 
 def _unpack(out: Path, archive: str, patterns: Sequence[str], names: Names, seen: _Seen) -> Counter[str]:
@@ -132,7 +133,7 @@ def _zip_members(path: Path, limit: int) -> Iterator[Member]:
     with zipfile.ZipFile(path) as packed:
         infos = packed.infolist()
         for info, name in zip(infos, names_of(infos), strict=True):
-            kind = "folder" if name.endswith("/") else "file"
+            kind, name = "folder" if name.endswith("/") else "file", name.removeprefix("./")
             mode = info.external_attr >> 16
             if kind == "file" and stat.S_IFMT(mode) not in (0, stat.S_IFREG):
                 kind = "links" if stat.S_ISLNK(mode) else "devices and pipes"

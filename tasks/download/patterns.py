@@ -16,5 +16,6 @@ def matching(path: str, patterns: Iterable[str]) -> bool:
 def _compiled(pattern: str) -> re.Pattern[str]:
     parts = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     return re.compile(
-        "".join(parts.get(p) or re.escape(p) for p in re.findall(r"\*\*/|\*\*|[*?]|[^*?]+", pattern))
+        "".join(parts.get(p) or re.escape(p) for p in re.findall(r"\*\*/|\*\*|[*?]|[^*?]+", pattern)),
+        re.DOTALL,
     )

@@ -82,7 +82,7 @@ def ask(
 
     if protocol == "cloze":
         prompts, options = protocols.cloze(encoder, questions, form, blank)
-        room = [_context(model) - max(map(len, o)) for o in options]
+        room = [max(1, _context(model) - max(map(len, o))) for o in options]
         prompts = _fitting(prompts, room, cuts)
         scores = scoring.choice_logprobs(model, prompts, options, batch_tokens)
         return [[total / tokens for total, tokens in each] for each in scores]

@@ -22,7 +22,9 @@ _RESERVED = {
     ),
     "variant": ("select", "tokenizer"),
 }
-_PLAIN = re.compile(r"[a-z0-9_]+")
+_JOINERS = "\u200c\u200d"
+"""Not seen themselves, but Persian and Indian words and many emoji are written with them."""
+_PLAIN = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
 
 
 def complaint(name: str, kind: str) -> str:
@@ -32,6 +34,8 @@ def complaint(name: str, kind: str) -> str:
         return f"{kind} {shown}: a name must not be empty, and not begin or end with a space"
     if any(unicodedata.category(sign) in ("Cc", "Cs", "Cn", "Zl", "Zp") for sign in name):
         return f"{kind} {shown}: a name must not hold control characters or bytes that are no UTF-8"
+    if any(unicodedata.category(sign) == "Cf" and sign not in _JOINERS for sign in name):
+        return f"{kind} {shown}: a name must not hold signs that are not seen, such as marks of the writing direction"
     if signs := [sign for sign in name if sign in _SIGNS]:
         return f"{kind} {shown}: a name must not hold {' '.join(dict.fromkeys(signs))}"
     if name.startswith((".", "-")) or name.endswith("."):
@@ -53,7 +57,7 @@ def artifact_key(name: str) -> str:
     """
     parts = name.split(":")
     plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    if all(_PLAIN.fullmatch(part) for part in parts) and "__" not in name:
+    if all(map(_PLAIN.fullmatch, parts)):
         return plain
     return f"{plain or 'node'}-{_short_hash(name)}"
 
@@ -62,7 +66,7 @@ def metric_name(name: str) -> str:
     """A name that MLflow takes (letters of any script, digits and _ - . space : /): two names never share one."""
     readable = name.replace("@", "_at_").replace("%", "pct")
     taken = re.sub(r"[^\w\-. :/]", "_", readable)
-    return taken if taken == readable else f"{taken}_{_short_hash(name)}"
+    return taken if taken == name else f"{taken}_{_short_hash(name)}"
 
 
 def _short_hash(name: str) -> str:

@@ -247,6 +247,8 @@ def take_folder(folder: Path, out: Path) -> list[str]:
         return notes
     try:
         config = json.loads((out / "tokenizer_config.json").read_text("utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("an object is needed")
     except ValueError as error:
         raise NodeError(f"TOKENIZER={folder}: tokenizer_config.json is no JSON: {error}") from error
     state = switch_off_settings(config)
@@ -339,7 +341,11 @@ def check_folder(folder: str) -> dict[str, Any]:
     encoder = Encoder(folder)
     if encoder.changes:
         raise NodeError(f"the tokenizer carries state: {'; '.join(encoder.changes)}")
-    loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    try:
+        loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # among them: a class of its own, whose code is not run
+        reason = " ".join(str(error).split())[:200]
+        raise NodeError(f"transformers cannot load the tokenizer: {reason}") from error
     for text in PROBES:
         if loaded(text, split_special_tokens=True)["input_ids"] != encoder.encode(text):
             raise NodeError(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import orjson
 
-from tasks.convert.verdicts import Malformed, a_list, missing, optional, text
+from tasks.convert.verdicts import Malformed, a_list, field_of, missing, optional, text
 
 LISTS = ("conversations", "messages", "conversation", "dialog", "dialogue", "turns", "chat")
 """Names of the list of turns, the first that is there and not null."""
@@ -46,7 +46,7 @@ class Turn(NamedTuple):
 def conversation(item, field=""):
     """The turns of a record, those of its system field first; `field` names the list (empty: one of LISTS)."""
     names = (field,) if field else LISTS
-    name = next((name for name in names if item.get(name) is not None), None)
+    name = next((name for name in names if field_of(item, name) is not None), None)
     if name is None:
         there = next((name for name in names if name in item), None)
         if there:
@@ -62,13 +62,13 @@ def conversation(item, field=""):
 
 def as_list(item, key):
     """A required list, or a string that holds one as JSON, as tables do."""
-    value = item.get(key)
+    value = field_of(item, key)
     if type(value) is str and value.lstrip().startswith("["):
         try:
             value = orjson.loads(value)
         except orjson.JSONDecodeError:
             raise Malformed("broken JSON", key) from None
-    return a_list({**item, key: value} if key in item else item, key)
+    return a_list(item if value is None else {**item, key: value}, key)
 
 
 def turns(raw):

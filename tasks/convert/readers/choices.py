@@ -10,7 +10,7 @@ from tasks.convert.formats import TABLE_SUFFIXES, table_items
 from tasks.convert.readers import Options, Reader
 from tasks.convert.readers._choices import LETTERS, exchange
 from tasks.convert.readers._conversation import as_list
-from tasks.convert.verdicts import Malformed, missing, optional, text
+from tasks.convert.verdicts import Malformed, field_of, missing, optional, text
 
 
 class ChoicesOptions(Options):
@@ -36,13 +36,13 @@ def _listed(item, columns):
     """The options, and their labels."""
     if type(columns) is list:
         found = [value for column in columns if (value := optional(item, column))]
-        if not any(column in item for column in columns):
+        if all(field_of(item, column) is None for column in columns):
             raise missing(item, ", ".join(columns))
         gap = any(optional(item, column) for column in columns[len(found) :])
         if gap:
             raise Malformed("no choices", "an empty one before others")
         return found, columns[: len(found)]
-    value = item.get(columns)
+    value = field_of(item, columns)
     if type(value) is dict and {"text", "label"} <= value.keys():
         return as_list(value, "text"), [str(label) for label in as_list(value, "label")]
     found = as_list(item, columns)
@@ -51,7 +51,7 @@ def _listed(item, columns):
 
 def _right(item, options, found, labels):
     """The index of the right option."""
-    value = item.get(options.answer)
+    value = field_of(item, options.answer)
     if type(value) is int:
         if str(value) in labels:
             return labels.index(str(value))
@@ -61,7 +61,7 @@ def _right(item, options, found, labels):
     if type(value) is not str:
         raise (
             missing(item, options.answer)
-            if options.answer not in item
+            if value is None and options.answer not in item
             else Malformed("null field" if value is None else "wrong type", options.answer)
         )
     said = unicodedata.normalize("NFKC", value).strip()

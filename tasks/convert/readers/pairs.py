@@ -13,7 +13,7 @@ from tasks.convert.formats import TABLE_SUFFIXES, table_items
 from tasks.convert.readers import Options, Reader
 from tasks.convert.readers._conversation import Turn, as_list, turns
 from tasks.convert.readers._preference import pair
-from tasks.convert.verdicts import Malformed, missing, optional, text
+from tasks.convert.verdicts import Malformed, field_of, missing, optional, text
 
 MARKED = re.compile(r"\n\n(Human|Assistant):[ \t]?")
 
@@ -42,7 +42,7 @@ def convert(item, options, file):
 
 
 def _prompt(item, key):
-    if _is_list(item.get(key)):
+    if _is_list(field_of(item, key)):
         return turns(as_list(item, key))
     asked = optional(item, key)
     return _marked(asked) or [Turn("user", asked)] if asked else []
@@ -50,7 +50,7 @@ def _prompt(item, key):
 
 def _parted(item, key):
     """The turns before the reply, and the reply."""
-    value = item.get(key)
+    value = field_of(item, key)
     if type(value) is dict:
         found = turns([value])
     elif _is_list(value):

@@ -1,6 +1,6 @@
 """Any texts: a column of JSON, CSV, TSV or parquet, or plain .txt and .md files.
 
-Option `field` names the column (default: text). A plain file is one document, or with `split: blank-lines`
+Option `field` names the column (default: text); `data.text` is the field text of the object data. A plain file is one document, or with `split: blank-lines`
 each of its parts is one. `encoding` is that of plain files and CSV (gb18030 for Chinese texts of Windows).
 """
 
@@ -40,7 +40,8 @@ def items_of(options):
 
 def _items(options, path, limit, span=None):
     if not path.name.lower().endswith(TEXT_SUFFIXES):
-        yield from table_items(path, limit, span, encoding=options.encoding)
+        for number, value, raw in table_items(path, limit, span, encoding=options.encoding):
+            yield number, {options.field: value} if type(value) is str else value, raw  # a list of texts
         return
     for number, part, raw in text_items(path, limit, options.split, options.encoding):
         yield number, part if isinstance(part, Bad) else {options.field: part}, raw

@@ -5,14 +5,21 @@ import pytest
 from tasks.clean.addresses import without_addresses, without_links
 
 
+@pytest.mark.parametrize("pair", ["《》", "『』", "“”", "〔〕", "（）", "【】"])
+def test_brackets_around_nothing_but_a_link_go_with_it(pair):
+    assert without_links(f"详见{pair[0]}https://a.example/x_(y){pair[1]}，很好。") == "详见，很好。"
+    kept = f"详见{pair[0]}入门 https://a.example/x{pair[1]}，很好。"
+    assert without_links(kept) == f"详见{pair[0]}入门{pair[1]}，很好。"
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("详情请看https://example.com/a?b=1。后文还有", "详情请看。后文还有"),
         ("详情请看 http://example.com/a，谢谢", "详情请看，谢谢"),
         ("见http://a.example/b；再看ftp://c.example/d！好", "见；再看！好"),
-        ("见“http://a.example/b”一文", "见“”一文"),
-        ("见《http://a.example/b》", "见《》"),
+        ("见“一，http://a.example/b”一文", "见“一，”一文"),
+        ("见《http://a.example/b》", "见"),
         ("见http://a.example/b、http://c.example/d", "见、"),
         (
             "见http://a.example/b后来人们常常说起这件事，大家都知道。",

@@ -23,6 +23,8 @@ STEP = {"operator": "steel_clean_html_mapper", "spare_code": True}
         ('a/b.jpg" alt="图" />正文<br>后文', "正文\n后文"),
         ("A&amp;B的&nbsp;利润&lt;5%", "A&B的\xa0利润<5%"),
         ("<b>A&amp;B</b>的AT&T", "A&B的AT&T"),
+        ("H<b>2</b>O和x<i>i</i>", "H2O和xi"),
+        ("word<p>next<b>more", "wordnextmore"),
     ],
 )
 def test_tags_go_whole_and_halves_at_the_ends(one_step, text, expected):
@@ -35,6 +37,9 @@ def test_tags_go_whole_and_halves_at_the_ends(one_step, text, expected):
         "当x<5且y>3时；若a<b and c>d，则结论成立",
         "若a<b",
         "若 a < b, b > c",
+        "若a<b>c，则a不一定大于c；对i<j>k同理",
+        "当x1<p>y2时，由3<s>2得出结论",
+        "(a<b>c)",
         "p<q>r，i<b>c 不成立？".replace("<q>", "< q >").replace("<b>", "< b >"),
         "x > y，且 y >= z",
         '"a">"b"，因为比较的是字典序',

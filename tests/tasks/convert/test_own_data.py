@@ -47,6 +47,11 @@ TABLE = b'text,n\n"a, b",1\n"c\nd",2\n'
         ("t.parquet", parquet({"text": "a"}, {"text": "b"}), ["a", "b"]),
         ("T.PARQUET", parquet({"text": "a"}), ["a"]),
         ("t.jsonl", jsonl({"text": "a"}), ["a"]),
+        ("T.NDJSON", b"\xef\xbb\xbf" + jsonl({"text": "a"}, {"text": "b"}), ["a", "b"]),
+        ("t.ndjson.gz", gzip.compress(jsonl({"text": "a"}), mtime=0), ["a"]),
+        ("a.markdown", b"# Title", ["# Title"]),
+        ("texts.json", b'["a", "b"]', ["a", "b"]),
+        ("texts.jsonl", jsonl("a", "b"), ["a", "b"]),
         ("t.json", b'{"data": [{"text": "a"}, {"text": "b"}]}', ["a", "b"]),
     ],
 )
@@ -54,6 +59,72 @@ def test_texts_in_every_kind_of_file(tmp_path, file, body, texts):
     done = convert(tmp_path, "text", {file: body})
     assert [r["text"] for r in done.records] == texts
     assert not done.quarantine
+
+
+TURNS = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+
+
+@pytest.mark.parametrize(
+    ("reader", "options", "value", "kept"),
+    [
+        ("text", {"field": "data.text"}, {"data": {"text": "a"}}, {"text": "a"}),
+        ("text", {"field": "a.b.c"}, {"a": {"b": {"c": "x"}}}, {"text": "x"}),
+        (
+            "text",
+            {"field": "data.text"},
+            {"data.text": "the name itself", "data": {"text": "b"}},
+            {"text": "the name itself"},
+        ),
+        ("messages", {"field": "data.turns"}, {"data": {"turns": TURNS}}, {"messages": TURNS}),
+        ("messages", {"field": "data.turns"}, {"data": {"turns": json.dumps(TURNS)}}, {"messages": TURNS}),
+        (
+            "alpaca",
+            {"instruction": "data.q", "output": "data.a"},
+            {"data": {"q": "q", "a": "a"}},
+            {"messages": TURNS},
+        ),
+        (
+            "pairs",
+            {"prompt": "p.q", "chosen": "p.good", "rejected": "p.bad"},
+            {"p": {"q": "q", "good": "a", "bad": "b"}},
+            {"chosen": "a", "rejected": "b"},
+        ),
+    ],
+)
+def test_fields_inside_of_objects(tmp_path, reader, options, value, kept):
+    record = one(tmp_path, reader, value, options=options)
+    assert {key: record[key] for key in kept} == kept
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ({"data": "no object"}, "missing field"),
+        ({"data": {"content": "a"}}, "missing field"),
+        ({"data": {"text": 7}}, "wrong type"),
+        ({"data": {"text": " "}}, "empty text"),
+        ({"data": [{"text": "a"}]}, "missing field"),
+    ],
+)
+def test_a_field_that_is_not_inside_is_quarantined(tmp_path, value, reason):
+    good = {"data": {"text": "a"}}
+    done = convert(tmp_path, "text", {"a.jsonl": jsonl(value, good)}, {"field": "data.text"})
+    assert done.reasons == [(1, reason)]
+
+
+def test_options_inside_of_an_object(tmp_path):
+    options = {"question": "q.text", "options": "q.options", "answer": "q.key"}
+    record = one(
+        tmp_path, "choices", {"q": {"text": "1+1?", "options": ["1", "2"], "key": "B"}}, options=options
+    )
+    assert "B" in said(record)[-1][1]
+    record = one(
+        tmp_path,
+        "choices",
+        {"q": {"text": "1+1?", "A": "1", "B": "2", "key": "A"}},
+        options=options | {"options": ["q.A", "q.B"]},
+    )
+    assert "A" in said(record)[-1][1]
 
 
 @pytest.mark.parametrize("packed", [bytes, gzip.compress, zstd])

@@ -227,3 +227,19 @@ def test_many_members_cost_each_the_same(tmp_path, name, pack):
         assert len(unpack(out, [name], ["**/*.json"])) == n
         costs.append((time.process_time() - before) / n)
     assert costs[1] < 3 * costs[0]
+
+
+def test_a_member_with_the_name_of_its_archive_is_not_lost(tmp_path):
+    for files in ({"a.zip": b"inner"}, {"b.zip": b"the other", "a.jsonl": b"x"}):
+        (tmp_path / "a.zip").write_bytes(zipped(files))
+        (tmp_path / "b.zip").write_bytes(zipped({"c.jsonl": b"y"}))
+        with pytest.raises(NodeError, match="so does another file or archive"):
+            unpack(tmp_path, ["a.zip", "b.zip"], ["**"])
+        assert (tmp_path / "a.zip").exists()
+
+
+@pytest.mark.parametrize("packed", [zipped, tarred])
+def test_names_that_begin_with_the_folder_itself_or_hold_a_line_end(tmp_path, packed):
+    archive = "a.zip" if packed is zipped else "a.tar.gz"
+    (tmp_path / archive).write_bytes(packed({"./set/a.csv": b"a", "set/b\nc.csv": b"b"}))
+    assert unpack(tmp_path, [archive], ["**/*.csv"]) == ["set/a.csv", "set/b\nc.csv"]
