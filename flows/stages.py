@@ -73,8 +73,13 @@ def _stage_task(runner: Runner, stage: str) -> Task:
     return run_stage
 
 
+def template_of(name: str) -> str:
+    """Of which Prefect makes this name: it fills in what stands between braces."""
+    return name.replace("{", "{{").replace("}", "}}")
+
+
 def _node_task(runner: Runner, node: Node) -> Task:
-    @task(name=node.name, task_run_name=node.name, cache_policy=NO_CACHE, persist_result=False)
+    @task(name=node.name, task_run_name=template_of(node.name), cache_policy=NO_CACHE, persist_result=False)
     def run_node() -> State:
         return _run_node(runner, node)
 

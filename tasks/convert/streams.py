@@ -11,6 +11,8 @@ from typing import Any, BinaryIO, Protocol
 
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 """First bytes; what a file is called says little."""
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
+"""Marks at the beginning of a text in UTF-16."""
 
 
 class Stream(Protocol):

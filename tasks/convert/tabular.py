@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tasks.convert.streams import Salvaged, text_of
+from tasks.convert.streams import UTF16, Salvaged, text_of
 from tasks.convert.values import Items
 from tasks.convert.verdicts import Bad
 
@@ -78,10 +79,13 @@ def csv_rows(
     no header.
 
     Python's csv and not a data frame: a cell that says None or NA is text, not a missing value. A quote
-    that is never closed swallows the rows after it; they are read again without its line.
+    that is never closed swallows the rows after it; they are read again without its line. UTF-16, as
+    spreadsheets save it, is known by its mark. Of two columns with one name the second is `name.1`.
     """
     with open(path, "rb") as file:
         number = 0
+        encoding = "utf-16" if file.read(2) in UTF16 else encoding
+        file.seek(0)
         try:
             for number, value, raw in _csv(text_of(path, file, encoding), limit, columns, delimiter):
                 yield number, value, raw
@@ -108,13 +112,15 @@ def _csv(stream: Iterable[str], limit: int, columns: tuple[str, ...], delimiter:
             rows = csv.reader(lines, delimiter=delimiter)
         if row is None:
             break
+        if lines.unclosed and value is not None and not isinstance(value, Bad):
+            value = Bad("broken CSV", "a quote is not closed")
         if isinstance(value, Bad) and lines.hide_a_row(len(header)):
             value, row = Bad("broken CSV", "a quote is not closed"), [lines.only_first().rstrip("\r\n")]
             rows = csv.reader(lines, delimiter=delimiter)
         if not row and value is None:
             continue
         if not header:
-            header = [cell.encode("utf-8", "backslashreplace").decode() for cell in row]
+            header = _distinct([cell.encode("utf-8", "backslashreplace").decode() for cell in row])
             continue
         number += 1
         yield number, value, delimiter.join(row)[:1000]
@@ -127,18 +133,23 @@ class _Lines:
         self.stream, self.delimiter = iter(stream), delimiter
         self.again: deque[str] = deque()
         self.taken: list[str] = []
+        self.unclosed = False
+        """The file has ended in the row under way: inside of a quote."""
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        line = self.again.popleft() if self.again else next(self.stream)
+        line = self.again.popleft() if self.again else next(self.stream, None)
+        if line is None:
+            self.unclosed = bool(self.taken)
+            raise StopIteration
         self.taken.append(line)
         return line
 
     def begin(self) -> None:
         """A row begins."""
-        self.taken = []
+        self.taken, self.unclosed = [], False
 
     def hide_a_row(self, cells: int) -> bool:
         """Whether one of the lines that the row under way took in is a good row by itself."""
@@ -151,6 +162,18 @@ class _Lines:
         """Give up the first line of the row; the others will be read again."""
         self.again.extendleft(reversed(self.taken[1:]))
         return self.taken[0]
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """The names of columns; of several with one name the later ones are numbered."""
+    found: list[str] = []
+    for name in names:
+        number = itertools.count(1)
+        new = name
+        while new in found:
+            new = f"{name}.{next(number)}"
+        found.append(new)
+    return found
 
 
 def _cells(header: list[str], row: list[str]) -> dict[str, str] | Bad:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from tasks.convert.streams import Salvaged, text_of
+from tasks.convert.streams import UTF16, Salvaged, text_of
 from tasks.convert.values import CHUNK, Items
 from tasks.convert.verdicts import Bad
 
@@ -21,7 +21,6 @@ FOREIGN = {
     b"\xd0\xcf\x11\xe0": "a file of an office program",
     b"{\\rtf": "an RTF file",
 }
-UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def text_items(path: Path, limit: int, split: Split = "file", encoding: str = "utf-8") -> Items:

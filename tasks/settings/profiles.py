@@ -40,7 +40,8 @@ def load(profile: str, overrides: Mapping[str, Any] | None = None) -> SteelRun:
     """A profile with overrides merged in, validated. Raises NodeError with one clear line."""
     tree = _layer(_read(profile), overrides or {})
     sources = tree.get("sources") or {}
-    tree["sources"] = {name: registry.filled(name, source) for name, source in sources.items()}
+    if isinstance(sources, Mapping):  # else the tree says what is wrong
+        tree["sources"] = {name: registry.filled(name, source) for name, source in sources.items()}
     try:
         return SteelRun.model_validate({**tree, "profile": profile})
     except ValidationError as error:
@@ -49,7 +50,8 @@ def load(profile: str, overrides: Mapping[str, Any] | None = None) -> SteelRun:
 
 def _layer(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`merge`, and a model that is not Steel's takes the place of the whole inherited one."""
-    chosen = [name for name in OTHER_MODELS if (over.get("model") or {}).get(name)]
+    model = over.get("model")
+    chosen = [name for name in OTHER_MODELS if isinstance(model, Mapping) and model.get(name)]
     if chosen:
         inherited = base.get("model") or {}
         base = {**base, "model": {name: inherited[name] for name in chosen if name in inherited}}
@@ -69,18 +71,48 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _read(profile: str) -> dict[str, Any]:
+def _read(profile: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
     path = FOLDER / f"{profile}.yaml"
     if not path.is_file():
         raise NodeError(f"there is no profile {profile!r}; choose one of: {', '.join(names())}")
-    tree = yaml.safe_load(path.read_text("utf-8")) or {}
+    if profile in above:
+        raise NodeError(f"profile {profile!r} extends itself: {' → '.join((*above, profile))}")
+    try:
+        tree = yaml.load(path.read_text("utf-8"), _Loader) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise NodeError(f"profile {profile!r} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise NodeError(f"profile {profile!r} is no mapping of settings")
     parent = tree.pop("extends", None)
     tree.pop("description", None)
-    drop = tree.pop("only_sources", None)
-    tree = _layer(_read(parent), tree) if parent else tree
-    if drop is not None:
-        tree["sources"] = {name: tree["sources"][name] for name in drop}
+    kept = tree.pop("only_sources", None)
+    tree = _layer(_read(parent, (*above, profile)), tree) if parent else tree
+    if kept is not None:
+        tree["sources"] = _only(profile, tree.get("sources") or {}, kept)
     return tree
+
+
+def _only(profile: str, sources: Any, kept: Any) -> dict[str, Any]:
+    if not isinstance(kept, list) or not isinstance(sources, Mapping):
+        raise NodeError(f"profile {profile!r}: only_sources is a list of names, sources a mapping by name")
+    if unknown := [str(name) for name in kept if name not in sources]:
+        raise NodeError(f"profile {profile!r}: only_sources names no source: {', '.join(unknown)}")
+    return {name: sources[name] for name in kept}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which no key is given twice: the first of the two would be lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"{key.value!r} is given twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 class _Partial(BaseModel):

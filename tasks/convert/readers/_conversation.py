@@ -16,6 +16,8 @@ LISTS = ("conversations", "messages", "conversation", "dialog", "dialogue", "tur
 """Names of the list of turns, the first that is there and not null."""
 SYSTEM = ("system", "system_prompt", "system_message")
 FLAGS = ("loss", "weight", "train")
+TEXT_PARTS = ("text", "input_text", "output_text")
+"""Kinds of content parts that are text, of OpenAI's chat and its responses."""
 ROLES = {
     "system": "system",
     "developer": "system",
@@ -105,7 +107,7 @@ def _joined(parts, key):
     """The text of OpenAI's content parts; anything but text cannot be read."""
     texts = []
     for part in parts:
-        if type(part) is dict and part.get("type", "text") == "text":
+        if type(part) is dict and part.get("type", "text") in TEXT_PARTS:
             texts.append(text(part, "text"))
         elif type(part) is str:
             texts.append(part)

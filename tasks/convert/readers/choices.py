@@ -65,9 +65,10 @@ def _right(item, options, found, labels):
             else Malformed("null field" if value is None else "wrong type", options.answer)
         )
     said = unicodedata.normalize("NFKC", value).strip()
+    letter = said.upper().strip("()[].。、:,， ")
     for names in (labels, LETTERS[: len(found)]):
-        if said.upper().rstrip(".) ") in (upper := [name.upper() for name in names]):
-            return upper.index(said.upper().rstrip(".) "))
+        if letter in (upper := [name.upper() for name in names]):
+            return upper.index(letter)
     if found.count(value) == 1:
         return found.index(value)
     if said.isdecimal() and 0 <= int(said) - options.first < len(found):

@@ -43,6 +43,8 @@ TABLE = b'text,n\n"a, b",1\n"c\nd",2\n'
         ("t.csv", TABLE, ["a, b", "c\nd"]),
         ("t.csv.gz", gzip.compress(TABLE, mtime=0), ["a, b", "c\nd"]),
         ("t.tsv", b"text\tn\na, b\t1\n", ["a, b"]),
+        ("t.tsv", "text\tn\r\n中文\t1\r\n".encode("utf-16"), ["中文"]),
+        ("t.csv", b"text,text\na,b\n", ["a"]),
         ("t.tsv.zst", zstd(b"text\tn\na, b\t1\n"), ["a, b"]),
         ("t.parquet", parquet({"text": "a"}, {"text": "b"}), ["a", "b"]),
         ("T.PARQUET", parquet({"text": "a"}), ["a"]),
@@ -59,6 +61,27 @@ def test_texts_in_every_kind_of_file(tmp_path, file, body, texts):
     done = convert(tmp_path, "text", {file: body})
     assert [r["text"] for r in done.records] == texts
     assert not done.quarantine
+
+
+@pytest.mark.parametrize(
+    ("file", "body", "texts", "bad"),
+    [
+        ("a.csv", b'id,text\n1,"a\n2,b\n3,c\n', ["b", "c"], [1]),
+        ("a.tsv", b'id\ttext\n1\tx\n2\t"a\n3\tb\n', ["x", "b"], [2]),
+        ("a.csv", b'text\nx\n"half of a text', ["x"], [2]),
+        ("a.csv", b'id,text\n1,x\n2,"half of\na text', ["x"], [2]),
+        ("a.csv", b'id,text\n1,x\n2,"whole\ntext"', ["x", "whole\ntext"], []),
+    ],
+)
+def test_a_quote_that_is_not_closed_costs_its_own_row(tmp_path, file, body, texts, bad):
+    done = convert(tmp_path, "text", {file: body})
+    assert [r["text"] for r in done.records] == texts
+    assert done.reasons == [(at, "broken CSV") for at in bad]
+
+
+def test_columns_with_one_name(tmp_path):
+    done = convert(tmp_path, "text", {"a.csv": b"text,n,text\na,1,b\n"}, {"field": "text.1"})
+    assert [r["text"] for r in done.records] == ["b"]
 
 
 TURNS = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
@@ -229,6 +252,7 @@ BOTH = [("user", "问"), ("assistant", "答")]
         ({"conversations": [{"from": "system", "value": "T"}, *TURNS], "system": "S"}, [("system", "S\nT"), *BOTH]),
         ({"messages": [{"role": "developer", "content": "S"}, *OPENAI]}, [("system", "S"), *BOTH]),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "问"}]}, OPENAI[1]]}, BOTH),
+        ({"messages": [{"role": "user", "content": [{"type": "input_text", "text": "问"}]}, OPENAI[1]]}, BOTH),
         ({"messages": [{"role": "user", "content": ["a", {"text": "b"}]}, OPENAI[1]]}, [("user", "a\nb"), BOTH[1]]),
         (
             {"conversations": [
@@ -363,6 +387,9 @@ def test_pairs_with_other_columns_in_a_table(tmp_path):
     [
         ({"question": "q", "A": "x", "B": "y", "C": "", "answer": "b"}, {}, "B. y"),
         ({"question": "q", "A": "x", "B": "y", "answer": "Ａ."}, {}, "A. x"),
+        ({"question": "q", "A": "x", "B": "y", "answer": "(B)"}, {}, "B. y"),
+        ({"question": "q", "A": "x", "B": "y", "answer": "（b）"}, {}, "B. y"),
+        ({"question": "q", "A": "x", "B": "y", "answer": "B。"}, {}, "B. y"),
         ({"question": "q", "A": "x", "B": "y", "answer": 1}, {}, "B. y"),
         ({"question": "q", "A": "x", "B": "y", "answer": 1}, {"first": 1}, "A. x"),
         ({"question": "q", "A": "x", "B": "y", "answer": "y"}, {}, "B. y"),

@@ -50,6 +50,40 @@ def test_an_unknown_profile_names_the_known_ones():
         profiles.load("dmeo")
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("extends: smoke\nonly_sources: [skypile, nope]\n", "only_sources names no source: nope"),
+        ("extends: smoke\nonly_sources: skypile\n", "only_sources is a list"),
+        ("extends: mine\n", "extends itself: mine → mine"),
+        ("extends: nope\n", "there is no profile 'nope'"),
+        ("a: [\n", "cannot be read"),
+        ("a:\n\tb: 1\n", "cannot be read"),
+        ("- a\n", "no mapping"),
+        ("words\n", "no mapping"),
+        ("extends: smoke\nsources: [a]\n", "sources: "),
+        ("extends: smoke\nmodel: [a]\n", "model: "),
+        ("extends: smoke\nsources: {123: {dataset: d, reader: text}}\n", "sources.123"),
+        ("extends: smoke\npretrain: {steps: 1}\npretrain: {batch_size: 2}\n", "'pretrain' is given twice"),
+        (
+            "extends: smoke\nsources: {a: {reader: text, dataset: d, reader: alpaca}}\n",
+            "'reader' is given twice",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_profile_s_file_is_one_line(tmp_path, monkeypatch, text, words):
+    (tmp_path / "smoke.yaml").write_bytes((profiles.FOLDER / "smoke.yaml").read_bytes())
+    (tmp_path / "demo.yaml").write_bytes((profiles.FOLDER / "demo.yaml").read_bytes())
+    monkeypatch.setattr(profiles, "FOLDER", tmp_path)
+    (tmp_path / "mine.yaml").write_text(text, "utf-8")
+    with pytest.raises(NodeError, match=words) as error:
+        profiles.load("mine")
+    assert "\n" not in str(error.value)
+    (tmp_path / "mine.yaml").write_bytes("note: 中文".encode("gbk"))
+    with pytest.raises(NodeError, match="cannot be read"):
+        profiles.load("mine")
+
+
 def test_overrides_are_typed_for_the_form():
     schema = profiles.Overrides.model_json_schema()
     good = {"pretrain": {"optim": {"lr": 0.1}}, "sources": {"zhihu": {"options": {"min_votes": 100}}}}
