@@ -220,6 +220,17 @@ def test_prompts_that_the_context_cuts_are_counted(encoder):
     scorer.ask(Scripted({}, 320, context=200), encoder, questions, "cloze", "plain", cuts=cuts)
     assert (cuts[0], cuts[2]) == (0, 0)
     assert cuts[1] > 1000
+    for context in (
+        1,
+        2,
+        3,
+        4,
+    ):  # fewer tokens than an option has, as many, one more: the prompt is cut to its end
+        lost: list[int] = []
+        scorer.ask(Scripted({}, 320, context=context), encoder, questions, "cloze", "plain", cuts=lost)
+        prompts, options = protocols.cloze(encoder, questions, "plain", False)
+        room = [max(1, context - max(map(len, each))) for each in options]
+        assert lost == [len(prompt) - most for prompt, most in zip(prompts, room, strict=True)]
     answers = [
         scorer.answer(q, [0.0, 1.0, 0.0, 0.0], "cloze", "plain", False, cut)
         for q, cut in zip(questions, cuts, strict=True)

@@ -212,6 +212,32 @@ def test_a_template_that_says_the_same_in_other_words_is_kept(tokenizer_folder, 
     assert (out / "tokenizer_config.json").read_bytes() == (folder / "tokenizer_config.json").read_bytes()
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"auto_map": {"AutoTokenizer": ["own.Tokenizer", None]}, "tokenizer_class": "OwnTokenizer"},
+        {"added_tokens_decoder": [1]},
+    ],
+)
+def test_a_tokenizer_that_transformers_cannot_load_is_one_line(tokenizer_folder, tmp_path, changed):
+    folder, out = brought(tokenizer_folder, tmp_path, **changed), tmp_path / "taken"
+    (folder / "own.py").write_text("raise SystemExit('this code is not run')\n", "utf-8")
+    out.mkdir()
+    take_folder(folder, out)
+    with pytest.raises(NodeError, match="transformers cannot load the tokenizer") as error:
+        check_folder(str(out))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "7", "{"])
+def test_settings_that_are_no_object_are_one_line(tokenizer_folder, tmp_path, text):
+    folder, out = brought(tokenizer_folder, tmp_path), tmp_path / "taken"
+    (folder / "tokenizer_config.json").write_text(text, "utf-8")
+    out.mkdir()
+    with pytest.raises(NodeError, match=r"tokenizer_config\.json is no JSON"):
+        take_folder(folder, out)
+
+
 def test_what_is_missing_is_named(tokenizer_folder, tmp_path):
     with pytest.raises(NodeError, match="give TOKENIZER="):
         folder_digests(None)
