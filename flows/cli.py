@@ -14,13 +14,14 @@ from itertools import groupby
 from typing import Any
 from uuid import UUID
 
-from flows import cost, preflight, preview, servers, spec
+from flows import preflight, preview, servers, spec
 from flows.ports import PortError
 from flows.preflight import Request, Wrong
 from flows.servers import ServerError
 from flows.settings import Addresses, State
 from flows.spec import PIPELINE, FlowSpec
 from tasks.settings import loopback
+from tasks.settings.config import SteelRun
 from tasks.stage.names import stage_of
 
 
@@ -62,16 +63,24 @@ def _status(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     request = _request(options)
+    _checked(request)
+    print(f"profile {request.profile}: nothing wrong with it")
+    return 0
+
+
+def _checked(request: Request) -> SteelRun:
+    """The configuration, after its warnings; raises Wrong."""
     config = preflight.run(request)
     for line in preflight.warnings(request, config):
         print(f"warning: {line}")
-    print(f"profile {request.profile}: nothing wrong with it")
-    return 0
+    return config
 
 
 def _plan(options: argparse.Namespace) -> int:
     request = _request(options)
     if options.gpus:
+        from flows import cost
+
         return cost.show(request.profile, request.overrides, options.gpus)
     config = preflight.run(request)
     at = servers.up()
@@ -171,9 +180,7 @@ def _chat(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     request = _request(options)
-    config = preflight.run(request)
-    for line in preflight.warnings(request, config):
-        print(f"warning: {line}")
+    config = _checked(request)
     at = servers.up()
     from flows import runs  # after up(): Prefect reads its settings when it is imported
 
@@ -297,15 +304,15 @@ def _parser() -> argparse.ArgumentParser:
     trace.add_argument("--step", type=int, help="instead: the documents of this step of pre-training")
     what = "record id or its first digits, FILE:POSITION, or some text"
     trace.add_argument("id", nargs="?", default="", metavar="ID", help=what)
-    models = command("chat", _chat, "talk to a trained model in the terminal", parents=[common])
-    models.add_argument(
+    chat = command("chat", _chat, "talk to a trained model in the terminal", parents=[common])
+    chat.add_argument(
         "--model", default="", help="dpo, sft, sft:VARIANT, base or a folder (default: the last)"
     )
-    models.add_argument("--temperature", type=float, default=0.0, help="0 (default): the likeliest token")
-    models.add_argument("--top-p", type=float, default=1.0, help="sample from this share of the probability")
-    models.add_argument("--max-new-tokens", type=int, default=256, help="longest reply (default: 256)")
-    models.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
-    models.add_argument("--plain", action="store_true", help="no chat template: continue the text")
+    chat.add_argument("--temperature", type=float, default=0.0, help="0 (default): the likeliest token")
+    chat.add_argument("--top-p", type=float, default=1.0, help="sample from this share of the probability")
+    chat.add_argument("--max-new-tokens", type=int, default=256, help="longest reply (default: 256)")
+    chat.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
+    chat.add_argument("--plain", action="store_true", help="no chat template: continue the text")
     watch = command("watch", _watch, "follow the newest flow run, or the one given")
     watch.add_argument("run", nargs="?", help="flow run id")
     return parser

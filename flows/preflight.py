@@ -20,18 +20,12 @@ import yaml
 from flows.settings import ROOT
 from flows.spec import PIPELINE, FlowSpec
 from model.guard import refuse_foreign_kernels
-from tasks.convert import jobs, readers
-from tasks.download import local
-from tasks.download.names import few, readable
-from tasks.inspect import preflight, preview
-from tasks.inspect.gpus import fleet
 from tasks.settings.config import STAGES, SteelRun
 from tasks.settings.errors import NodeError, complaint
 from tasks.stage.names import stage_of
+from tasks.stage.node import Node
 
 PYTHONS = ((3, 11), (3, 12))
-FIRST_RECORDS = 20
-"""Records of each local source that are read before a run."""
 _ASSIGNMENT = re.compile(r"(?:^|\s+)([A-Za-z_][\w.\-]*)=")
 
 
@@ -59,6 +53,8 @@ class Request:
 
     def gpus_there(self) -> int:
         """GPUs of the machine that the run is meant for."""
+        from tasks.inspect import preflight
+
         return preflight.gpus_here() if self.gpus is None else self.gpus
 
     def parameters(self) -> dict[str, Any]:
@@ -87,14 +83,16 @@ def run(request: Request) -> SteelRun:
         raise Wrong(str(error)) from error
     except ValueError as error:
         raise Wrong(f"overrides: {complaint(error)}") from error
+    from tasks.inspect import local_sources, preflight
+
+    nodes, undeclared = graph(request, config)
     wrong = [
         *check_until(request.until, request.spec),
-        *check_force(request, config),
+        *check_force(request, config, nodes),
         *check_folders(config),
         *check_compiler(config),
         *check_continuation(config),
-        *(graph := list(check_graph(request, config))),
-        *([] if graph else check_records(config)),
+        *(undeclared or local_sources.complaints(config, ROOT)),
         *preflight.complaints(config, request.stages, request.gpus_there()),
     ]
     if wrong:
@@ -104,8 +102,12 @@ def run(request: Request) -> SteelRun:
 
 def warnings(request: Request, config: SteelRun) -> list[str]:
     """What is likely not meant, though the run would work."""
-    unread = [line for name in local_sources(config) for line in unread_files(config, name)]
-    return [*preflight.warnings(config, request.stages, request.gpus_there()), *unread]
+    from tasks.inspect import local_sources, preflight
+
+    return [
+        *preflight.warnings(config, request.stages, request.gpus_there()),
+        *local_sources.warnings(config, ROOT),
+    ]
 
 
 def sources(request: Request, registered: bool = False) -> SteelRun:
@@ -147,77 +149,24 @@ def check_until(until: str, flow: FlowSpec = PIPELINE) -> Iterable[str]:
         yield f"UNTIL={until}: the flow {flow.deployment} runs as a whole; only the pipeline ends at a stage"
 
 
-def check_force(request: Request, config: SteelRun) -> Iterable[str]:
+def graph(request: Request, config: SteelRun) -> tuple[dict[str, Node], list[str]]:
+    """The nodes of the run, or why they cannot be declared: readers and their options, weights, benchmarks, recipes."""
+    try:
+        return request.spec.build(config), []
+    except (NodeError, ValueError) as error:
+        return {}, [complaint(error)]
+
+
+def check_force(request: Request, config: SteelRun, nodes: Mapping[str, Node]) -> Iterable[str]:
     force, stages = request.force, request.spec.stages
     unknown = [item for item in force if stage_of(item) not in stages]
     for item in unknown:
         yield f"there is no stage {stage_of(item)!r}; FORCE takes stages ({', '.join(stages)}) or nodes"
-    units = [item for item in force if ":" in item and item not in unknown]
-    if units:
-        nodes = request.spec.build(config)
-        for item in units:
-            if item not in nodes:
-                stage = stage_of(item)
-                names = ", ".join(name for name, node in nodes.items() if node.stage == stage)
-                yield f"there is no node {item!r} in profile {config.profile}; {stage} has: {names}"
-
-
-def check_graph(request: Request, config: SteelRun) -> Iterable[str]:
-    """Every node of the run can be declared: readers and their options, weights, benchmarks, recipes."""
-    try:
-        request.spec.build(config)
-    except (NodeError, ValueError) as error:
-        yield complaint(error)
-
-
-def check_records(config: SteelRun) -> Iterable[str]:
-    """The first records of each local source can be read: a field of another name is known now, not at minute ten."""
-    for name in local_sources(config):
-        try:
-            folder, files = preview.place(config, name)
-            records = preview.first_records(
-                name, config.sources[name], folder, FIRST_RECORDS, files, config.convert.max_chars
-            )
-        except NodeError as error:
-            yield str(error)
-            continue
-        unread = [record for record in records if record.record is None]
-        if records and len(unread) == len(records):
-            first = unread[0]
-            reason = f"{first.reason}{f' ({first.detail})' if first.detail else ''}"
-            yield (
-                f"sources.{name}: none of its first {len(records)} records can be read: {reason}, first at {first.at}; "
-                f"`make preview SOURCE={name}` shows them"
-            )
-
-
-def local_sources(config: SteelRun) -> list[str]:
-    """The sources whose raw files lie in a folder that is there."""
-    names = []
-    for name, source in config.sources.items():
-        base = getattr(config.runtime.folders, source.below or local.BELOW[source.use])
-        if (
-            source.hub == "folder"
-            and not source.unpack
-            and base
-            and (resolve(base) / source.dataset).exists()
-        ):
-            names.append(name)
-    return names
-
-
-def unread_files(config: SteelRun, name: str) -> Iterable[str]:
-    """The files of a local source that its reader does not read."""
-    source = config.sources[name]
-    reader = readers.load(source.reader)
-    try:
-        files = preview.place(config, name)[1]
-        chosen = jobs.choose(name, reader, reader.options.model_validate(source.options), files)
-    except NodeError:
-        return  # a complaint of check_records
-    if idle := sorted(set(files) - set(chosen)):
-        shown = few([readable(file) for file in idle], 5)
-        yield f"sources.{name}: {len(idle):,} files are not for its reader {source.reader}: {shown}"
+    for item in force:
+        if nodes and ":" in item and item not in unknown and item not in nodes:
+            stage = stage_of(item)
+            names = ", ".join(name for name, node in nodes.items() if node.stage == stage)
+            yield f"there is no node {item!r} in profile {config.profile}; {stage} has: {names}"
 
 
 def check_folders(config: SteelRun) -> Iterable[str]:
@@ -278,6 +227,8 @@ def gpus(text: str) -> int | None:
     """
     if not text or text.isdigit():
         return int(text) if text else None
+    from tasks.inspect.gpus import fleet
+
     try:
         machines = fleet(text)
     except NodeError as error:

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tasks import dag
 from tasks.ablation.ffn import node as ffn
 from tasks.figures.latest import publish_latest
 from tasks.settings.config import DATA_STAGES, STAGES, SteelRun
@@ -61,12 +59,26 @@ class FlowSpec:
         return self.stages[: self.stages.index(stage) + 1]
 
 
+def _pipeline(config: SteelRun) -> dict[str, Node]:
+    from tasks import (
+        dag,  # every room with what it reads and writes with: half a second, for those who need a graph
+    )
+
+    return dag.build(config)
+
+
+def _study(config: SteelRun, room: Any) -> dict[str, Node]:
+    from tasks import dag
+
+    return dag.study(config, room=room)
+
+
 PIPELINE = FlowSpec(
     name="steel",
     entrypoint="flows/steel.py:steel",
     deployments=("full-pipeline", *STAGES),
     stages=STAGES,
-    build=dag.build,
+    build=_pipeline,
     result="report",
     publish=publish_latest,
     page="report.html",
@@ -81,7 +93,7 @@ def study(name: str, room: Any, flow: str = FAMILY) -> FlowSpec:
         entrypoint=f"flows/sweep.py:{name.replace('-', '_')}",
         deployments=(name,),
         stages=(*DATA_STAGES, room.STAGE),
-        build=partial(dag.study, room=room),
+        build=lambda config: _study(config, room),
         result=room.TABLE,
         publish=room.publish,
         page=room.PAGE,

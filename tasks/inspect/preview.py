@@ -87,14 +87,12 @@ def lines(config: SteelRun, name: str, n: int) -> list[str]:
         )
     source = config.sources[name]
     folder, files = place(config, name)
-    options = readers.load(source.reader).options.model_validate(source.options)
-    chosen = jobs.choose(name, readers.load(source.reader), options, files)
-    idle = sorted(set(files) - set(chosen))
+    idle = idle_files(config, name, files)
     told = [
-        f"{name}: {len(chosen):,} of {len(files):,} files are read, by the reader {source.reader}, in {folder}"
+        f"{name}: {len(files) - len(idle):,} of {len(files):,} files are read, by the reader {source.reader}, in {folder}"
     ]
     if idle:
-        told.append(f"not read: {few([readable(file) for file in idle], 10)}")
+        told.append(f"not read: {few(idle, 10)}")
     for first in first_records(name, source, folder, n, files, config.convert.max_chars):
         told += ["", first.at, f"  raw     {_cut(first.raw)}"]
         if first.record:
@@ -103,6 +101,14 @@ def lines(config: SteelRun, name: str, n: int) -> list[str]:
             what = "dropped by" if first.record else "quarantined:"
             told.append(f"  {what} {first.reason}{f' ({first.detail})' if first.detail else ''}")
     return told
+
+
+def idle_files(config: SteelRun, name: str, files: Sequence[str]) -> list[str]:
+    """The names of a source's files that its reader does not read, sorted; NodeError when it reads none of them."""
+    source = config.sources[name]
+    reader = readers.load(source.reader)
+    chosen = jobs.choose(name, reader, reader.options.model_validate(source.options), files)
+    return [readable(file) for file in sorted(set(files) - set(chosen))]
 
 
 def place(config: SteelRun, name: str) -> tuple[Path, list[str]]:
