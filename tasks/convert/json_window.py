@@ -7,7 +7,7 @@ commas, so the bytes of a value are cut out and parsed as usual. Memory is bound
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 # a whole string, a structural character, or the quote of a string whose end is not in the buffer
 TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{},]', re.DOTALL)
@@ -32,43 +32,31 @@ class Window:
 
     def element(self, limit: int) -> tuple[int, str]:
         """Where the current element of an array ends, and by what: `,`, `]`, `limit` or `end of file`."""
+        return self._scan(limit, lambda what, depth: not depth and what in b",]")
+
+    def value(self, limit: int) -> tuple[int, str]:
+        """Where the object or array at `start` ends, and by what: `value`, `limit` or `end of file`."""
+        end, why = self._scan(limit, lambda what, depth: depth <= 1 and what in b"}]")
+        return (end, why) if why in ("limit", "end of file") else (end + 1, "value")
+
+    def _scan(self, limit: int, ends: Callable[[bytes, int], bool]) -> tuple[int, str]:
+        """Where the first sign stands of which `ends(sign, brackets open before it)` is true, and the sign."""
         position, depth = self.start, 0
         while True:
             for token in TOKEN.finditer(self.buffer, position):
                 what = token[0]
                 position = token.end()
+                if len(what) > 1:  # a whole string
+                    continue
+                if what == b'"':  # its end has not been read yet
+                    position = token.start()
+                    break
+                if ends(what, depth):
+                    return token.start(), what.decode()
                 if what in b"{[":
                     depth += 1
                 elif what in b"}]" and depth:
                     depth -= 1
-                elif what == b"," or what == b"]":
-                    if not depth:
-                        return token.start(), what.decode()
-                elif what == b'"':  # its end has not been read yet
-                    position = token.start()
-                    break
-            if len(self.buffer) - self.start > limit:
-                return len(self.buffer), "limit"
-            position -= self.start
-            if not self.read():
-                return len(self.buffer), "end of file"
-
-    def value(self, limit: int) -> tuple[int, str]:
-        """Where the object or array at `start` ends, and by what: `value`, `limit` or `end of file`."""
-        position, depth = self.start, 0
-        while True:
-            for token in TOKEN.finditer(self.buffer, position):
-                what = token[0]
-                position = token.end()
-                if what in b"{[":
-                    depth += 1
-                elif what in b"}]":
-                    depth -= 1
-                    if depth <= 0:
-                        return position, "value"
-                elif what == b'"':
-                    position = token.start()
-                    break
             if len(self.buffer) - self.start > limit:
                 return len(self.buffer), "limit"
             position -= self.start
