@@ -32,8 +32,8 @@ from typing import Any
 from flows.ports import HOST
 from tasks.settings import loopback
 from tasks.settings.files import write_text
+from tasks.settings.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 POOL = "steel-local"
 
 

@@ -22,8 +22,10 @@ from typing import Any
 from tasks.inspect.gpus import Fleet
 from tasks.settings.config import SteelRun, Train
 from tasks.settings.errors import NodeError
+from tasks.settings.files import write_json
+from tasks.settings.paths import ROOT
+from tasks.training.pretrain import rounded_vocab
 
-ROOT = Path(__file__).parents[2]
 STAGES = ("pretrain", "sft", "dpo")
 DOCUMENTS = 4
 """A row's; the memory of attention depends on it a little, that of the FFN kind `merge` more."""
@@ -100,11 +102,8 @@ def ask(questions: list[dict[str, Any]], cache: Path) -> list[dict[str, Any]]:
         place: question for place, question in zip(places, questions, strict=True) if not place.exists()
     }
     if missing:
-        cache.mkdir(parents=True, exist_ok=True)
         for place, answer in zip(missing, _track(list(missing.values())), strict=True):
-            partial = place.with_suffix(f".{os.getpid()}.partial")
-            partial.write_text(json.dumps(answer) + "\n", "utf-8")
-            partial.replace(place)
+            write_json(place, answer)
     return [json.loads(place.read_text("utf-8")) for place in places]
 
 
@@ -182,12 +181,10 @@ def _question(config: SteelRun, training: Training, limit: float) -> dict[str, A
     if not config.model.own:
         raise NodeError("memory and time are planned for Steel's own models only")
     model = config.model.model_dump(mode="json")
+    if model["vocab_size"] is None and config.tokenize.tokenizer == "folder":
+        raise NodeError("the vocabulary is that of a tokenizer that is not known yet: set model.vocab_size")
     if model["vocab_size"] is None:
-        if config.tokenize.tokenizer == "folder":
-            raise NodeError(
-                "the vocabulary is that of a tokenizer that is not known yet: set model.vocab_size"
-            )
-        model["vocab_size"] = -(-config.tokenize.vocab_size // 64) * 64
+        model["vocab_size"] = rounded_vocab(None, config.tokenize.vocab_size)
     return {
         "train": {
             "objective": "pretrain",

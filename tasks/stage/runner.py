@@ -15,35 +15,20 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tasks.settings.config import SteelRun
-from tasks.stage import provenance
 from tasks.stage.fingerprint import SCHEMA, canonical, code_digest, digest
 from tasks.stage.names import NodeRef
 from tasks.stage.node import Artifact, Context, Node, Outcome
+from tasks.stage.recording import Recording, unless_away
 from tasks.stage.store import MANIFEST, Store, content_digest
-from tasks.stage.tracking import (
-    AWAY,
-    COMMIT,
-    DIGEST,
-    FINGERPRINT,
-    FLOW_RUN,
-    NODE,
-    PROFILE,
-    VERSION,
-    Record,
-    RunTrack,
-    Tracker,
-)
+from tasks.stage.tracking import FINGERPRINT, Record, RunTrack, Tracker
 
 UNRECORDED = "sealed and whole; MLflow has no finished run of it, so it is recorded again"
 """Why an artifact is reused that was sealed while MLflow was away."""
-
-log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -94,10 +79,8 @@ class Runner:
                 raise ValueError(f"force: there is no stage or node {item!r}")
         for node in self.nodes.values():
             _code(node)  # parsed now, while there is one thread
-        self.commit, self.version = provenance.commit(), provenance.version()
         self.tracker.stop = self.stop
-        self._stage_runs: dict[str, str] = {}
-        self._lock = threading.Lock()
+        self.recording = Recording(self.tracker, self.store, self.config.profile, self.flow_run_id)
         self._by_fingerprint: dict[str, list[Record]] = {}
         self._by_node: dict[str, list[Record]] = {}
         for record in self.tracker.history():
@@ -143,10 +126,12 @@ class Runner:
         `runtime.verify` says, because no second record vouches for it. One whose run MLflow has as finished
         with another digest was altered since.
         """
-        manifest, wrong = self.store.check(node.name, fingerprint, None, "full")
+        manifest, wrong = self.store.check(node.name, fingerprint, None, "size")
         if wrong or manifest["run_id"] in recorded:
             return None
         if forced and manifest["flow_run_id"] != self.flow_run_id:
+            return None
+        if self.store.check(node.name, fingerprint, None, "full")[1]:
             return None
         final = self.store.final(node.name, fingerprint)
         return Artifact(node.name, final, manifest["digest"], fingerprint, manifest, manifest["run_id"], True)
@@ -155,7 +140,8 @@ class Runner:
         """Take a reusable artifact as this run's own; in a run, one that MLflow does not know is recorded again."""
         artifact = resolution.artifact
         if resolution.unrecorded and self.pipeline_run:
-            artifact = self._record_again(resolution)
+            run_id = self.recording.again(artifact, self._tags(resolution))
+            artifact = replace(artifact, run_id=run_id)
         self.done[artifact.node] = artifact
         self.results[artifact.node] = Result(
             artifact.node,
@@ -210,31 +196,18 @@ class Runner:
     # --------------------------------------------------------------------------- running
     def begin(self) -> str:
         """Open the pipeline's MLflow run, with the resolved config as its artifact."""
-        tags = self._origin()
-        name = f"pipeline-{self.config.profile}"
-        self.pipeline_run = self.tracker.patiently(
-            lambda: self.tracker.start("pipeline", name, None, tags), "a new run"
-        )
-        self.tracker.document(self.pipeline_run, self.config.model_dump(mode="json"), "config.yaml")
+        self.pipeline_run = self.recording.begin(self.config.model_dump(mode="json"))
         return self.pipeline_run
 
     def end(self, status: str) -> None:
         """Close the pipeline's run; it lists the node runs it reused."""
-        if not self.pipeline_run:
-            return
-        reused = {r.name: r.run_id for r in self.results.values() if r.state == "Cached"}
-        counts = {"nodes_reused": len(reused), "nodes_run": len(self.results) - len(reused)}
-        tags = {"steel.reused_runs": ",".join(reused.values())[:7900]}
-        with self._unless_away("MLflow does not take the end of the pipeline's run"):
-            self.tracker.document(self.pipeline_run, reused, "reused.json")
-            self.tracker.metrics(self.pipeline_run, [(k, v, 0) for k, v in counts.items()])
-            self.tracker.finish(self.pipeline_run, status, tags)
+        if self.pipeline_run:
+            reused = {r.name: r.run_id for r in self.results.values() if r.state == "Cached"}
+            self.recording.end(status, reused, len(self.results) - len(reused))
 
     def end_stage(self, stage: str, status: str) -> None:
         """Close the MLflow run of a stage, if any of its nodes ran."""
-        run = self._stage_runs.pop(stage, None)
-        if run:
-            self._close(run, status)
+        self.recording.end_stage(stage, status)
 
     def run(
         self,
@@ -288,14 +261,14 @@ class Runner:
                 raise
             finally:
                 if status != "FINISHED":
-                    self._close(run_id, status)
+                    self.recording.close(run_id, status)
                     self.results[node.name] = Result(
                         node.name, "Failed", time.monotonic() - started, "", run_id, resolution.reason
                     )
             # sealed: from here on nothing fails the node
-            with self._unless_away(f"{node.name} is sealed, but MLflow does not take its record"):
+            with unless_away(f"{node.name} is sealed, but MLflow does not take its record"):
                 track.flush()
-                self._report(run_id, manifest, outcome.files)
+                self.recording.sealed(run_id, manifest)
         final = self.store.final(node.name, fingerprint)
         artifact = Artifact(node.name, final, manifest["digest"], fingerprint, manifest, run_id)
         self.done[node.name] = artifact
@@ -321,35 +294,16 @@ class Runner:
             run_id = unfinished[0].run_id
             self.tracker.patiently(lambda: self.tracker.reopen(run_id, every), "a run that goes on")
             return work, True, run_id
-        stage_run = self._stage_run(node.stage)
-        run_id = self.tracker.patiently(
-            lambda: self.tracker.start("node", node.name, stage_run, every), "a new run"
-        )
+        run_id = self.tracker.patiently(lambda: self.recording.open(node.name, every), "a new run")
         return work, resumed, run_id
 
     def _tags(self, resolution: Resolution) -> dict[str, str]:
         return {
-            NODE: resolution.node.name,
             FINGERPRINT: resolution.fingerprint,
-            **self._origin(),
             "steel.reason": resolution.reason[:4000],
             **{f"steel.part.{k}": v for k, v in _parts(resolution.identity).items()},
+            **self.recording.origin,
         }
-
-    def _origin(self) -> dict[str, str]:
-        """What pipeline and node runs both say of where they were made."""
-        tags = {PROFILE: self.config.profile, FLOW_RUN: self.flow_run_id, "host": socket.gethostname()}
-        origin = {COMMIT: self.commit, VERSION: self.version}
-        return tags | {key: value for key, value in origin.items() if value}
-
-    def _stage_run(self, stage: str) -> str:
-        with self._lock:
-            if stage not in self._stage_runs:
-                tags = {PROFILE: self.config.profile, FLOW_RUN: self.flow_run_id}
-                self._stage_runs[stage] = self.tracker.patiently(
-                    lambda: self.tracker.start("stage", stage, self.pipeline_run or None, tags), "a new run"
-                )
-            return self._stage_runs[stage]
 
     def _publish(
         self,
@@ -377,46 +331,11 @@ class Runner:
                 },
                 "run_id": run_id,
                 "flow_run_id": self.flow_run_id,
-                "code_commit": self.commit,
-                "steel_version": self.version,
+                "code_commit": self.recording.commit,
+                "steel_version": self.recording.version,
                 "host": socket.gethostname(),
             },
         )
-
-    def _report(self, run_id: str, manifest: Mapping[str, Any], files: Iterable[str]) -> None:
-        """Write what a sealed artifact is remembered by, and finish its run."""
-        numbers = {**manifest["metrics"], **manifest["counts"], "seconds": manifest["seconds"]}
-        self.tracker.metrics(run_id, [(k, v, 0) for k, v in numbers.items()])
-        final = self.store.final(manifest["node"], manifest["fingerprint"])
-        self.tracker.file(run_id, final / MANIFEST)
-        for name in files:
-            self.tracker.file(run_id, final / name, name.rpartition("/")[0])
-        # the digest tag goes with FINISHED: a reader never sees one without the other
-        self.tracker.finish(run_id, "FINISHED", {DIGEST: manifest["digest"]})
-
-    def _record_again(self, resolution: Resolution) -> Artifact:
-        """The record in MLflow of an artifact that was sealed while the server was away; in its old run, if it is there."""
-        artifact, node = resolution.artifact, resolution.node
-        with self._unless_away(f"{node.name} is sealed, but MLflow still does not take its record"):
-            run_id = artifact.run_id
-            if not self.tracker.writable(run_id):
-                tags = self._tags(resolution)
-                run_id = self.tracker.start("node", node.name, self._stage_run(node.stage), tags)
-            self._report(run_id, artifact.manifest, artifact.manifest.get("reported_files", ()))
-            return replace(artifact, run_id=run_id)
-        return artifact
-
-    @contextmanager
-    def _unless_away(self, what: str) -> Iterator[None]:
-        """What is told to MLflow here may be lost without harm: a later run tells it again."""
-        try:
-            yield
-        except AWAY as error:
-            log.warning("%s (%s); the next run records it", what, " ".join(str(error).split())[:200])
-
-    def _close(self, run_id: str, status: str) -> None:
-        with self._unless_away(f"MLflow does not take that a run has ended as {status}"):
-            self.tracker.finish(run_id, status)
 
 
 def _input(ref: NodeRef, known: Mapping[str, Artifact]) -> Artifact:

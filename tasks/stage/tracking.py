@@ -79,7 +79,7 @@ class Tracker:
         except AWAY as error:
             if isinstance(error, RestException) and error.get_http_status_code() in (401, 403):
                 raise NodeError(
-                    f"MLflow at {self.uri} refuses this shell: `. .steel/env` has the password ({_one_line(error)})"
+                    f"MLflow at {self.uri} refuses this shell: `. .steel/env` has the password ({one_line(error)})"
                 ) from error
             raise NodeError(
                 f"MLflow does not answer at {self.uri}: start the servers with `make up` ({error})"
@@ -108,10 +108,10 @@ class Tracker:
                     raise
                 if self.stop.is_set() or time.monotonic() - begun > PATIENCE_SECONDS:
                     raise NodeError(
-                        f"MLflow at {self.uri} does not take {what}: `make up` starts it again ({_one_line(error)})"
+                        f"MLflow at {self.uri} does not take {what}: `make up` starts it again ({one_line(error)})"
                     ) from error
                 if not said:
-                    log.warning("MLflow does not take %s; waiting for it (%s)", what, _one_line(error))
+                    log.warning("MLflow does not take %s; waiting for it (%s)", what, one_line(error))
                     said = True
                 self.stop.wait(_POLL_SECONDS)
 
@@ -182,7 +182,7 @@ class Tracker:
             )
         except AWAY as error:
             log.warning(
-                "MLflow does not tell the history of %s (%s): steps may appear twice", name, _one_line(error)
+                "MLflow does not tell the history of %s (%s): steps may appear twice", name, one_line(error)
             )
             return -1
 
@@ -281,7 +281,7 @@ class RunTrack:
             self.flush()
         except AWAY as error:
             log.warning(
-                "MLflow does not take metrics (%s); %d kept for later", _one_line(error), len(self._backlog)
+                "MLflow does not take metrics (%s); %d kept for later", one_line(error), len(self._backlog)
             )
 
     def params(self, values: Mapping[str, Any]) -> None:
@@ -302,7 +302,8 @@ class RunTrack:
         self._flushed = time.monotonic()
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line of at most 200 characters."""
     text = " ".join(str(error).split())
     return text if len(text) <= 200 else f"{text[:199]}…"
 

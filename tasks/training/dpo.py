@@ -110,10 +110,6 @@ def reference(ctx: Context) -> Outcome:
         out=ctx.out,
     )
     counts = pool.submit(pairs.prepare, work).result()
-    if not counts["train"]:
-        raise NodeError(
-            f"dpo: {counts['pairs']} pairs leave none to train on beside {counts['held_out']} held out"
-        )
     start = chosen(ctx.inputs)
     parts = [part for part in PARTS if counts[part]]
     files = [{"path": str(ctx.out / f"{part}.arrow"), "source": part} for part in parts]

@@ -1,0 +1,121 @@
+"""What a flow run leaves in MLflow: a pipeline's run, a run for each stage that ran, a run for each node.
+
+Nothing here decides what runs. After a node is sealed its record may fail without harm: the artifact is its own
+witness, and the next run that meets it records it again.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from tasks.stage import provenance
+from tasks.stage.names import stage_of
+from tasks.stage.node import Artifact
+from tasks.stage.store import MANIFEST, Store
+from tasks.stage.tracking import (
+    AWAY,
+    COMMIT,
+    DIGEST,
+    FLOW_RUN,
+    NODE,
+    PROFILE,
+    VERSION,
+    Tracker,
+    one_line,
+)
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def unless_away(what: str) -> Iterator[None]:
+    """What is told to MLflow here may be lost without harm: a later run tells it again."""
+    try:
+        yield
+    except AWAY as error:
+        log.warning("%s (%s); the next run records it", what, one_line(error))
+
+
+class Recording:
+    """The records of one flow run."""
+
+    def __init__(self, tracker: Tracker, store: Store, profile: str, flow_run_id: str):
+        self._tracker, self._store = tracker, store
+        self.commit, self.version = provenance.commit(), provenance.version()
+        self._run = {PROFILE: profile, FLOW_RUN: flow_run_id}
+        self._pipeline = ""
+        self._stages: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """Tags that pipeline and node runs share: what was run, where, by which code."""
+        code = {COMMIT: self.commit, VERSION: self.version}
+        known = {key: value for key, value in code.items() if value}
+        return {**self._run, "host": socket.gethostname(), **known}
+
+    def begin(self, config: Any) -> str:
+        """Open the pipeline's run, with the resolved config as its artifact; its id."""
+        name = f"pipeline-{self._run[PROFILE]}"
+        self._pipeline = self._tracker.patiently(
+            lambda: self._tracker.start("pipeline", name, None, self.origin), "a new run"
+        )
+        self._tracker.document(self._pipeline, config, "config.yaml")
+        return self._pipeline
+
+    def end(self, status: str, reused: Mapping[str, str], nodes_run: int) -> None:
+        """Close the pipeline's run; `reused` are the runs of reused nodes by name."""
+        counts = {"nodes_reused": len(reused), "nodes_run": nodes_run}
+        tags = {"steel.reused_runs": ",".join(reused.values())[:7900]}
+        with unless_away("MLflow does not take the end of the pipeline's run"):
+            self._tracker.document(self._pipeline, dict(reused), "reused.json")
+            self._tracker.metrics(self._pipeline, [(k, v, 0) for k, v in counts.items()])
+            self._tracker.finish(self._pipeline, status, tags)
+
+    def end_stage(self, stage: str, status: str) -> None:
+        """Close the run of a stage, if any of its nodes ran."""
+        if run := self._stages.pop(stage, None):
+            self.close(run, status)
+
+    def open(self, node: str, tags: Mapping[str, str]) -> str:
+        """Open a node's run below that of its stage; its id."""
+        return self._tracker.start("node", node, self._stage(stage_of(node)), {NODE: node, **tags})
+
+    def close(self, run_id: str, status: str) -> None:
+        """Close a run that made no artifact."""
+        with unless_away(f"MLflow does not take that a run has ended as {status}"):
+            self._tracker.finish(run_id, status)
+
+    def sealed(self, run_id: str, manifest: Mapping[str, Any]) -> None:
+        """Write what a sealed artifact is remembered by, and finish its run."""
+        numbers = {**manifest["metrics"], **manifest["counts"], "seconds": manifest["seconds"]}
+        self._tracker.metrics(run_id, [(k, v, 0) for k, v in numbers.items()])
+        final = self._store.final(manifest["node"], manifest["fingerprint"])
+        self._tracker.file(run_id, final / MANIFEST)
+        for name in manifest.get("reported_files", ()):
+            self._tracker.file(run_id, final / name, name.rpartition("/")[0])
+        # the digest tag goes with FINISHED: a reader never sees one without the other
+        self._tracker.finish(run_id, "FINISHED", {DIGEST: manifest["digest"]})
+
+    def again(self, artifact: Artifact, tags: Mapping[str, str]) -> str:
+        """Record an artifact that was sealed while MLflow was away, in its old run, if it is there; the run's id."""
+        with unless_away(f"{artifact.node} is sealed, but MLflow still does not take its record"):
+            here = self._tracker.writable(artifact.run_id)
+            run_id = artifact.run_id if here else self.open(artifact.node, tags)
+            self.sealed(run_id, artifact.manifest)
+            return run_id
+        return artifact.run_id
+
+    def _stage(self, stage: str) -> str:
+        with self._lock:
+            if stage not in self._stages:
+                self._stages[stage] = self._tracker.patiently(
+                    lambda: self._tracker.start("stage", stage, self._pipeline or None, self._run),
+                    "a new run",
+                )
+            return self._stages[stage]
