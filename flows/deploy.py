@@ -118,8 +118,7 @@ def _digest(root: Path, at: Addresses) -> str:
         root / "prefect.yaml",
         root / "flows" / "spec.py",
         *(root / file for file in sorted({spec.entrypoint.partition(":")[0] for spec in SPECS})),
-        root / "tasks" / "settings" / "config.py",
-        root / "tasks" / "settings" / "profiles.py",
+        *sorted((root / "tasks" / "settings").glob("*.py")),
     ]
     parts: list[Any] = [str(root), at.prefect, at.mlflow]
     # the form offers the profiles that there are

@@ -1,0 +1,61 @@
+"""Settings of what is measured: evaluation, the ablations, the report."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tasks.settings.model import FfnKind
+from tasks.settings.section import Distinct, Section, Seed
+
+
+class Evaluate(Section):
+    """Benchmarks, and how every model is asked."""
+
+    benchmarks: Annotated[list[str], Distinct] = []
+    """Names of the sources with `use: benchmark` to ask. Empty: no evaluation."""
+    protocols: Annotated[list[Literal["cloze", "paper-first-token"]], Distinct] = Field(
+        ["cloze", "paper-first-token"], min_length=1
+    )
+    """Ways to ask. `cloze`: the likeliest option text per token; `paper-first-token`: the likeliest letter."""
+    chat: bool = True
+    """Ask tuned models in the chat template. The untrained and the base model are always asked plainly."""
+    controls: Literal["none", "reported", "all"] = "reported"
+    """Models that are also asked with the question removed (options-only). `reported`: the untrained, the base and
+    the final one; `all`: every SFT variant, too."""
+    batch_tokens: int = Field(16384, gt=0)
+    """Largest number of tokens in a forward pass; it bounds memory."""
+    max_questions: int | None = Field(None, gt=0)
+    """Largest number of questions of each benchmark. Not set: all."""
+
+
+class Ablation(Section):
+    """The flow steel-ablation/ffn: kinds of feed-forward layer side by side, on this profile's shards."""
+
+    kinds: Annotated[list[FfnKind], Distinct] = Field(
+        ["dense", "token", "merge", "prefix", "paper", "released"], min_length=1
+    )
+    """Kinds of feed-forward layer to compare. `paper` and `released` see later tokens; a study may train them, to
+    show what that does."""
+    seeds: Annotated[list[Seed], Distinct] = Field([1, 2, 3], min_length=1)
+    """Seeds of the fresh weights and of the order of the data; every kind is trained with each of them."""
+    steps: int | None = Field(None, gt=0)
+    """Number of optimizer steps of each training. Not set: as pretrain."""
+    merge_segment: int | None = Field(None, gt=0)
+    """Segment of the kind `merge` in tokens, for documents that are shorter than model.merge_segment. Not set:
+    model.merge_segment."""
+    honest_rows: int = Field(64, gt=0)
+    """Number of validation rows in which the leak is measured: targets are scored with the whole row and with their
+    prefix alone."""
+    honest_positions: int = Field(32, gt=0)
+    """Number of targets in each of these validation rows. Each costs a forward pass of half a row on average."""
+
+
+class Report(Section):
+    """Sample generations of the report."""
+
+    generations: list[str] = []
+    """Prompts that the last model of the run continues. Empty: none."""
+    max_new_tokens: int = Field(48, gt=0)
+    """Largest length of a continuation in tokens."""

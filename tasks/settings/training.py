@@ -1,0 +1,160 @@
+"""Settings of what is trained: optimizer and length, pre-training, SFT and DPO."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from tasks.settings.section import Decay, Section, Share
+
+
+class Optim(Section):
+    """AdamW and the schedule of its learning rate. model.training.config.OptimConfig has the same fields."""
+
+    lr: float = Field(3e-4, gt=0)
+    """Largest learning rate, reached after the warm-up."""
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
+    """Decay rates of AdamW's averages of the gradient and of its square."""
+    eps: float = Field(1e-8, gt=0)
+    """AdamW's epsilon."""
+    weight_decay: float = Field(0.05, ge=0)
+    """Decoupled weight decay. Not applied to norms, biases, and the router's phi and scale."""
+    decay_embeddings: bool = True
+    """Apply the weight decay to the embedding table, too."""
+    grad_clip: float = Field(1.0, ge=0)
+    """Largest norm of the whole gradient. 0: no clipping."""
+    schedule: Literal["wsd", "cosine", "linear", "constant"] = "wsd"
+    """Course of the learning rate after the warm-up. `wsd`: constant, then a linear fall over decay_share;
+    `cosine` and `linear`: a fall over the whole training; `constant`: no fall."""
+    warmup_steps: int = Field(100, ge=0)
+    """Number of steps in which the learning rate rises linearly to lr. 0: no warm-up."""
+    decay_share: float = Field(0.6, ge=0, le=1)
+    """For `wsd`: share of all steps, at the end, in which the learning rate falls linearly."""
+    min_lr_ratio: float = Field(0.0, ge=0, le=1)
+    """Learning rate at the end, as a share of lr. Not for `constant`."""
+    max_skipped: int = Field(0, ge=0)
+    """Number of steps in a row that may be left out because their gradient is not finite, or a spike. 0: the first
+    one ends the run."""
+    spike_factor: float = Field(0.0, ge=0)
+    """With max_skipped: a loss or gradient norm of more than so many times the mean of the last 128 steps is a spike.
+    0: none is."""
+    z_loss: float = Field(0.0, ge=0)
+    """Weight of the squared logsumexp of each target's logits in the loss (pre-training and SFT). 0: none."""
+
+    @model_validator(mode="after")
+    def _spikes_are_skipped(self) -> Self:
+        if self.spike_factor and not self.max_skipped:
+            raise ValueError("spike_factor needs max_skipped: how many steps in a row may be left out")
+        return self
+
+
+class Train(Section):
+    """What every training has."""
+
+    optim: Optim = Optim()
+    """Optimizer and learning rate."""
+    steps: int | None = Field(None, gt=0)
+    """Number of optimizer steps. Give either steps or epochs."""
+    epochs: float | None = Field(None, gt=0)
+    """Number of passes over the data. Give either steps or epochs."""
+    batch_size: int = Field(8, gt=0)
+    """Number of blocks (or pairs) in an optimizer step, over all ranks and micro-steps."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Precision of the computation. `auto`: bf16 where the device computes it natively, else fp32."""
+    export_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the exported weights. `bfloat16` halves the export; what continues from it starts from
+    rounded weights."""
+    log_every: int = Field(10, gt=0)
+    """Number of steps between two lines of metrics."""
+    eval_every: int = Field(100, ge=0)
+    """Number of steps between two validation losses; there is also one at the end. 0: only at the end."""
+    save_every: int = Field(200, gt=0)
+    """Number of steps between two checkpoints. A crash loses at most this many steps."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Train:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs. Choose one.")
+        return self
+
+
+class ContinueFrom(Section):
+    """The run that a training goes on from, instead of starting afresh."""
+
+    run: str
+    """The run to continue: the first digits of its fingerprint, or the path of its artifact or work folder."""
+    step: int | Literal["latest"] = "latest"
+    """Step of a checkpoint that the run keeps. `pretrain.steps` and `epochs` count from that run's start."""
+    on_changed: Literal["refuse", "keep"] = "refuse"
+    """What happens when the shards of a source are no longer those of the run to continue. `refuse`: stop;
+    `keep`: go on with that run's shards of the source."""
+
+    @field_validator("run", mode="before")
+    @classmethod
+    def _digits(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) else value  # a prefix that happens to be a number
+
+
+class Pretrain(Train):
+    """Pre-training from fresh weights, or from another run."""
+
+    continue_from: ContinueFrom | None = None
+    """The run to continue. Not set: the training starts from fresh weights."""
+
+    @property
+    def train(self) -> Train:
+        """The settings that every training has, without those of pre-training alone."""
+        return Train.model_validate(self.model_dump(include=set(Train.model_fields)))
+
+
+class Variant(Section):
+    """One SFT mixture."""
+
+    mixture: dict[str, Share]
+    """Share of the records to take from each data set: 1.0 is all of them, 0.2 a fifth."""
+    note: str = ""
+    """A remark for the report."""
+
+
+class Sft(Section):
+    """Supervised fine-tuning: one training for each variant."""
+
+    train: Train = Train(epochs=1)
+    """Length, batch and optimizer of every variant's training."""
+    max_tokens: int = Field(768, gt=1)
+    """Largest length of an example in tokens. A longer one loses the end of its reply; what was cut is counted."""
+    packed_tokens: int = Field(768, gt=1)
+    """Number of tokens in a packed row. It is not below max_tokens, because an example is packed whole."""
+    variants: dict[str, Variant] = {}
+    """The mixtures to compare, by name. Empty: no fine-tuning."""
+    select_protocol: Literal["cloze", "paper-first-token"] = "cloze"
+    """Protocol that chooses the variant for DPO: the one with the best accuracy on a split that is never reported."""
+
+    @model_validator(mode="after")
+    def _rows_hold_examples(self) -> Sft:
+        if self.packed_tokens < self.max_tokens:
+            raise ValueError(
+                f"packed_tokens {self.packed_tokens} is below max_tokens {self.max_tokens}: a packed row holds whole "
+                "examples. Lower max_tokens, or raise packed_tokens."
+            )
+        return self
+
+
+class Dpo(Section):
+    """Preference training (DPO) of the chosen SFT variant."""
+
+    train: Train = Train(epochs=1)
+    """Length, batch and optimizer of the training."""
+    beta: float = Field(0.1, gt=0)
+    """Strength of the pull back to the reference model; a larger beta keeps the model closer to it."""
+    nll_weight: float = Field(0.0, ge=0)
+    """Weight of an extra loss on the chosen reply: its negative log-likelihood per token. 0: none."""
+    max_tokens: int = Field(768, gt=1)
+    """Largest length of prompt and reply together in tokens. A longer reply loses its end; what was cut is counted."""
+    mixture: dict[str, Share] = {}
+    """Share of the pairs to take from each preference set. Empty: no DPO."""
+    zh_per_en: float | None = Field(None, gt=0)
+    """Number of Chinese pairs for each English one; surplus English pairs are left out. Not set: all are used."""
+    held_out: int = Field(300, ge=0)
+    """Number of pairs that are kept out of the training to measure its effect."""
