@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,16 @@ def metrics(work: Path) -> list[dict[str, Any]]:
 
 def weights(work: Path) -> dict[str, np.ndarray]:
     return load_file(work / "export" / "model.safetensors")
+
+
+def wait_for(work: Path, step: int) -> None:
+    """Return when a training that runs elsewhere has written the metrics of a step; fails with its log after 120 s."""
+    for _ in range(2400):
+        path = work / "metrics.jsonl"
+        if path.exists() and any(line.get("step", 0) >= step for line in metrics(work)):
+            return
+        time.sleep(0.05)
+    raise AssertionError((work / "log").read_text()[-3000:])
 
 
 def byte_tokenizer(folder: Path) -> Path:

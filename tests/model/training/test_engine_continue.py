@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -108,15 +107,6 @@ def test_a_flipped_byte_is_found_before_the_first_step(files, tmp_path):
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-def wait_for_step(work: Path, step: int) -> None:
-    for _ in range(2400):
-        path = work / "metrics.jsonl"
-        if path.exists() and any(line.get("step", 0) >= step for line in tiny.metrics(work)):
-            return
-        time.sleep(0.05)
-    raise AssertionError((work / "log").read_text()[-3000:])
-
-
 @pytest.mark.slow
 def test_train_kill_append_resume_on_other_ranks(files, tmp_path):
     """The real engine under torchrun: two ranks killed, data appended on one, killed again, three ranks to the end."""
@@ -125,7 +115,7 @@ def test_train_kill_append_resume_on_other_ranks(files, tmp_path):
         parent, data={"files": files[:2]}, steps=2000, batch_size=6, save_every=4, keep_checkpoints=500
     )
     process = tiny.start(first, 2, RECORDING)
-    wait_for_step(parent, 10)
+    tiny.wait_for(parent, 10)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[0]), signal.SIGKILL)
     assert process.wait(timeout=120) != 0
@@ -134,7 +124,7 @@ def test_train_kill_append_resume_on_other_ranks(files, tmp_path):
         child, data={"files": files}, steps=80, batch_size=6, save_every=5, log_every=1, continue_from=str(at)
     )
     process = tiny.start(more, 1, RECORDING)
-    wait_for_step(child, 22)
+    tiny.wait_for(child, 22)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[-1]), signal.SIGKILL)
     assert process.wait(timeout=120) != 0

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -37,19 +36,10 @@ def plain(data, tmp_path_factory):
     return finish(tiny.settings(tmp_path_factory.mktemp("plain"), data=data, steps=60, save_every=1000))
 
 
-def wait_for(work: Path, step: int) -> None:
-    for _ in range(2400):
-        path = work / "metrics.jsonl"
-        if path.exists() and any(line.get("step", 0) >= step for line in tiny.metrics(work)):
-            return
-        time.sleep(0.05)
-    raise AssertionError((work / "log").read_text()[-3000:])
-
-
 def test_sigterm_saves_and_the_resumed_run_is_the_same_to_the_bit(plain, data, tmp_path):
     values = tiny.settings(tmp_path, data=data, steps=60, save_every=1000)
     process = tiny.start(values, 2)
-    wait_for(tmp_path, 4)
+    tiny.wait_for(tmp_path, 4)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=120) != 0
     assert "stopped by a signal" in (tmp_path / "log").read_text()
@@ -65,7 +55,7 @@ def test_sigterm_saves_and_the_resumed_run_is_the_same_to_the_bit(plain, data, t
 def test_a_killed_rank_costs_the_steps_since_the_checkpoint(plain, data, tmp_path):
     values = tiny.settings(tmp_path, data=data, steps=60, save_every=5)
     process = tiny.start(values, 2)
-    wait_for(tmp_path, 8)
+    tiny.wait_for(tmp_path, 8)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[-1]), signal.SIGKILL)
     assert process.wait(timeout=120) != 0
@@ -106,6 +96,6 @@ def test_sigterm_to_a_single_process_exits_75(data, tmp_path):
             [sys.executable, "-m", "model.training.run", str(tmp_path / "config.json")],
             cwd=tiny.ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=log, stderr=log,
         )  # fmt: skip
-    wait_for(tmp_path, 4)
+    tiny.wait_for(tmp_path, 4)
     process.terminate()
     assert process.wait(timeout=60) == 75

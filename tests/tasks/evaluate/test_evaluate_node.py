@@ -1,7 +1,5 @@
 """The benchmarks room: splits, rows, declared nodes, and a whole node on a tiny model."""
 
-from concurrent.futures import Future
-
 import orjson
 import pytest
 from pydantic import ValidationError
@@ -119,18 +117,6 @@ def tiny(tmp_path):
         "tokenizer": artifact("tokenize:tokenizer", tmp_path / "tokenizer"),
         "demo_exam": artifact("convert:demo_exam", tmp_path / "exam"),
     }
-
-
-@pytest.fixture
-def pool_here(monkeypatch):
-    """The pool's work in this process."""
-
-    def submit(function, *args):
-        done = Future()
-        done.set_result(function(*args))
-        return done
-
-    monkeypatch.setattr("tasks.work.pool.submit", submit)
 
 
 def asked(tmp_path, inputs, model="base", seed=7):

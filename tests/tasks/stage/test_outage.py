@@ -18,6 +18,7 @@ from tasks.stage.plan import plan
 from tasks.stage.runner import Runner
 from tasks.stage.store import Store
 from tasks.stage.tracking import Tracker
+from tests.support.walk import walk
 
 LOG = logging.getLogger("test")
 CALLS: list[bool] = []
@@ -62,17 +63,6 @@ def away(runner, monkeypatch, error, *calls):
         monkeypatch.setattr(runner.tracker.client, call, fail)
 
 
-def walk(runner, node):
-    runner.begin()
-    resolution = runner.resolve(node)
-    if resolution.artifact:
-        runner.adopt(resolution)
-    else:
-        runner.run(resolution, LOG)
-    runner.end("FINISHED")
-    return resolution
-
-
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("call", ["log_artifact", "set_terminated"])
 def test_after_the_seal_nothing_fails_the_node(house, monkeypatch, error, call):
@@ -90,7 +80,7 @@ def test_after_the_seal_nothing_fails_the_node(house, monkeypatch, error, call):
     assert later.tracker.client.get_run(artifact.run_id).info.status == "RUNNING"  # a plan writes nothing
 
     again, node = house()
-    assert walk(again, node).unrecorded
+    assert walk(again)[0].unrecorded
     assert CALLS == [False]
     run = again.tracker.client.get_run(artifact.run_id)
     assert run.info.status == "FINISHED"
@@ -99,51 +89,51 @@ def test_after_the_seal_nothing_fails_the_node(house, monkeypatch, error, call):
         f.path for f in again.tracker.client.list_artifacts(artifact.run_id)
     }
     third, node = house()
-    assert not walk(third, node).unrecorded
+    assert not walk(third)[0].unrecorded
     assert len(CALLS) == 1
 
 
 def test_a_run_deleted_in_the_page_is_recorded_anew(house):
     runner, node = house()
-    walk(runner, node)
+    walk(runner)
     first = runner.done["pretrain"].run_id
     runner.tracker.client.delete_run(first)
     again, node = house()
-    assert walk(again, node).unrecorded
+    assert walk(again)[0].unrecorded
     assert again.done["pretrain"].run_id != first
     assert len(CALLS) == 1
 
 
 def test_a_deleted_experiment_is_restored(house):
     runner, node = house()
-    walk(runner, node)
+    walk(runner)
     runner.tracker.client.delete_experiment(runner.tracker.experiment)
     again, node = house()
-    walk(again, node)
+    walk(again)
     assert len(CALLS) == 1
 
 
 def test_an_altered_artifact_is_no_witness(house):
     runner, node = house()
     runner.begin()
-    walk(runner, node)
+    walk(runner)
     folder = runner.done["pretrain"].path
     runner.tracker.client.delete_run(runner.done["pretrain"].run_id)
     (folder / "weights").write_text("a month of milk")  # the same size
     again, node = house()
-    assert walk(again, node).artifact is None
+    assert walk(again)[0].artifact is None
     assert len(CALLS) == 2
 
 
 def test_force_makes_again_what_no_record_vouches_for_once(house):
     runner, node = house()
-    walk(runner, node)
+    walk(runner)
     runner.tracker.client.delete_run(runner.done["pretrain"].run_id)
     forced, node = house(force=["pretrain"])
-    walk(forced, node)
+    walk(forced)
     assert len(CALLS) == 2
     retry, node = house(force=["pretrain"], flow=forced.flow_run_id)
-    walk(retry, node)
+    walk(retry)
     assert len(CALLS) == 2
 
 
@@ -189,8 +179,8 @@ def test_a_failure_is_not_hidden_by_a_server_that_is_away(house, monkeypatch):
 
 def test_what_is_gone_is_made_again(house):
     runner, node = house()
-    walk(runner, node)
+    walk(runner)
     shutil.rmtree(runner.done["pretrain"].path)
     again, node = house()
-    walk(again, node)
+    walk(again)
     assert len(CALLS) == 2

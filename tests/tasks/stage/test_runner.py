@@ -13,6 +13,7 @@ from tasks.stage.node import Context, Node, Outcome
 from tasks.stage.runner import Runner
 from tasks.stage.store import MANIFEST, Store
 from tasks.stage.tracking import Tracker
+from tests.support.walk import walk
 
 LOG = logging.getLogger("test")
 CALLS: list[str] = []
@@ -51,14 +52,7 @@ def world(tmp_path, mlflow_uri):
         config = SteelRun(profile=profile, seed=seed, runtime=Runtime(artifacts=tmp_path))
         flow = flow or uuid.uuid4().hex
         runner = Runner(config, {n.name: n for n in nodes}, Store(tmp_path), tracker, flow, frozenset(force))
-        runner.begin()
-        for node in nodes:
-            resolution = runner.resolve(node)
-            if resolution.artifact:
-                runner.adopt(resolution)
-            else:
-                runner.run(resolution, LOG)
-        runner.end("FINISHED")
+        walk(runner)
         return runner
 
     run.root, run.tracker = tmp_path, tracker

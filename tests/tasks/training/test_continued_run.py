@@ -17,6 +17,7 @@ from tasks.stage.tracking import Tracker
 from tasks.tokenize.encode import tokenizer_digest
 from tasks.training import pretrain
 from tests.support.tiny import byte_tokenizer
+from tests.support.walk import walk
 
 pytestmark = pytest.mark.usefixtures("pool_here")
 LOG = logging.getLogger("test")
@@ -85,14 +86,7 @@ def house(tmp_path, mlflow_uri):
         made += [Node("tokenize:manifest", manifest, {"tag": tag}, inputs=inputs), *pretrain.nodes(run)]
         flow = uuid.uuid4().hex
         runner = Runner(run, {n.name: n for n in made}, Store(tmp_path), tracker, flow)
-        runner.begin()
-        for node in made:
-            resolution = runner.resolve(node)
-            if resolution.artifact:
-                runner.adopt(resolution)
-            else:
-                runner.run(resolution, LOG)
-        runner.end("FINISHED")
+        walk(runner)
         return runner
 
     train.tracker = tracker
