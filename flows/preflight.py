@@ -171,13 +171,14 @@ def check_force(request: Request, config: SteelRun, nodes: Mapping[str, Node]) -
 
 def check_folders(config: SteelRun) -> Iterable[str]:
     """Folders that the profile needs and that were not given, or are not there."""
+    from tasks.download.local import BELOW
+
     folders = config.runtime.folders
     variable = {"sources": "SOURCES", "posttrain": "POSTTRAIN", "benchmarks": "BENCHMARKS"}
-    place = {"pretrain": "sources", "sft": "posttrain", "preference": "posttrain", "benchmark": "benchmarks"}
     needed: dict[str, list[str]] = {}
     for name, source in config.sources.items():
         if source.hub == "folder":
-            needed.setdefault(source.below or place[source.use], []).append(name)
+            needed.setdefault(source.below or BELOW[source.use], []).append(name)
     for below, names in needed.items():
         base: Path | None = getattr(folders, below)
         if base is None:

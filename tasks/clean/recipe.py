@@ -14,7 +14,7 @@ import regex
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from tasks.settings.errors import NodeError, complaint
+from tasks.settings.errors import NodeError, complaint, one_line
 
 FOLDER = Path(__file__).parent / "recipes"
 KINDS = ("text", "dialogue", "code")
@@ -236,7 +236,7 @@ def load(path: Path) -> Recipe:
     except FileNotFoundError:
         raise NodeError(f"there is no recipe {path.name} in {path.parent}") from None
     except yaml.YAMLError as error:
-        raise NodeError(f"recipe {path.name} is not YAML: {' '.join(str(error).split())}") from None
+        raise NodeError(f"recipe {path.name} is not YAML: {one_line(error)}") from None
     except ValidationError as error:
         raise NodeError(f"recipe {path.name}: {complaint(error)}") from None
 

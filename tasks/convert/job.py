@@ -25,7 +25,7 @@ from tasks.convert import readers
 from tasks.convert.formats import check_object
 from tasks.convert.jobs import Piece
 from tasks.convert.lost import LostShare
-from tasks.convert.verdicts import Bad, Malformed, Unwanted, excerpt, guess_language
+from tasks.convert.verdicts import Bad, Malformed, Unwanted, excerpt, guess_language, printable
 from tasks.convert.wrapped import unwrapped
 from tasks.records import parts
 from tasks.records.account import balance
@@ -173,7 +173,7 @@ class _Job:
         """Take every record of one piece."""
         size = piece.span.end - piece.span.start if piece.span else path.stat().st_size
         sound, share = self._sound(), LostShare(size)
-        file = piece.file.encode("utf-8", "backslashreplace").decode()
+        file = printable(piece.file)
         items = self.reader.reading(self.options)(path, self.max_bytes, piece.span)
         if not piece.span:
             items = unwrapped(items, lambda value: self._reads(value, file))

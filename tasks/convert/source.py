@@ -26,6 +26,7 @@ from tasks.convert import job, readers
 from tasks.convert import jobs as plan
 from tasks.convert.job import Quarantined, Settings
 from tasks.convert.join import DUPLICATE, Joined, Submit, join
+from tasks.convert.verdicts import printable
 from tasks.records import account as accounts
 from tasks.records.account import Accounting, SourceAccount, StepAccount, balance
 from tasks.settings.errors import NodeError
@@ -102,7 +103,7 @@ def _jobs(
                 job.convert_pieces,
                 name,
                 counted,
-                [[p.file.encode("utf-8", "backslashreplace").decode(), p.digest, p.span] for p in group],
+                [[printable(p.file), p.digest, p.span] for p in group],
             ),
             job.convert_pieces,
             (str(raw), group, name, settings),
@@ -132,7 +133,7 @@ def _account(name: str, joined: Joined, files: int, ignored: list[str]) -> Sourc
         "steps": _steps(reached, account.chars_in, dropped, dropped_chars),
         "files": files,
         "files_ignored": len(ignored),
-        "ignored": [file.encode("utf-8", "backslashreplace").decode() for file in ignored[:NAMED]],
+        "ignored": [printable(file) for file in ignored[:NAMED]],
         "files_without_records": len(without_records),
         "without_records": without_records[:NAMED],
         "bytes_in": joined.total("bytes_in"),

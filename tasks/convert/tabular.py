@@ -12,7 +12,7 @@ from typing import Any
 
 from tasks.convert.streams import UTF16, Salvaged, text_of
 from tasks.convert.values import Items
-from tasks.convert.verdicts import Bad
+from tasks.convert.verdicts import Bad, printable
 
 ROWS = 128
 """Rows turned into Python objects at a time."""
@@ -120,7 +120,7 @@ def _csv(stream: Iterable[str], limit: int, columns: tuple[str, ...], delimiter:
         if not row and value is None:
             continue
         if not header:
-            header = _distinct([cell.encode("utf-8", "backslashreplace").decode() for cell in row])
+            header = _distinct([printable(cell) for cell in row])
             continue
         number += 1
         yield number, value, delimiter.join(row)[:1000]

@@ -117,6 +117,11 @@ def excerpt(raw: Any) -> str:
     return str(raw)[:EXCERPT].encode("utf-8", "replace").decode("utf-8")
 
 
+def printable(text: str) -> str:
+    """A name or a cell that can be written as UTF-8: bytes that are none become \\xNN."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def guess_language(sample: str) -> str:
     """zh or en for a source of mixed languages: by the share of Chinese among the letters."""
     sample = sample[:2000]

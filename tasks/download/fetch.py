@@ -27,12 +27,11 @@ from tasks.download.listing import (
     Elsewhere,
     Listing,
     RemoteFile,
-    one_line,
     pause,
 )
 from tasks.download.names import LONGEST, Names
 from tasks.settings import loopback
-from tasks.settings.errors import NodeError
+from tasks.settings.errors import NodeError, one_line
 from tasks.settings.files import link_or_copy
 
 PART = ".part"

@@ -12,11 +12,10 @@ from tasks.download.listing import (
     RemoteFile,
     chosen,
     gated,
-    one_line,
     pause,
 )
 from tasks.settings import loopback
-from tasks.settings.errors import NodeError
+from tasks.settings.errors import NodeError, one_line
 
 VARIABLE = "HF_TOKEN"
 ENDPOINT = "HF_ENDPOINT"

@@ -123,8 +123,3 @@ def gated(dataset: str, page: str, variable: str, token: str | None) -> str:
 def pause(seconds: float) -> None:
     """time.sleep, looked up when it is called, so that tests need not wait."""
     time.sleep(seconds)
-
-
-def one_line(error: BaseException) -> str:
-    """An error's message without its line breaks."""
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from tasks.download.listing import Elsewhere, Listing, RemoteFile, chosen, gated, one_line
-from tasks.settings.errors import NodeError
+from tasks.download.listing import Elsewhere, Listing, RemoteFile, chosen, gated
+from tasks.settings.errors import NodeError, one_line
 
 VARIABLE = "MODELSCOPE_API_TOKEN"
 ENDPOINT = "MODELSCOPE_DOMAIN"

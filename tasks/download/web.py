@@ -8,9 +8,9 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
-from tasks.download.listing import RETRY_STATUS, Listing, RemoteFile, chosen, one_line, pause
+from tasks.download.listing import RETRY_STATUS, Listing, RemoteFile, chosen, pause
 from tasks.settings import loopback
-from tasks.settings.errors import NodeError
+from tasks.settings.errors import NodeError, one_line
 
 ATTEMPTS = 5
 TIMEOUT = httpx.Timeout(30.0, connect=15.0)

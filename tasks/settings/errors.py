@@ -22,3 +22,8 @@ def complaint(error: Exception, below: str = "") -> str:
     if first["type"] == "extra_forbidden":
         return f"there is no setting {place!r}{more}"
     return f"{place}: {first['msg'].removeprefix('Value error, ')}{more}"
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message without its line breaks, at most 300 characters of it."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -25,7 +25,7 @@ from pydantic import (
 
 from tasks.settings import registry
 from tasks.settings.config import OTHER_MODELS, SteelRun
-from tasks.settings.errors import NodeError, complaint
+from tasks.settings.errors import NodeError, complaint, one_line
 from tasks.settings.paths import ROOT
 
 FOLDER = ROOT / "deployments" / "profiles"
@@ -80,7 +80,7 @@ def _read(profile: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
     try:
         tree = yaml.load(path.read_text("utf-8"), _Loader) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise NodeError(f"profile {profile!r} cannot be read: {' '.join(str(error).split())}") from error
+        raise NodeError(f"profile {profile!r} cannot be read: {one_line(error)}") from error
     if not isinstance(tree, dict):
         raise NodeError(f"profile {profile!r} is no mapping of settings")
     parent = tree.pop("extends", None)

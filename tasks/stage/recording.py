@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from tasks.settings.errors import one_line
 from tasks.stage import provenance
 from tasks.stage.names import stage_of
 from tasks.stage.node import Artifact
@@ -26,7 +27,6 @@ from tasks.stage.tracking import (
     PROFILE,
     VERSION,
     Tracker,
-    one_line,
 )
 
 log = logging.getLogger(__name__)

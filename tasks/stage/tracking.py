@@ -23,7 +23,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.tracking import MlflowClient
 
-from tasks.settings.errors import NodeError
+from tasks.settings.errors import NodeError, one_line
 from tasks.settings.names import metric_name as _metric_name
 from tasks.stage.node import Artifact
 
@@ -300,12 +300,6 @@ class RunTrack:
             self.tracker.metrics(self.run_id, self._backlog)
             self._backlog.clear()
         self._flushed = time.monotonic()
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, in one line of at most 200 characters."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= 200 else f"{text[:199]}…"
 
 
 def _record(run: Any) -> Record:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from model.chat_template import CHAT_TEMPLATE, unmarked
 from tasks.settings.config import Section
-from tasks.settings.errors import NodeError
+from tasks.settings.errors import NodeError, one_line
 from tasks.stage.node import Context, Outcome
 from tasks.tokenize.chat import END_OF_TEXT, IM_END, IM_START, SPECIALS
 
@@ -344,8 +344,7 @@ def check_folder(folder: str) -> dict[str, Any]:
     try:
         loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # among them: a class of its own, whose code is not run
-        reason = " ".join(str(error).split())[:200]
-        raise NodeError(f"transformers cannot load the tokenizer: {reason}") from error
+        raise NodeError(f"transformers cannot load the tokenizer: {one_line(error)}") from error
     for text in PROBES:
         if loaded(text, split_special_tokens=True)["input_ids"] != encoder.encode(text):
             raise NodeError(
