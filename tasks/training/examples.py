@@ -37,6 +37,7 @@ class Work(mixtures.Work):
     """What to prepare; picklable."""
 
     packed_tokens: int
+    out: Path
 
 
 def prepare(work: Work) -> dict[str, Any]:

@@ -43,7 +43,6 @@ class Work:
     sets: tuple[Share, ...]
     seed: int
     max_tokens: int
-    out: Path
 
     def taken(self) -> list[Taken]:
         """The parts of the sets that go into training, in the order of their names."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypedDict
 
 import orjson
@@ -26,6 +27,7 @@ class Work(mixtures.Work):
 
     zh_per_en: float | None
     held_out: int
+    out: Path
 
 
 class PairLine(TypedDict):
