@@ -21,6 +21,7 @@ from typing import Any
 
 from tasks.settings.config import SteelRun
 from tasks.stage.fingerprint import SCHEMA, canonical, code_digest, digest
+from tasks.stage.lookup import Lookup
 from tasks.stage.names import NodeRef
 from tasks.stage.node import Artifact, Context, Node, Outcome
 from tasks.stage.recording import Recording, unless_away
@@ -81,11 +82,7 @@ class Runner:
             _code(node)  # parsed now, while there is one thread
         self.tracker.stop = self.stop
         self.recording = Recording(self.tracker, self.store, self.config.profile, self.flow_run_id)
-        self._by_fingerprint: dict[str, list[Record]] = {}
-        self._by_node: dict[str, list[Record]] = {}
-        for record in self.tracker.history():
-            self._by_fingerprint.setdefault(record.fingerprint, []).append(record)
-            self._by_node.setdefault(record.node, []).append(record)
+        self._lookup = Lookup(self.tracker, self.store, self.nodes)
 
     # -------------------------------------------------------------------------- planning
     def resolve(self, node: Node, known: Mapping[str, Artifact] | None = None) -> Resolution:
@@ -97,7 +94,7 @@ class Runner:
         hashed = {k: v for k, v in identity.items() if k != "code" or node.on_code_change == "rerun"}
         fingerprint = digest(hashed)
         forced = self._forced(node)
-        records = [r for r in self._by_fingerprint.get(fingerprint, []) if r.status == "FINISHED"]
+        records = [r for r in self._lookup.of(node.name, fingerprint) if r.status == "FINISHED"]
         reason = ""
         for record in records:
             if forced and record.flow_run_id != self.flow_run_id:
@@ -115,7 +112,9 @@ class Runner:
         recorded = {record.run_id for record in records}
         if reason != "forced" and (artifact := self._sealed(node, fingerprint, forced, recorded)):
             return Resolution(node, identity, fingerprint, artifact, UNRECORDED, unrecorded=True)
-        return Resolution(node, identity, fingerprint, None, reason or self._explain(node, identity))
+        return Resolution(
+            node, identity, fingerprint, None, reason or self._explain(node, fingerprint, identity)
+        )
 
     def _sealed(
         self, node: Node, fingerprint: str, forced: bool, recorded: Collection[str]
@@ -156,9 +155,9 @@ class Runner:
     def _forced(self, node: Node) -> bool:
         return not self.force.isdisjoint((node.name, node.stage))
 
-    def _tried_before(self, fingerprint: str) -> bool:
+    def _tried_before(self, node: Node, fingerprint: str) -> bool:
         """Whether an earlier try of this very flow run has begun it: a Retry does not force again."""
-        return any(r.flow_run_id == self.flow_run_id for r in self._by_fingerprint.get(fingerprint, []))
+        return any(r.flow_run_id == self.flow_run_id for r in self._lookup.of(node.name, fingerprint))
 
     def _identity(self, node: Node, known: Mapping[str, Artifact]) -> dict[str, Any]:
         return {
@@ -172,18 +171,20 @@ class Runner:
             "external": dict(node.external()) if node.external else {},
         }
 
-    def _explain(self, node: Node, identity: Mapping[str, Any]) -> str:
+    def _explain(self, node: Node, fingerprint: str, identity: Mapping[str, Any]) -> str:
         """Which part of the identity differs from the last finished run of this node."""
-        mine = [r for r in self._by_node.get(node.name, []) if r.status == "FINISHED"]
-        same_profile = [r for r in mine if r.profile == self.config.profile]
-        if not mine:
+        last = self._lookup.last(node.name, self.config.profile)
+        if last is None:
             return "never finished before"
-        last = (same_profile or mine)[0]
+        if last.fingerprint == fingerprint:
+            _, wrong = self.store.check(node.name, fingerprint, None, "size")
+            return f"its artifact cannot be used: {wrong}" if wrong else "no run of it counts any more"
         changed = [k for k, v in _parts(identity).items() if last.parts.get(k) != v]
         text = ", ".join(changed) or "nothing that counts"
         if "config" in changed:
             text += self._config_difference(node, last, identity)
-        return f"changed since {'the last run' if same_profile else 'another profile'}: {text}"
+        same = last.profile == self.config.profile
+        return f"changed since {'the last run' if same else 'another profile'}: {text}"
 
     def _config_difference(self, node: Node, last: Record, identity: Mapping[str, Any]) -> str:
         try:
@@ -222,9 +223,7 @@ class Runner:
         started = time.monotonic()
         with self.store.lock(node.name, fingerprint) as waited:
             if waited:  # someone else held this fingerprint: it may be done by now
-                self._by_fingerprint[fingerprint] = self.tracker.patiently(
-                    lambda: self.tracker.find(fingerprint), "a look-up"
-                )
+                self._lookup.again(node.name, fingerprint)
                 again = self.resolve(node)
                 if again.artifact:
                     return self.adopt(again), None
@@ -242,7 +241,7 @@ class Runner:
                 track=track,
                 progress=progress,
                 resumed=resumed,
-                forced=self._forced(node) and not self._tried_before(fingerprint),
+                forced=self._forced(node) and not self._tried_before(node, fingerprint),
                 should_stop=self.stop.is_set,
             )
             status = "KILLED"
@@ -282,7 +281,7 @@ class Runner:
         node, fingerprint = resolution.node, resolution.fingerprint
         work = self.store.work(node.name, fingerprint)
         forced = self._forced(node)
-        unfinished = [r for r in self._by_fingerprint.get(fingerprint, []) if r.status != "FINISHED"]
+        unfinished = [r for r in self._lookup.of(node.name, fingerprint) if r.status != "FINISHED"]
         if forced:  # start over, except where this very flow run began before
             unfinished = [r for r in unfinished if r.flow_run_id == self.flow_run_id]
         resumed = node.resumable and work.exists() and (bool(unfinished) or not forced)
@@ -295,6 +294,7 @@ class Runner:
             self.tracker.patiently(lambda: self.tracker.reopen(run_id, every), "a run that goes on")
             return work, True, run_id
         run_id = self.tracker.patiently(lambda: self.recording.open(node.name, every), "a new run")
+        self.store.begin(node.name, fingerprint, run_id, self.flow_run_id)
         return work, resumed, run_id
 
     def _tags(self, resolution: Resolution) -> dict[str, str]:

@@ -2,7 +2,8 @@
 
     <root>/<stage>/<name>-<fingerprint[:16]>/            finished; manifest.json written last
     <root>/<stage>/<name>-<fingerprint[:16]>.partial/    being made (kept for resuming)
-    <root>/<stage>/<name>-<fingerprint[:16]>.lock        flock: one writer per fingerprint
+    <root>/<stage>/<name>-<fingerprint[:16]>.lock        flock: one writer per fingerprint, and who it is
+    <root>/<stage>/<name>-<fingerprint[:16]>.run.json    the MLflow run of the one that is being made
 
 A half-made artifact is never seen under its final name, and a finished one is never written to.
 """
@@ -16,7 +17,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tasks.stage.names import NodeRef
 from tasks.stage.node import Artifact
 
 MANIFEST = "manifest.json"
+_FOLDER = re.compile(r"(.+)-[0-9a-f]{16}")
 LOGS = {"metrics.jsonl", "train.log", "CONFIG.json"}
 
 
@@ -50,9 +52,47 @@ class Store:
             digests = manifest["digest"], manifest["fingerprint"]
             yield Artifact(node, path.parent, *digests, manifest, manifest.get("run_id", ""), True)
 
+    def newest(self, nodes: Iterable[str]) -> list[dict[str, Any]]:
+        """The manifest of the newest finished artifact of each node that has one; one look at each stage's folder."""
+        manifests = []
+        wanted: dict[str, dict[str, str]] = {}
+        for node in nodes:
+            ref = NodeRef.parse(node)
+            wanted.setdefault(ref.stage, {})[ref.unit or ref.stage] = node
+        for stage, units in wanted.items():
+            if not (self.root / stage).is_dir():
+                continue
+            newest: dict[str, tuple[int, str]] = {}
+            with os.scandir(self.root / stage) as entries:
+                for entry in entries:
+                    match = _FOLDER.fullmatch(entry.name)
+                    if match and match[1] in units:
+                        age = entry.stat().st_mtime_ns, entry.name
+                        newest[match[1]] = max(newest.get(match[1], age), age)
+            for unit, (_, name) in newest.items():
+                if manifest := _read(self.root / stage / name / MANIFEST):
+                    manifests.append({**manifest, "node": units[unit]})
+        return manifests
+
+    def manifest(self, node: str, fingerprint: str) -> dict[str, Any]:
+        """Of a finished artifact; empty if there is none that can be read."""
+        return _read(self.final(node, fingerprint) / MANIFEST)
+
     def work(self, node: str, fingerprint: str) -> Path:
         path = self.final(node, fingerprint)
         return path.with_name(path.name + ".partial")
+
+    def begin(self, node: str, fingerprint: str, run_id: str, flow_run_id: str) -> None:
+        """Remember the MLflow run of what is being made, so that a later try goes on in it."""
+        write_json(self._begun(node, fingerprint), {"run_id": run_id, "flow_run_id": flow_run_id})
+
+    def begun(self, node: str, fingerprint: str) -> dict[str, Any]:
+        """What `begin` wrote; empty when nothing is being made."""
+        return _read(self._begun(node, fingerprint))
+
+    def _begun(self, node: str, fingerprint: str) -> Path:
+        path = self.final(node, fingerprint)
+        return path.with_name(path.name + ".run.json")
 
     @contextlib.contextmanager
     def lock(self, node: str, fingerprint: str) -> Iterator[bool]:
@@ -86,6 +126,7 @@ class Store:
         else:
             work.rename(final)
         _sync_folder(final.parent)
+        self._begun(node, fingerprint).unlink(missing_ok=True)
         return manifest
 
     def check(
@@ -118,6 +159,15 @@ class Store:
             if policy == "full" and file_digest(file) != entry["sha256"]:
                 return {}, f"{entry['path']} has changed content"
         return manifest, ""
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object; empty if it is not there or not whole, which `Store.check` says in words."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def list_files(folder: Path) -> list[dict[str, Any]]:

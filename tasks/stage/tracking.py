@@ -1,8 +1,7 @@
 """The only file that speaks to MLflow: the record of what is done, and of how it went.
 
 Runs form a tree: pipeline run → stage run → node run. A node's run carries its fingerprint and the
-digest of its artifact; `Tracker.history()` reads them all in one look-up, and that is what decides
-whether a node is skipped. Parameters are immutable in MLflow and tags are cut at 8,000 characters,
+digest of its artifact: the witness by which a node is skipped (tasks/stage/lookup.py). Parameters are immutable in MLflow and tags are cut at 8,000 characters,
 so anything long (configs, identities) is a small artifact instead.
 """
 
@@ -37,6 +36,8 @@ PATIENCE_SECONDS = 600.0
 """How long a call that a node cannot start without waits for a server that is away."""
 _POLL_SECONDS = 2.0
 _BATCH = 500
+_IDS = 400
+"""Run ids in one question: the parser of filters stops at 10,000 tokens."""
 _FLUSH_SECONDS = 2.0
 
 log = logging.getLogger(__name__)
@@ -115,21 +116,26 @@ class Tracker:
                     said = True
                 self.stop.wait(_POLL_SECONDS)
 
-    def history(self) -> list[Record]:
-        """Every node run, newest first, in one batched look-up."""
-        records, token = [], None
-        while True:
-            page = self.client.search_runs(
-                [self.experiment],
-                f"tags.`{KIND}` = 'node'",
-                max_results=5000,
-                order_by=["attributes.start_time DESC"],
-                page_token=token,
+    def runs(self, ids: Iterable[str]) -> list[Record]:
+        """The runs of these ids that are there and not deleted."""
+        every, records = list(dict.fromkeys(ids)), []
+        for start in range(0, len(every), _IDS):
+            text = ",".join(f"'{run_id}'" for run_id in every[start : start + _IDS])
+            found = self.client.search_runs(
+                [self.experiment], f"attributes.run_id IN ({text})", max_results=_IDS
             )
-            records += [_record(run) for run in page]
-            token = page.token
-            if not token:
-                return records
+            records += [_record(run) for run in found]
+        return records
+
+    def last(self, node: str, profile: str | None = None) -> Record | None:
+        """The newest finished run of a node, of a profile if one is named."""
+        words = [f"tags.`{NODE}` = {_quoted(node)}", "attributes.status = 'FINISHED'"]
+        if profile is not None:
+            words.append(f"tags.`{PROFILE}` = {_quoted(profile)}")
+        page = self.client.search_runs(
+            [self.experiment], " and ".join(words), max_results=1, order_by=["attributes.start_time DESC"]
+        )
+        return _record(page[0]) if page else None
 
     def find(self, fingerprint: str) -> list[Record]:
         """The node runs of one fingerprint, newest first."""
@@ -300,6 +306,11 @@ class RunTrack:
             self.tracker.metrics(self.run_id, self._backlog)
             self._backlog.clear()
         self._flushed = time.monotonic()
+
+
+def _quoted(text: str) -> str:
+    """A string in a filter; MLflow has no escape for a quote inside of it, but takes two kinds of quotes."""
+    return f'"{text}"' if "'" in text else f"'{text}'"
 
 
 def _record(run: Any) -> Record:

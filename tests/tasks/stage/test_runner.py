@@ -144,10 +144,12 @@ def test_a_failed_node_resumes_in_its_folder_and_its_mlflow_run(world):
     node = Node("pretrain", break_once, {"resume": 1}, resumable=True)
     with pytest.raises(NodeError):
         world(node)
-    failed = next(r for r in world.tracker.history() if r.node == "pretrain" and r.status == "FAILED")
+    [failed] = world.tracker.client.search_runs(
+        [world.tracker.experiment], "tags.`steel.node` = 'pretrain' and attributes.status = 'FAILED'"
+    )
     again = world(node)
-    assert again.results["pretrain"].run_id == failed.run_id
-    history = world.tracker.client.get_metric_history(failed.run_id, "loss")
+    assert again.results["pretrain"].run_id == failed.info.run_id
+    history = world.tracker.client.get_metric_history(failed.info.run_id, "loss")
     assert [(m.step, m.value) for m in history] == [(1, 3.0), (2, 2.0)], "no step twice"
 
 
