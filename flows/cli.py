@@ -58,6 +58,8 @@ def _status(options: argparse.Namespace) -> int:
     total = sum(s.memory for s in services)
     if total:
         print(f"{'':<50}{total / 2**20:6.0f} MB in all")
+    for run, process in servers.going().items():
+        print(f"flow run {run} goes on, pid {process.pid}")
     return 0 if all(s.answers for s in services) else 1
 
 

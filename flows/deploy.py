@@ -12,6 +12,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
-from flows.settings import POOL, Addresses, State
+from flows.settings import POOL, QUEUES, Addresses, State
 from flows.spec import SPECS
 from tasks.settings.files import write_json
 
@@ -39,37 +40,57 @@ class DeployError(RuntimeError):
 
 
 def make_pool() -> None:
-    """The pool that the worker serves. Its kind is `process`: a flow run is a child of the worker."""
+    """The pool that the worker serves, and its queues. Its kind is `process`: a flow run is a child of the worker."""
     with get_client(sync_client=True) as client:
         try:
             client.read_work_pool(POOL)
         except ObjectNotFound:
-            try:
+            with suppress(ObjectAlreadyExists):  # the worker was faster
                 client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
-            except ObjectAlreadyExists:
-                return  # the worker was faster
+        for name in QUEUES:
+            try:
+                queue = client.read_work_queue_by_name(name, work_pool_name=POOL)
+            except ObjectNotFound:
+                client.create_work_queue(name, concurrency_limit=1, work_pool_name=POOL)
+            else:
+                if queue.concurrency_limit is None:
+                    client.update_work_queue(queue.id, concurrency_limit=1)
 
 
 def make_automation() -> None:
-    """A run whose process was killed together with its worker would stay Running for ever."""
+    """A run whose process was killed together with its worker would stay Running for ever.
+
+    A suspended run beats no more either, and has not crashed. An automation of an older version is replaced.
+    """
+    names = ("Completed", "Failed", "Cancelled", "Crashed", "Suspended", "Paused")
+    ends = {f"prefect.flow-run.{name}" for name in names}
+    trigger = EventTrigger(
+        after={"prefect.flow-run.heartbeat"},
+        expect={"prefect.flow-run.heartbeat", *ends},
+        match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=_BEATS,
+    )
     with get_client(sync_client=True) as client:
-        if client.read_automations_by_name(ZOMBIES):
-            return
-    ends = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancelled", "Crashed")}
+        existing = client.read_automations_by_name(ZOMBIES)
+        same = [automation for automation in existing if _expects(automation) == trigger.expect]
+        for automation in existing:
+            if automation not in same[:1]:
+                client.delete_automation(automation.id)
+    if same:
+        return
     Automation(
         name=ZOMBIES,
         description="Three heartbeats missed: the process is gone. Marks the run Crashed, so that it can be retried.",
-        trigger=EventTrigger(
-            after={"prefect.flow-run.heartbeat"},
-            expect={"prefect.flow-run.heartbeat", *ends},
-            match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
-            for_each={"prefect.resource.id"},
-            posture=Posture.Proactive,
-            threshold=1,
-            within=_BEATS,
-        ),
+        trigger=trigger,
         actions=[ChangeFlowRunState(state=StateType.CRASHED, message="No heartbeat: the process is gone.")],
     ).create()
+
+
+def _expects(automation: Automation) -> set[str]:
+    return automation.trigger.expect if isinstance(automation.trigger, EventTrigger) else set()
 
 
 def names(root: Path) -> list[str]:

@@ -90,7 +90,7 @@ def follow(run: UUID, at: Addresses, folder: Path, report: Path, terminal: Termi
 def _watch(reader: Reader, terminal: Terminal) -> Snapshot:
     begun = time.monotonic()
     printed: dict[str, str] = {}
-    cared, last, trouble = time.monotonic(), None, 0
+    cared, said, trouble = time.monotonic(), "", 0
     while True:
         try:
             snapshot = reader.snapshot()
@@ -102,14 +102,14 @@ def _watch(reader: Reader, terminal: Terminal) -> Snapshot:
             _restart(terminal)
             time.sleep(POLL_SECONDS)
             continue
-        changed = last is None or _in_words(snapshot.state) != _in_words(last.state)
-        if changed and not snapshot.tasks and not snapshot.done:
-            terminal.line(f"{_clock(begun)}  flow run: {_in_words(snapshot.state)}")
+        waits = _waiting(snapshot, reader)
+        if waits and waits != said:
+            terminal.line(f"{_clock(begun)}  flow run: {waits}")
+        said = waits or said
         _print_news(snapshot, printed, begun, terminal)
         if snapshot.done:
             return snapshot
-        terminal.passing(f"{_clock(begun)}  {_inside(snapshot, reader)}")
-        last = snapshot
+        terminal.passing(f"{_clock(begun)}  {_inside(snapshot, reader) or waits}".rstrip())
         if time.monotonic() - cared > CARE_SECONDS:
             cared = time.monotonic()
             _care(terminal)
@@ -135,7 +135,7 @@ def _inside(snapshot: Snapshot, reader: Reader) -> str:
     """What goes on in the stage that runs."""
     stage = next((t.name for t in snapshot.tasks.values() if t.name in SHOWN and not t.done), "")
     if not stage:
-        return "" if snapshot.tasks else f"flow run: {_in_words(snapshot.state)}"
+        return ""
     nodes = [t for t in snapshot.tasks.values() if t.name.startswith(f"{stage}:")]
     running = [t.name for t in nodes if not t.done]
     parts = [stage]
@@ -231,16 +231,24 @@ def _order(task: TaskLine) -> tuple[int, str]:
     return (SHOWN.index(stage) if stage in SHOWN else len(SHOWN), "" if task.name in SHOWN else task.name)
 
 
-def _in_words(state: str) -> str:
+def _waiting(snapshot: Snapshot, reader: Reader) -> str:
+    """What a run waits for that has not begun, or was stopped for a while; "" for one that runs or has ended."""
+    if snapshot.done or (snapshot.tasks and snapshot.state == "Running"):
+        return ""
     words = {
-        "Scheduled": "waiting for the worker",
-        "Late": "waiting for the worker",
         "Submitting": "its process starts",
         "Pending": "its process starts",
         "Running": "running",
-        "AwaitingConcurrencySlot": "waits until an earlier run of this deployment has ended",
+        "Suspended": "suspended; Resume in Prefect goes on where it stopped",
+        "Cancelling": "is being cancelled; a training saves a checkpoint first",
     }
-    return words.get(state, state)
+    if snapshot.state not in ("Scheduled", "Late", "Resuming"):
+        return words.get(snapshot.state, snapshot.state)
+    # a passing line is not worth a failure; the next poll notices a server that is gone
+    with contextlib.suppress(PrefectException, httpx.HTTPError):
+        if ahead := reader.ahead():
+            return f"waits until flow run {ahead} has ended"
+    return "waiting for the worker"
 
 
 def _short(text: str, width: int = 110) -> str:

@@ -1,52 +1,31 @@
-"""What people see of a run: Prefect artifacts, progress, `run.json`, and the watch for cancellation."""
+"""What people see of a run: Prefect's artifacts and progress, and `run.json` for the command line."""
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
-from uuid import UUID
 
-import httpx
 import yaml
-from prefect.artifacts import (
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
-from prefect.client.orchestration import get_client
-from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 from prefect.states import State
 
+from flows.reporter import Reporter
 from flows.spec import FlowSpec
 from tasks.settings.files import write_json
 from tasks.settings.names import artifact_key
 from tasks.stage.node import Artifact, Outcome
 from tasks.stage.runner import Runner
 
-POLL_SECONDS = 10.0
 PROGRESS_SECONDS = 2.0
-AWAY_SECONDS = 30.0
-"""Between two tries to report progress to a server that does not answer."""
-STOPPED = {"CANCELLING", "CANCELLED", "CRASHED"}
-
-log = logging.getLogger(__name__)
 
 
-def started(runner: Runner) -> None:
+def started(runner: Runner, reporter: Reporter) -> None:
     """Open the MLflow run and show the exact configuration."""
     run = runner.begin()
     config = yaml.safe_dump(runner.config.model_dump(mode="json"), allow_unicode=True, sort_keys=False)
     text = f"MLflow: [{run}]({runner.tracker.url(run)})\n\n```yaml\n{config}```\n"
-    create_markdown_artifact(
-        text, key="configuration", description=f"profile {runner.config.profile}, resolved"
-    )
+    reporter.markdown(text, key="configuration", description=f"profile {runner.config.profile}, resolved")
 
 
 def stage_headline(runner: Runner, stage: str) -> str:
@@ -69,7 +48,7 @@ def _sum(counts: list[dict[str, int]], name: str) -> int:
     return sum(c.get(name, 0) for c in counts)
 
 
-def stage_table(runner: Runner, stage: str) -> None:
+def stage_table(runner: Runner, reporter: Reporter, stage: str) -> None:
     """The nodes of a stage, as a table on the page of its task run."""
     rows = [
         {
@@ -83,54 +62,36 @@ def stage_table(runner: Runner, stage: str) -> None:
         for r in _results(runner, stage)
     ]
     if rows:
-        with unless_away(f"the table of {stage}"):
-            create_table_artifact(
-                rows, key=f"{stage}-nodes", description=f"what became of each node of {stage}"
-            )
+        reporter.table(rows, key=f"{stage}-nodes", description=f"what became of each node of {stage}")
 
 
-def node_summary(runner: Runner, artifact: Artifact, outcome: Outcome) -> None:
+def node_summary(runner: Runner, reporter: Reporter, artifact: Artifact, outcome: Outcome) -> None:
     """What a node made, in words, with the way to its MLflow run and its folder."""
     link = f"MLflow: [{artifact.run_id}]({runner.tracker.url(artifact.run_id)}) · `{artifact.path}`\n\n"
-    with unless_away(f"the summary of {artifact.node}"):
-        create_markdown_artifact(
-            link + (outcome.summary or outcome.headline),
-            key=artifact_key(artifact.node),
-            description=outcome.headline,
-        )
-
-
-@contextmanager
-def unless_away(what: str) -> Iterator[None]:
-    """What is only shown may be lost: a server that is away fails no node and stops no training."""
-    try:
-        yield
-    except (PrefectException, httpx.HTTPError) as error:
-        log.warning("Prefect does not take %s: %r", what, error)
+    reporter.markdown(
+        link + (outcome.summary or outcome.headline),
+        key=artifact_key(artifact.node),
+        description=outcome.headline,
+    )
 
 
 class Progress:
-    """A node's progress bar in the UI: `progress(share, text)`, at most one call to the server in 2 s."""
+    """A node's progress in the log and in the UI: `progress(share, text)`, at most once in 2 s."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, reporter: Reporter):
         self.name = name
         self._log = get_run_logger()
-        self._artifact: UUID | None = None
+        self._reporter, self._bar = reporter, reporter.bar(name)
         self._next = 0.0
 
     def __call__(self, share: float, text: str) -> None:
         now = time.monotonic()
         if now < self._next and share < 1:
             return
-        self._next = now + AWAY_SECONDS  # a call to a server that is away takes long: not again at once
+        self._next = now + PROGRESS_SECONDS
         percent = round(100 * min(max(share, 0.0), 1.0), 1)
         self._log.info("%s %5.1f %% %s", self.name, percent, text)
-        with unless_away(f"the progress of {self.name}"):
-            if self._artifact is None:
-                self._artifact = create_progress_artifact(percent, description=f"{self.name}: {text}")
-            else:
-                update_progress_artifact(self._artifact, percent, description=f"{self.name}: {text}")
-            self._next = now + PROGRESS_SECONDS
+        self._reporter.progress(self._bar, percent, text)
 
     def __enter__(self) -> Progress:
         return self
@@ -138,22 +99,18 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._artifact is not None and kind is None:
-            with unless_away(f"the end of {self.name}"):
-                update_progress_artifact(self._artifact, 100.0)
+        if self._bar.text and kind is None:
+            self._reporter.progress(self._bar, 100.0, self._bar.text)
 
 
-class Watch:
-    """Follows the flow run: notes stage times, notices a cancellation that no worker delivered,
-    and leaves run.json in the flow's latest folder for the command line."""
+class Journal:
+    """The stages of a run as they end, left as run.json in the flow's latest folder for the command line."""
 
     def __init__(self, runner: Runner, spec: FlowSpec):
         self.runner, self.spec = runner, spec
         self._folder = spec.latest(runner.store.root, runner.config.profile)
         self.stages: list[dict[str, Any]] = []
         self._begun = time.monotonic()
-        self._thread = threading.Thread(target=self._poll, daemon=True)
-        self._thread.start()
 
     def stage(self, name: str) -> None:
         self.stages.append({"name": name, "state": "Running", "seconds": 0.0})
@@ -171,6 +128,11 @@ class Watch:
         cached = sum(s["state"] == "Cached" for s in self.stages)
         return f"{len(self.stages)} stages, {cached} cached"
 
+    def place(self) -> str:
+        """Where a run stopped, in words."""
+        last = self.stages[-1]["name"] if self.stages else "the first stage"
+        return f"stopped in {last}; what is finished is kept, and a training goes on from its checkpoint"
+
     def ended(self, status: str) -> None:
         runner = self.runner
         if self.stages and self.stages[-1]["state"] == "Running":  # cancelled, or killed by a signal
@@ -187,20 +149,6 @@ class Watch:
         result = runner.done.get(self.spec.result)
         if status == "FINISHED" and result:
             self.spec.publish(self._folder, result.path, self.stages)
-
-    def _poll(self) -> None:
-        while not self.runner.stop.wait(POLL_SECONDS):
-            try:
-                with get_client(sync_client=True) as client:
-                    state = client.read_flow_run(UUID(self.runner.flow_run_id)).state
-            except (
-                PrefectException,
-                httpx.HTTPError,
-            ) as error:  # a server that is away never stops a training
-                log.warning("Prefect does not answer: %r", error)
-                continue
-            if state and state.type.value in STOPPED:
-                self.runner.stop.set()
 
 
 def _results(runner: Runner, stage: str) -> list[Any]:

@@ -155,6 +155,13 @@ class Reader:
         newest = max(bars, key=lambda a: a.updated or a.created)
         return f"{newest.description or ''} ({newest.data:.0f} %)"
 
+    def ahead(self) -> str:
+        """The name of the run that this one waits for: one of its queue that goes on. "" if there is none."""
+        queue = self.flow_run().work_queue_id
+        going = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING]))
+        runs = self._client.read_flow_runs(flow_run_filter=FlowRunFilter(state=going), limit=200)
+        return next((run.name for run in runs if queue and run.work_queue_id == queue), "")
+
     def logs(self, lines: int = 30) -> list[str]:
         """The last lines of the run's log, oldest first."""
         logs = self._client.read_logs(
@@ -194,9 +201,27 @@ def reap() -> list[str]:
             again = client.read_flow_run(run.id)
             if again.state and again.state.is_final():
                 continue
+            if again.state and again.state.is_cancelling():
+                client.set_flow_run_state(run.id, Cancelled(message=_ENDED), force=True)
+                continue
             client.set_flow_run_state(run.id, Crashed(message="Its process is gone."), force=True)
             crashed.append(run.name)
     return crashed
+
+
+_ENDED = "Its process has ended."
+
+
+def cancelled(ids: Iterable[str]) -> None:
+    """What a person stopped is Cancelled, also where its worker was stopped before it could say so."""
+    with get_client(sync_client=True) as client:
+        for run in ids:
+            try:
+                state = client.read_flow_run(UUID(run)).state
+            except ObjectNotFound:
+                continue
+            if state and (state.is_cancelling() or state.is_crashed()):
+                client.set_flow_run_state(UUID(run), Cancelled(message=_ENDED), force=True)
 
 
 def cancel(ids: Iterable[str]) -> int:

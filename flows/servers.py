@@ -136,6 +136,8 @@ def down(say: Say = print, cancel: bool = False) -> list[str]:
                     lambda: not processes.flow_runs(state.folder), lambda: True, timeout=RUN_SECONDS, poll=0.5
                 )
         processes.end([p for p in going.values() if p.is_running()], grace=RUN_SECONDS, say=say)
+        if going and at and _answers("prefect", at):
+            _close_runs(going, say)
         stopped = processes.stop(worker, grace=15, say=say) + processes.stop(rest, grace=15, say=say)
         state.processes.unlink(missing_ok=True)  # a second `down` waited for the lock
     return stopped
@@ -168,6 +170,19 @@ def _tell_runs(going: Mapping[str, psutil.Process], cancel: bool, say: Say) -> N
         say(f"Prefect does not tell which flow runs there are ({type(error).__name__}: {error})")
 
 
+def _close_runs(going: Mapping[str, psutil.Process], say: Say) -> None:
+    """Prefect hears that what was stopped here was cancelled."""
+    import httpx
+    from prefect.exceptions import PrefectException
+
+    from flows import runs
+
+    try:
+        runs.cancelled(going)
+    except (PrefectException, httpx.HTTPError) as error:
+        say(f"Prefect does not take that runs were cancelled ({type(error).__name__}: {error})")
+
+
 def status(memory: bool = True) -> list[Service]:
     """How the three are; adding up memory takes a tenth of a second."""
     state = State.default()
@@ -190,6 +205,11 @@ def status(memory: bool = True) -> list[Service]:
             )
         )
     return services
+
+
+def going() -> dict[str, psutil.Process]:
+    """The flow runs of this clone that have a process, whether Prefect knows them or not."""
+    return processes.flow_runs(State.default().folder)
 
 
 def addresses(state: State) -> Addresses | None:

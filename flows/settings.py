@@ -35,6 +35,8 @@ from tasks.settings.files import write_text
 from tasks.settings.paths import ROOT
 
 POOL = "steel-local"
+QUEUES = ("pipelines", "stages")
+"""Of the pool: whole pipelines and studies, and single stages. One run of each goes on at a time."""
 
 
 @dataclass(frozen=True)

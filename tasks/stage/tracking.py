@@ -137,6 +137,11 @@ class Tracker:
         )
         return _record(page[0]) if page else None
 
+    def running(self) -> list[tuple[str, str]]:
+        """(run id, flow run id) of every run that is open."""
+        page = self.client.search_runs([self.experiment], "attributes.status = 'RUNNING'", max_results=_IDS)
+        return [(run.info.run_id, run.data.tags.get(FLOW_RUN, "")) for run in page]
+
     def find(self, fingerprint: str) -> list[Record]:
         """The node runs of one fingerprint, newest first."""
         runs = self.client.search_runs(

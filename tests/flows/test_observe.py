@@ -1,91 +1,104 @@
-"""What is shown in Prefect never fails a node, nor the training that reports it."""
+"""What is shown in Prefect never fails or holds up a node, and nothing of it is lost in an outage."""
 
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from types import SimpleNamespace
 
-import httpx
 import pytest
-from prefect.exceptions import PrefectHTTPStatusError
+from prefect.exceptions import ObjectNotFound
 
-from flows import observe
+from flows import observe, reporter
 from tasks.stage.node import Outcome
-
-ERRORS = [
-    httpx.ConnectError("refused"),
-    httpx.ReadTimeout("slow"),
-    PrefectHTTPStatusError("503", request=httpx.Request("GET", "http://x"), response=httpx.Response(503)),
-]
+from tasks.stage.runner import Result
+from tests.support.prefect_server import AWAY, Server, refused
 
 
 @pytest.fixture
-def away(monkeypatch, request):
-    """Every artifact call fails; the list of calls."""
-    calls = []
-
-    def fail(*args, **kwargs):
-        calls.append(args)
-        raise request.param
-
-    for name in ("create_markdown_artifact", "create_progress_artifact", "update_progress_artifact"):
-        monkeypatch.setattr(observe, name, fail)
-    monkeypatch.setattr(observe, "create_table_artifact", fail)
+def server(monkeypatch):
+    server = Server()
+    monkeypatch.setattr(reporter, "get_client", server.client)
+    monkeypatch.setattr(reporter, "ROUND_SECONDS", 0.01)
+    monkeypatch.setattr(reporter, "AWAY_SECONDS", 0.05)
+    monkeypatch.setattr(observe, "PROGRESS_SECONDS", 0.0)
     monkeypatch.setattr(observe, "get_run_logger", lambda: logging.getLogger("test"))
-    return calls
+    return server
 
 
-@pytest.mark.parametrize("away", ERRORS, indirect=True, ids=lambda error: type(error).__name__)
-def test_a_server_that_is_away_stops_nothing(away):
-    with observe.Progress("pretrain") as progress:
-        for step in range(50):
-            progress(step / 50, f"step {step}")
-    assert len(away) == 1  # not asked again at once: each call takes long
-    artifact = SimpleNamespace(run_id="r", node="convert:网页", path="/a")
+@pytest.fixture
+def reports(server):
+    made = reporter.Reporter(str(uuid.uuid4()))
+    yield made
+    made.close(5)
+
+
+def shown(server) -> list[str]:
+    return [artifact.description for artifact in server.artifacts.values()]
+
+
+def until(condition, seconds: float = 5.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_progress_tables_and_texts_are_shown(server, reports):
+    with observe.Progress("pretrain", reports) as progress:
+        progress(0.25, "step 10")
+        until(lambda: shown(server) == ["pretrain: step 10"])
+        progress(0.5, "step 20")
     runner = SimpleNamespace(
         tracker=SimpleNamespace(url=lambda run: run),
         nodes={"pretrain": SimpleNamespace(name="pretrain", stage="pretrain")},
-        results={"pretrain": observe_result()},
+        results={"pretrain": Result("pretrain", "Completed")},
     )
-    observe.node_summary(runner, artifact, Outcome(headline="made"))
-    observe.stage_table(runner, "pretrain")
-    assert len(away) == 3
+    artifact = SimpleNamespace(run_id="r", node="convert:网页", path="/a")
+    observe.node_summary(runner, reports, artifact, Outcome(headline="made"))
+    observe.stage_table(runner, reports, "pretrain")
+    reports.close(5)
+    assert shown(server) == ["pretrain: step 20", "made", "what became of each node of pretrain"]
+    assert next(iter(server.artifacts.values())).data == 100.0
 
 
-def observe_result():
-    from tasks.stage.runner import Result
-
-    return Result("pretrain", "Completed")
-
-
-def test_other_errors_are_not_hidden(monkeypatch):
-    monkeypatch.setattr(observe, "get_run_logger", lambda: logging.getLogger("test"))
-
-    def wrong(*args, **kwargs):
-        raise TypeError("a mistake of ours")
-
-    monkeypatch.setattr(observe, "create_progress_artifact", wrong)
-    with pytest.raises(TypeError), observe.Progress("x") as progress:
-        progress(0.5, "half")
+@pytest.mark.parametrize("trouble", AWAY.values(), ids=AWAY)
+def test_an_outage_holds_nothing_up_and_loses_nothing_but_old_progress(server, reports, trouble):
+    server.error = trouble
+    begun = time.monotonic()
+    with observe.Progress("pretrain", reports) as progress:
+        for step in range(50):
+            progress(step / 50, f"step {step}")
+            reports.markdown("text", key=f"node-{step}", description=f"text {step}")
+    assert time.monotonic() - begun < 1
+    time.sleep(0.1)
+    server.error = None
+    until(lambda: len(server.artifacts) == 51)
+    assert sorted(shown(server)) == sorted([f"text {step}" for step in range(50)] + ["pretrain: step 49"])
 
 
-def test_progress_goes_on_when_the_server_is_back(monkeypatch):
-    monkeypatch.setattr(observe, "get_run_logger", lambda: logging.getLogger("test"))
-    monkeypatch.setattr(observe, "AWAY_SECONDS", 0.0)
-    monkeypatch.setattr(observe, "PROGRESS_SECONDS", 0.0)
-    answers = [httpx.ConnectError("refused"), uuid.uuid4()]
+def test_a_server_that_stays_away_is_not_waited_for_for_ever(server, reports, caplog):
+    server.error = AWAY["refused"]
+    reports.markdown("text", key="node", description="text")
+    begun = time.monotonic()
+    reports.close(0.5)
+    assert time.monotonic() - begun < 3
+    assert "1 table(s), texts and progress bars were not shown" in caplog.text
 
-    def create(*args, **kwargs):
-        answer = answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
 
-    shown = []
-    monkeypatch.setattr(observe, "create_progress_artifact", create)
-    monkeypatch.setattr(observe, "update_progress_artifact", lambda *args, **kwargs: shown.append(args[1]))
-    with observe.Progress("x") as progress:
-        for share in (0.1, 0.2, 0.3):
-            progress(share, "")
-    assert shown == [30.0, 100.0]
+@pytest.mark.parametrize(
+    "error", [refused(422), refused(413), ObjectNotFound(refused(404))], ids=["422", "413", "404"]
+)
+def test_what_the_server_refuses_does_not_keep_the_rest_waiting(server, reports, caplog, error):
+    server.refuse = lambda artifact: error if artifact.key == "bad" else None
+    reports.markdown("text", key="bad", description="bad")
+    reports.markdown("text", key="good", description="good")
+    until(lambda: shown(server) == ["good"])
+    assert "Prefect does not take markdown bad" in caplog.text
+
+
+def test_a_table_may_hold_numbers_that_json_does_not_know(server, reports):
+    reports.table([{"loss": float("nan"), "n": 1}], key="t", description="t")
+    until(lambda: shown(server) == ["t"])
+    assert next(iter(server.artifacts.values())).data == '[{"loss": null, "n": 1}]'
