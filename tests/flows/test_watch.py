@@ -42,7 +42,7 @@ def outcome(server, act, seconds: float = 10.0):
         with watched.obeyed():
             work(stop, seconds)
         return watched, None
-    except (Exception, PrefectSignal) as error:
+    except (RuntimeError, PrefectSignal) as error:
         return watched, error
     finally:
         timer.join()
