@@ -109,7 +109,7 @@ def _watch(reader: Reader, terminal: Terminal) -> Snapshot:
         _print_news(snapshot, printed, begun, terminal)
         if snapshot.done:
             return snapshot
-        terminal.passing(f"{_clock(begun)}  {_inside(snapshot, reader) or waits}".rstrip())
+        terminal.passing(f"{_clock(begun)}  {waits or _inside(snapshot, reader)}".rstrip())
         if time.monotonic() - cared > CARE_SECONDS:
             cared = time.monotonic()
             _care(terminal)

@@ -221,7 +221,8 @@ class Runner:
         node, fingerprint = resolution.node, resolution.fingerprint
         logger.info("%s runs: %s", node.name, resolution.reason)
         started = time.monotonic()
-        with self.store.lock(node.name, fingerprint) as waited:
+        owner = f"flow run {self.flow_run_id}"
+        with self.store.lock(node.name, fingerprint, owner, logger.warning, self.stop.is_set) as waited:
             if waited:  # someone else held this fingerprint: it may be done by now
                 self._lookup.again(node.name, fingerprint)
                 again = self.resolve(node)

@@ -17,10 +17,13 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from tasks.settings.errors import NodeError
 from tasks.settings.files import write_json
 from tasks.stage.fingerprint import digest
 from tasks.stage.names import NodeRef
@@ -28,6 +31,7 @@ from tasks.stage.node import Artifact
 
 MANIFEST = "manifest.json"
 _FOLDER = re.compile(r"(.+)-[0-9a-f]{16}")
+_LOCK_POLL_SECONDS = 0.5
 LOGS = {"metrics.jsonl", "train.log", "CONFIG.json"}
 
 
@@ -95,21 +99,40 @@ class Store:
         return path.with_name(path.name + ".run.json")
 
     @contextlib.contextmanager
-    def lock(self, node: str, fingerprint: str) -> Iterator[bool]:
+    def lock(
+        self,
+        node: str,
+        fingerprint: str,
+        owner: str = "",
+        say: Callable[[str], None] = lambda text: None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[bool]:
         """Hold the writer's lock; yields True if another writer had to be waited for.
 
-        The kernel releases a flock when its process dies, however it dies.
+        `say` is told whom it waits for, once; NodeError when `stop` says so meanwhile. The kernel releases a flock
+        when its process dies, however it dies.
         """
         path = self.final(node, fingerprint)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path.with_name(path.name + ".lock"), "w") as handle:
+        with open(path.with_name(path.name + ".lock"), "a+") as handle:
             waited = False
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            while not _taken(handle):
+                if not waited:
+                    handle.seek(0)
+                    say(
+                        f"{node} waits for another writer of {path.name}: {handle.read().strip() or 'unknown'}"
+                    )
                 waited = True
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            yield waited
+                if stop():
+                    raise NodeError(f"stopped while {node} waited for another writer of {path.name}")
+                time.sleep(_LOCK_POLL_SECONDS)
+            handle.truncate(0)
+            handle.write(f"{owner}, process {os.getpid()} on {socket.gethostname()}".removeprefix(", "))
+            handle.flush()
+            try:
+                yield waited
+            finally:
+                handle.truncate(0)
 
     def publish(self, node: str, fingerprint: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Seal the work folder with a manifest and rename it into place; returns the manifest."""
@@ -168,6 +191,14 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _taken(handle: IO[str]) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def list_files(folder: Path) -> list[dict[str, Any]]:
