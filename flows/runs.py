@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterFlowRunId,
@@ -207,6 +209,12 @@ def reap() -> list[str]:
             client.set_flow_run_state(run.id, Crashed(message="Its process is gone."), force=True)
             crashed.append(run.name)
     return crashed
+
+
+def hold(on: bool) -> None:
+    """Let no waiting run begin while the servers are being stopped; off again, let them."""
+    with get_client(sync_client=True) as client, suppress(ObjectNotFound):
+        client.update_work_pool(POOL, WorkPoolUpdate(is_paused=on))
 
 
 _ENDED = "Its process has ended."

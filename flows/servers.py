@@ -95,6 +95,11 @@ def up(say: Say = print) -> Addresses:
 
             _check("prefect", waiting, state)
             deploy.make_pool()
+            if state.held.exists():  # by `make down`, and by nobody else
+                from flows import runs
+
+                runs.hold(False)
+                state.held.unlink()
             deploying = pool.submit(deploy.deploy, state, at, environment, say)
             if ensure("worker"):
                 fresh.append("worker")
@@ -153,8 +158,11 @@ def _tell_runs(going: Mapping[str, psutil.Process], cancel: bool, say: Say) -> N
 
     from flows import runs  # after the environment is set: Prefect reads its settings when it is imported
 
+    state = State.default()
     try:
-        # the queue first: what is cancelled now does not begin when the run before it ends
+        # what waits would begin as soon as the run before it ends
+        runs.hold(True)
+        state.held.touch()
         queue = runs.waiting(besides=going)
         if queue and cancel:
             runs.forget(queue)

@@ -72,6 +72,11 @@ class State:
         return self.folder / "processes.json"
 
     @property
+    def held(self) -> Path:
+        """There while `make down` has paused the pool."""
+        return self.folder / "held"
+
+    @property
     def deployed(self) -> Path:
         return self.folder / "deployed.json"
 

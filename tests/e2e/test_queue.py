@@ -50,6 +50,7 @@ def test_down_names_what_waits_and_cancels_it_on_request(tmp_path):
     assert [a.strip().startswith(b) for a, b in zip(named, waiting, strict=False)] == [True] * 3, first
     assert "make down CANCEL=1" in named[3]
     assert "stopped prefect" in first
+    assert state.held.exists()
     states = _states(state)
     assert [states[name] for name in ("eldest", "tomorrow", "youngest")] == ["SCHEDULED"] * 3
 
