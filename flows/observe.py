@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import threading
 import time
@@ -115,6 +116,7 @@ class Progress:
     def __init__(self, name: str):
         self.name = name
         self._log = get_run_logger()
+        self._context = contextvars.copy_context()  # of the task: a node may report from threads of its own
         self._artifact: UUID | None = None
         self._next = 0.0
 
@@ -127,7 +129,9 @@ class Progress:
         self._log.info("%s %5.1f %% %s", self.name, percent, text)
         with unless_away(f"the progress of {self.name}"):
             if self._artifact is None:
-                self._artifact = create_progress_artifact(percent, description=f"{self.name}: {text}")
+                self._artifact = self._context.run(
+                    create_progress_artifact, percent, description=f"{self.name}: {text}"
+                )
             else:
                 update_progress_artifact(self._artifact, percent, description=f"{self.name}: {text}")
             self._next = now + PROGRESS_SECONDS

@@ -46,6 +46,8 @@ def describe(entry: Mapping[str, Any], steps: int | None) -> str:
         parts.append(f"loss {entry['loss']:.3f}")
     if "tokens_per_s" in entry:
         parts.append(f"{entry['tokens_per_s']:,.0f} tokens/s")
+    if "pairs_per_s" in entry:
+        parts.append(f"{entry['pairs_per_s']:,.0f} pairs/s")
     if "mfu" in entry:
         parts.append(f"MFU {100 * entry['mfu']:.1f} %")
     if "eta_s" in entry:

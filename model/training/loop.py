@@ -220,8 +220,10 @@ def logprobs(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) ->
     loader = make_loader(config, world)
     assert isinstance(loader, PairLoader)
     sums, counts = (torch.zeros(len(loader), 2, dtype=torch.float64) for _ in range(2))
+    metrics = Metrics(Path(config.work_dir) / "metrics.jsonl", active=world.first, step=0)
+    steps = -(-len(loader) // (loader.micro * world.size))
     begin = time.perf_counter()
-    for batch in loader.in_order():
+    for done, batch in enumerate(loader.in_order(), 1):
         watch.beat()
         with torch.no_grad():
             found = reply_logprobs(scorer, batch.to(world.device)).double().cpu()
@@ -229,8 +231,15 @@ def logprobs(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) ->
         sums[batch.index[real]] = found[real]
         counts[batch.index[real]] = batch.reply_tokens[real].double()
         if world.sum(stop.requested)[0]:
+            metrics.close()
             return False
+        if done % config.log_every == 0 or done == steps:
+            seconds = (time.perf_counter() - begin) / done
+            speed = loader.micro * world.size / seconds
+            eta = round(seconds * (steps - done), 1)
+            metrics.write({"step": done, "steps": steps, "pairs_per_s": speed, "eta_s": eta})
     watch.rest()
+    metrics.close()
     both = torch.stack([sums, counts]).to(world.device)
     torch.distributed.all_reduce(both)
     sums, counts = both.cpu().numpy()
