@@ -94,6 +94,7 @@ def train(
 
 def run(ctx: Context, config: TrainConfig, recipe: Train, nproc: int | None) -> dict[str, Any]:
     """Run the engine once, whatever it leaves; returns how it was run."""
+    ctx.progress(0.0, "looking at the machine")
     machine = pool.submit(look, ctx.runtime.device, recipe.precision).result()
     asked, nproc = nproc, ranks(machine, nproc)
     if asked and asked > nproc:

@@ -168,7 +168,7 @@ class Tail:
                 handle.seek(self._offset)
                 new = handle.read()
         except FileNotFoundError:
-            return
+            new = b""
         whole = new[: new.rfind(b"\n") + 1]
         self._offset += len(whole)
         for line in whole.split(b"\n"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
+import threading
 import uuid
 from types import SimpleNamespace
 
@@ -89,3 +91,18 @@ def test_progress_goes_on_when_the_server_is_back(monkeypatch):
         for share in (0.1, 0.2, 0.3):
             progress(share, "")
     assert shown == [30.0, 100.0]
+
+
+def test_a_report_from_another_thread_belongs_to_the_task(monkeypatch):
+    monkeypatch.setattr(observe, "get_run_logger", lambda: logging.getLogger("test"))
+    task = contextvars.ContextVar("task", default="none")
+    seen = []
+    monkeypatch.setattr(
+        observe, "create_progress_artifact", lambda *a, **k: seen.append(task.get()) or uuid.uuid4()
+    )
+    task.set("download:zhihu")
+    progress = observe.Progress("download:zhihu")
+    thread = threading.Thread(target=progress, args=(0.5, "half"))
+    thread.start()
+    thread.join()
+    assert seen == ["download:zhihu"]
