@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
+from unicodedata import east_asian_width
 from uuid import UUID
 
 import httpx
-from prefect.exceptions import PrefectException
+from prefect.exceptions import ObjectNotFound, PrefectException
 
 from flows import runs, servers
 from flows.runs import Reader, Snapshot, TaskLine
@@ -27,17 +30,19 @@ SHOWN = stages()
 """Task runs that are stages, in the order they are shown."""
 POLL_SECONDS = 1.0
 CARE_SECONDS = 10.0
+MANY = 6
+"""Nodes at work of which each has a line."""
 QUIET_SECONDS = 30.0
 """Without a terminal, progress inside a stage is a line only this often."""
 
 
 class Terminal:
-    """Lines, and where the output is a terminal, one line at the bottom that changes in place."""
+    """Lines, and where the output is a terminal, some at the bottom that change in place."""
 
     def __init__(self, out: TextIO | None = None):
         self.out = out or sys.stdout
         self.live = self.out.isatty()
-        self._shown = False
+        self._shown = 0
         self._quiet = time.monotonic()
 
     def line(self, text: str) -> None:
@@ -45,20 +50,22 @@ class Terminal:
         print(text, file=self.out, flush=True)
         self._quiet = time.monotonic()
 
-    def passing(self, text: str) -> None:
-        """Something that will have changed in a second."""
+    def passing(self, *lines: str) -> None:
+        """What will have changed in a second."""
         if self.live:
             self._clear()
-            self.out.write(text[:118])
+            width = shutil.get_terminal_size().columns - 1
+            self.out.write("\n".join(_cut(line, width) for line in lines))
             self.out.flush()
-            self._shown = bool(text)
-        elif text and time.monotonic() - self._quiet > QUIET_SECONDS:
-            self.line(text)
+            self._shown = len(lines)
+        elif lines and time.monotonic() - self._quiet > QUIET_SECONDS:
+            for line in lines:
+                self.line(line)
 
     def _clear(self) -> None:
         if self._shown:
-            self.out.write("\r\x1b[2K")
-            self._shown = False
+            self.out.write("\r\x1b[2K" + "\x1b[1A\x1b[2K" * (self._shown - 1))
+            self._shown = 0
 
 
 def follow(run: UUID, at: Addresses, folder: Path, report: Path, terminal: Terminal | None = None) -> bool:
@@ -95,6 +102,10 @@ def _watch(reader: Reader, terminal: Terminal) -> Snapshot:
         try:
             snapshot = reader.snapshot()
             trouble = 0
+        except ObjectNotFound as error:
+            raise runs.RunError(
+                "the flow run was deleted in Prefect; what it was training is stopped behind a checkpoint"
+            ) from error
         except (PrefectException, httpx.HTTPError):
             trouble += 1
             if trouble > 30:
@@ -109,7 +120,8 @@ def _watch(reader: Reader, terminal: Terminal) -> Snapshot:
         _print_news(snapshot, printed, begun, terminal)
         if snapshot.done:
             return snapshot
-        terminal.passing(f"{_clock(begun)}  {waits or _inside(snapshot, reader)}".rstrip())
+        lines = [waits] if waits else _inside(snapshot, reader)
+        terminal.passing(*(f"{_clock(begun)}  {line}" for line in lines))
         if time.monotonic() - cared > CARE_SECONDS:
             cared = time.monotonic()
             _care(terminal)
@@ -131,20 +143,44 @@ def _print_news(snapshot: Snapshot, printed: dict[str, str], begun: float, termi
             terminal.passing(f"{_clock(begun)}  {task.name} …")
 
 
-def _inside(snapshot: Snapshot, reader: Reader) -> str:
-    """What goes on in the stage that runs."""
-    stage = next((t.name for t in snapshot.tasks.values() if t.name in SHOWN and not t.done), "")
-    if not stage:
-        return ""
-    nodes = [t for t in snapshot.tasks.values() if t.name.startswith(f"{stage}:")]
-    running = [t.name for t in nodes if not t.done]
-    parts = [stage]
-    if nodes:
-        parts.append(f"{len(nodes) - len(running)} nodes done")
+def _inside(snapshot: Snapshot, reader: Reader) -> list[str]:
+    """What goes on in the stage that runs: a line for each of its nodes at work, the last one that it reported."""
+    stage = next((t for t in snapshot.tasks.values() if t.name in SHOWN and not t.done), None)
+    if stage is None:
+        return []
+    # the only node of a stage has the stage's name, and then one of the two task runs is hidden behind the other
+    nodes = [t for t in snapshot.nodes.values() if stage_of(t.name) == stage.name]
+    running = sorted((t for t in nodes if not t.done), key=lambda t: t.name)
+    done = f"{len(nodes) - len(running)} nodes done" if len(nodes) > len(running) else ""
+    if not running:
+        return [" · ".join(part for part in (stage.name, done) if part)]
+    said: dict[str, str] = {}
     # a passing line is not worth a failure; the next poll notices a server that is gone
     with contextlib.suppress(PrefectException, httpx.HTTPError):
-        parts.append(reader.progress() or ", ".join(running[:3]))
-    return " · ".join(p for p in parts if p)
+        said = reader.progress(running)
+    lines = [f"{said.get(t.name, t.name)}{_since(t)}" for t in running[:MANY]]
+    more = f"{len(running) - MANY} more at work" if len(running) > MANY else ""
+    if done or more:
+        lines.insert(0, " · ".join(part for part in (stage.name, done, more) if part))
+    return lines
+
+
+def _since(task: TaskLine) -> str:
+    """How long a node has been at work."""
+    if task.start is None:
+        return ""
+    seconds = max(0, int((datetime.now(UTC) - task.start).total_seconds()))
+    return f", {seconds // 60}:{seconds % 60:02d}"
+
+
+def _cut(text: str, width: int) -> str:
+    """What fits into so many columns: a Chinese character takes two."""
+    room = width
+    for at, character in enumerate(text):
+        room -= 2 if east_asian_width(character) in "WF" else 1
+        if room < 0:
+            return text[:at]
+    return text
 
 
 def _restart(terminal: Terminal) -> None:

@@ -7,10 +7,11 @@ after `servers.up()` has set the environment.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +19,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.client.schemas.filters import (
     ArtifactFilter,
-    ArtifactFilterFlowRunId,
+    ArtifactFilterTaskRunId,
     ArtifactFilterType,
     FlowFilter,
     FlowFilterName,
@@ -29,8 +30,8 @@ from prefect.client.schemas.filters import (
     LogFilter,
     LogFilterFlowRunId,
 )
-from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.client.schemas.sorting import FlowRunSort, LogSort
+from prefect.client.schemas.objects import FlowRun, StateType, TaskRun
+from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort, LogSort, TaskRunSort
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Cancelled, Cancelling, Crashed
 
@@ -39,6 +40,11 @@ from flows.settings import POOL
 
 _UNSTARTED = timedelta(seconds=60)
 """A run that never had a process: its worker is about to start one, or died before it could."""
+
+
+_NEVER = datetime.max.replace(tzinfo=UTC)
+_PAGE = 200
+"""Task runs that the server gives at a time."""
 
 
 class RunError(RuntimeError):
@@ -55,6 +61,9 @@ class TaskLine:
     good: bool
     seconds: float
     message: str
+    id: UUID | None = None
+    start: datetime | None = None
+    """When this attempt began to run."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,23 @@ class Snapshot:
     good: bool
     message: str
     tasks: Mapping[str, TaskLine] = field(default_factory=dict)
+    """Stages and nodes by name; of a stage whose only node has its name, the stage."""
+    nodes: Mapping[str, TaskLine] = field(default_factory=dict)
+    """The nodes alone."""
+
+
+def _line(task: TaskRun) -> TaskLine:
+    state = task.state
+    return TaskLine(
+        task.name,
+        (state.name or state.type.value.title()) if state else "Pending",
+        bool(state and state.is_final()),
+        bool(state and state.is_completed()),
+        task.total_run_time.total_seconds() if task.total_run_time else 0.0,
+        (state.message or "") if state else "",
+        task.id,
+        task.start_time,
+    )
 
 
 def trigger(deployment: str, parameters: Mapping[str, Any]) -> UUID:
@@ -119,20 +145,16 @@ class Reader:
     def snapshot(self) -> Snapshot:
         run = self.flow_run()
         tasks: dict[str, TaskLine] = {}
+        nodes: dict[str, TaskLine] = {}
         if run.state_type not in (StateType.SCHEDULED, StateType.PENDING):
-            filters = FlowRunFilter(id=FlowRunFilterId(any_=[self.run]))
-            for task in self._client.read_task_runs(flow_run_filter=filters, limit=200):
+            begun = sorted(self._task_runs(), key=lambda task: (task.created or _NEVER, task.id))
+            for task in begun:
                 if task.flow_run_run_count != run.run_count:
                     continue  # of an earlier attempt
-                state = task.state
-                tasks[task.name] = TaskLine(
-                    task.name,
-                    (state.name or state.type.value.title()) if state else "Pending",
-                    bool(state and state.is_final()),
-                    bool(state and state.is_completed()),
-                    task.total_run_time.total_seconds() if task.total_run_time else 0.0,
-                    (state.message or "") if state else "",
-                )
+                line = _line(task)
+                if task.name in tasks or ":" in task.name:  # a stage's task begins before its node's
+                    nodes[task.name] = line
+                tasks.setdefault(task.name, line)
         state = run.state
         return Snapshot(
             (state.name or state.type.value.title()) if state else "Unknown",
@@ -140,22 +162,38 @@ class Reader:
             bool(state and state.is_completed()),
             (state.message or "") if state else "",
             tasks,
+            nodes,
         )
 
-    def progress(self) -> str:
-        """What the newest progress bar says, such as `pretrain: step 120 of 700 … 17 %`."""
-        artifacts = self._client.read_artifacts(
+    def _task_runs(self) -> Iterator[TaskRun]:
+        filters = FlowRunFilter(id=FlowRunFilterId(any_=[self.run]))
+        for offset in count(0, _PAGE):
+            page = self._client.read_task_runs(
+                flow_run_filter=filters, sort=TaskRunSort.ID_DESC, limit=_PAGE, offset=offset
+            )
+            yield from page
+            if len(page) < _PAGE:
+                return
+
+    def progress(self, tasks: Iterable[TaskLine]) -> dict[str, str]:
+        """Task's name -> what its progress bar says now, such as `pretrain: step 120 of 700, … (17 %)`. One that has no
+        bar is left out."""
+        names = {task.id: task.name for task in tasks if task.id is not None}
+        if not names:
+            return {}
+        bars = self._client.read_artifacts(
             artifact_filter=ArtifactFilter(
-                flow_run_id=ArtifactFilterFlowRunId(any_=[self.run]),
+                task_run_id=ArtifactFilterTaskRunId(any_=list(names)),
                 type=ArtifactFilterType(any_=["progress"]),
             ),
-            limit=20,
+            sort=ArtifactSort.UPDATED_DESC,  # those of a task's earlier tries come last
+            limit=200,
         )
-        bars = [a for a in artifacts if isinstance(a.data, (int, float)) and a.data < 100]
-        if not bars:
-            return ""
-        newest = max(bars, key=lambda a: a.updated or a.created)
-        return f"{newest.description or ''} ({newest.data:.0f} %)"
+        found: dict[str, str] = {}
+        for bar in bars:
+            if bar.task_run_id in names and isinstance(bar.data, (int, float)):
+                found.setdefault(names[bar.task_run_id], f"{bar.description or ''} ({bar.data:.0f} %)")
+        return found
 
     def ahead(self) -> str:
         """The name of the run that this one waits for: one of its queue that goes on. "" if there is none."""

@@ -49,15 +49,23 @@ def linear_cross_entropy(
     scale: float = 1.0,
     z_loss: float = 0.0,
     chunk: int | None = None,
+    each_N: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(loss as above, to differentiate; the sum of -log p alone), FP32 scalars.
+    """(loss as above, to differentiate; the sum of -log p alone), FP32 scalars. `each_N`: FP32, filled with every
+    token's -log p (0 where it has no target).
 
     hidden [N, D] and head [V, D] of one dtype, targets int64 [N]. `chunk` tokens at a time, None: `default_chunk`.
     A target that is neither in [0, V) nor `ignore_index` is an error, on CUDA a device-side one as with F.cross_entropy.
     """
     if not runs_triton(hidden_ND):
         return linear_cross_entropy_definition(
-            hidden_ND, head_VD, targets_N, ignore_index=ignore_index, scale=scale, z_loss=z_loss
+            hidden_ND,
+            head_VD,
+            targets_N,
+            ignore_index=ignore_index,
+            scale=scale,
+            z_loss=z_loss,
+            each_N=each_N,
         )
     if len(targets_N) != len(hidden_ND):
         raise ValueError(
@@ -70,7 +78,9 @@ def linear_cross_entropy(
     )
     if chunk is None:
         chunk = default_chunk(len(hidden_ND), head_VD.shape[0], head_VD.shape[1], head_VD.element_size())
-    return _LinearCrossEntropy.apply(hidden_ND, head_VD, targets_N, ignore_index, scale, z_loss, chunk)
+    return _LinearCrossEntropy.apply(
+        hidden_ND, head_VD, targets_N, ignore_index, scale, z_loss, chunk, each_N
+    )
 
 
 def linear_cross_entropy_definition(
@@ -81,12 +91,17 @@ def linear_cross_entropy_definition(
     ignore_index: int = IGNORED,
     scale: float = 1.0,
     z_loss: float = 0.0,
+    each_N: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The plain definition, all logits at once."""
     logits_NV = hidden_ND @ head_VD.t()
     logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
     nll = F.cross_entropy(logits_NV, targets_N, ignore_index=ignore_index, reduction="sum")
     lse_N = torch.logsumexp(logits_NV, dim=-1).masked_fill(targets_N == ignore_index, 0.0)
+    if each_N is not None:
+        each_N.copy_(
+            F.cross_entropy(logits_NV.detach(), targets_N, ignore_index=ignore_index, reduction="none")
+        )
     return scale * (nll + z_loss * lse_N.square().sum()), nll.detach()
 
 
@@ -148,11 +163,13 @@ def _softmax_gradient(
 
 class _LinearCrossEntropy(Function):
     @staticmethod
-    def forward(ctx, hidden_ND, head_VD, targets_N, ignore_index, scale, z_loss, chunk):
+    def forward(ctx, hidden_ND, head_VD, targets_N, ignore_index, scale, z_loss, chunk, each_N):
         hidden_ND, head_VD = hidden_ND.contiguous(), head_VD.contiguous()
         tokens, classes = hidden_ND.shape[0], head_VD.shape[0]
         need = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         nll_N, square_N = hidden_ND.new_zeros(2, tokens, dtype=torch.float32)
+        if each_N is not None:
+            nll_N = each_N.zero_()
         logits_CV = hidden_ND.new_empty(min(chunk, tokens), classes)
         grad_hidden_ND = torch.empty_like(hidden_ND) if need else None
         grad_head_VD = torch.zeros_like(head_VD, dtype=torch.float32) if need else None
@@ -183,7 +200,8 @@ class _LinearCrossEntropy(Function):
         # multiplied and rounded in one pass: no second FP32 tensor of the head's size
         final_VD = torch.empty_like(grad_head_VD, dtype=ctx.head_dtype)
         torch.mul(grad_head_VD, grad_loss, out=final_VD)
-        return grad_hidden_ND * grad_loss.to(grad_hidden_ND.dtype), final_VD, None, None, None, None, None
+        grad_hidden_ND = grad_hidden_ND * grad_loss.to(grad_hidden_ND.dtype)
+        return grad_hidden_ND, final_VD, None, None, None, None, None, None
 
 
 def _add_product(sum_VD: Tensor, grad_CV: Tensor, h_CD: Tensor) -> None:

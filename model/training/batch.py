@@ -21,7 +21,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's micro-batch; b rows of T = block_size positions. The first five fields are all there is to move."""
+    """One rank's micro-batch; b rows of T = block_size positions. The first four fields, and the last, are all there is to move."""
 
     tokens: Tensor
     """int32 [b, T + 1]"""
@@ -37,12 +37,14 @@ class Batch:
     """int64 [b], number of each row's block in the manifest; -1 for a filler row."""
     files: Tensor
     """int32 [b], index of each row's file in the list given; -1 for a filler row."""
+    sources: Tensor | None = None
+    """int64 [D], number of every document's source (gather.Rows.sources)."""
 
     def to(self, device: torch.device | str) -> Batch:
         """A copy with what the model reads on the device; blocks and files stay."""
         moved = {
             name: value.to(device, non_blocking=True)
-            for name in ("tokens", "starts", "valid", "loss_mask")
+            for name in ("tokens", "starts", "valid", "loss_mask", "sources")
             if (value := getattr(self, name)) is not None
         }
         return replace(self, **moved)
@@ -77,6 +79,15 @@ class Batch:
     def doc_index(self) -> Tensor:
         """int32 [b, T], which document of its row a position belongs to (padding is a document too)."""
         return self._begins[:, :-1].cumsum(1, dtype=torch.int32) - 1
+
+    @cached_property
+    def target_sources(self) -> Tensor:
+        """int64 [b, T], number of the source that the token after each position is of; needs `sources`."""
+        assert self.sources is not None
+        begins = torch.zeros_like(self.tokens).view(-1)
+        begins[self.starts] = 1
+        document = begins.cumsum(0).view(self.tokens.shape)[:, 1:] - 1
+        return self.sources[document]
 
     @cached_property
     def _places(self) -> Tensor:

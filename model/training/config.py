@@ -38,7 +38,9 @@ class FileConfig:
     extra_rows: int = 0
     """How many of its rows, evenly spread, are seen once more per epoch (shards.row_of)."""
     source: str = ""
-    """Name under which its validation loss is reported."""
+    """Name under which its loss is reported."""
+    sources: list[str] = field(default_factory=list)
+    """Of a shard that says every document's source by a number: the names, by number; "" is not reported."""
     rows: int | None = None
     """Known from the manifest; None: read from the file."""
     digest: str | None = None
@@ -127,6 +129,14 @@ class TrainConfig:
     """Of the fresh weights and the order of the data."""
     device: str = "auto"
     log_every: int = 10
+    """Steps between two lines of metrics."""
+    detail_every: int = 50
+    """Steps between two lines of what costs more to know: norms by group, loss by source, the experts' use, waiting
+    ranks, memory of all (0: none)."""
+    peak_tflops: float | None = None
+    """Peak of a device in the precision of the training, for `mfu`; None: BF16 by a table of GPUs, and none for a CPU."""
+    profile_steps: list[int] | None = None
+    """[first, last] step, from 1, that is traced by torch.profiler (model/training/trace.py)."""
     eval_every: int = 100
     """Validation loss every so many steps and at the end (0: at the end only)."""
     save_every: int = 200
@@ -177,7 +187,14 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, not {value}")
-        for name in ("keep_every", "watchdog_seconds", "backend_timeout_seconds"):
+        span = self.profile_steps
+        if span is not None and (len(span) != 2 or not 1 <= span[0] <= span[1]):
+            raise ConfigError(
+                f"profile_steps must be the first and the last step, from 1, such as [100, 102]: {span}"
+            )
+        if self.peak_tflops is not None and self.peak_tflops <= 0:
+            raise ConfigError(f"peak_tflops must be above 0, not {self.peak_tflops}")
+        for name in ("detail_every", "keep_every", "watchdog_seconds", "backend_timeout_seconds"):
             if (value := getattr(self, name)) is not None and value < 0:
                 raise ConfigError(f"{name} must not be negative: {value}")
         if self.continue_from is not None and self.objective != "pretrain":

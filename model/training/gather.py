@@ -1,6 +1,6 @@
 """Rows of many shards, by random access: one copy from the page cache into the batch, and nothing opened twice.
 
-A shard is mapped once; of its record batches only the places of their columns are kept, 40 bytes each, so that all of
+A shard is mapped once; of its record batches only the places of their columns are kept, 48 bytes each, so that all of
 a corpus stays open: 500 million blocks are 7,600 shards and half a million record batches. A row costs a copy of its
 tokens (4 · (T + 1) bytes) and about a microsecond of Python. Nothing here knows an order.
 """
@@ -43,19 +43,22 @@ class MappedShard:
         self._reader = pa.ipc.open_file(self._mapping)
         count = self._reader.num_record_batches
         self.batch_rows = len(self._reader.get_batch(0)) if count else 0
-        self._places = array("q", [_UNKNOWN]) * (5 * count)
+        self._places = array("q", [_UNKNOWN]) * (6 * count)
 
     def places(self, batch: int) -> array:
-        """Of a record batch: tokens, offsets, starts, valid (in 4-byte words), loss mask (in bytes; -1: none)."""
-        found = self._places[5 * batch : 5 * batch + 5]
+        """Of a record batch: tokens, offsets, starts, valid (in 4-byte words), loss mask and documents' sources (in
+        bytes; -1: none)."""
+        found = self._places[6 * batch : 6 * batch + 6]
         if found[0] == _UNKNOWN:
             columns = self._reader.get_batch(batch)
             starts = columns["doc_starts"].buffers()
             tokens, valid = columns["input_ids"].values.buffers()[1], columns["valid"].buffers()[1]
             words = [self._offset(buffer) // 4 for buffer in (tokens, starts[1], starts[3], valid)]
-            masked = "loss_mask" in columns.schema.names
-            mask = self._offset(columns["loss_mask"].values.buffers()[1]) if masked else -1
-            found = self._places[5 * batch : 5 * batch + 5] = array("q", [*words, mask])
+            more = [
+                self._offset(columns[name].values.buffers()[1]) if name in columns.schema.names else -1
+                for name in ("loss_mask", "doc_sources")
+            ]
+            found = self._places[6 * batch : 6 * batch + 6] = array("q", [*words, *more])
         return found
 
     def _offset(self, buffer: pa.Buffer) -> int:
@@ -72,12 +75,18 @@ class Rows:
     """The rows of a list of shard files; a file is opened when it is first read."""
 
     def __init__(self, files: Sequence[Mapping[str, Any]], *, pin: bool = False) -> None:
-        """`files`: [{"path", "rows"?}]; `pin`: make batches in page-locked memory, for CUDA."""
+        """`files`: [{"path", "rows"?, "source"?, "sources"?}]; `pin`: make batches in page-locked memory, for CUDA."""
         if not files:
             raise DataError("there are no shard files to read")
         self.paths = [Path(f["path"]) for f in files]
         self._digests = [f.get("digest") for f in files]
         self._pin = pin
+        names = [f.get("sources") or [f.get("source", "")] for f in files]
+        self.sources = [name for name in dict.fromkeys(name for some in names for name in some) if name]
+        """What the documents' sources are called, by number; a document without one has the number behind the last."""
+        known = {name: number for number, name in enumerate(self.sources)}
+        self._numbers = [np.array([known.get(name, len(known)) for name in some], np.int64) for some in names]
+        self._listed = [bool(f.get("sources")) for f in files]
         self._open: dict[int, MappedShard] = {}
         given = [f.get("rows") for f in files]
         self.block_size, self.tokenizer = 0, ""
@@ -127,7 +136,7 @@ class Rows:
 
     def batches(self, files: np.ndarray, rows: np.ndarray, blocks: np.ndarray, size: int) -> list[Batch]:
         """Gather rows, `size` to a batch; a file index of -1 asks for a filler row without targets."""
-        tokens, starts, lengths, valid, mask = self._gather(files.tolist(), rows.tolist())
+        tokens, starts, lengths, valid, mask, sources = self._gather(files.tolist(), rows.tolist())
         count, width = tokens.shape
         firsts = np.arange(0, count, size)  # of every batch
         flat = starts + np.repeat(np.arange(count) % size * width, lengths)
@@ -146,21 +155,22 @@ class Rows:
             targets.tolist(),
             torch.from_numpy(np.where(files >= 0, blocks, -1)).split(size),
             torch.from_numpy(files.astype(np.int32)).split(size),
+            self._tensor(sources).split(pieces.tolist()),
             strict=True,
         )
         return [Batch(*column) for column in columns]
 
     def _gather(
         self, files: list[int], rows: list[int]
-    ) -> tuple[torch.Tensor, np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+    ) -> tuple[torch.Tensor, np.ndarray, np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
         """Of n rows: tokens int32 [n, T + 1], document starts int32 [D], documents int64 [n], valid tokens int32 [n],
-        loss mask uint8 [n, T + 1] or None."""
+        loss mask uint8 [n, T + 1] or None, documents' sources int64 [D]."""
         count, width = len(rows), self.block_size + 1
         for file in {file for file in files if file in self._open}:
             self.unchanged(file)
         tokens = torch.empty((count, width), dtype=torch.int32, pin_memory=self._pin)
         into = memoryview(tokens.numpy()).cast("B").cast("i")
-        starts, lengths, valid = [], [], []
+        starts, lengths, valid, sources = [], [], [], []
         mask: np.ndarray | None = None
         for i, (file, row) in enumerate(zip(files, rows, strict=True)):
             if file < 0:
@@ -168,10 +178,11 @@ class Rows:
                 starts.append(_FIRST)
                 lengths.append(1)
                 valid.append(0)
+                sources.append(np.array([len(self.sources)]))
                 continue
             shard = self._open.get(file) or self.shard(file)
             batch, place = divmod(row, shard.batch_rows)
-            ids, offsets, begins, ends, masked = shard.places(batch)
+            ids, offsets, begins, ends, masked, sourced = shard.places(batch)
             ints = shard.ints
             ids += place * width
             into[i * width : (i + 1) * width] = ints[ids : ids + width]
@@ -179,13 +190,32 @@ class Rows:
             starts.append(ints[begins + first : begins + last])
             lengths.append(last - first)
             valid.append(ints[ends + place])
+            numbers = self._numbers[file]
+            if self._listed[file]:
+                if sourced < 0:
+                    raise DataError(f"{self.paths[file]} does not say which sources its documents are of")
+                sources.append(
+                    numbers[np.frombuffer(shard.bytes[sourced + first : sourced + last], np.uint8)]
+                )
+            else:
+                sources.append(numbers)
             if masked >= 0:
                 if mask is None:
                     mask = np.ones((count, width), np.uint8)
                 masked += place * width
                 mask[i] = np.frombuffer(shard.bytes[masked : masked + width], np.uint8)
         flat = np.frombuffer(b"".join(starts), np.int32)
-        return tokens, flat, np.array(lengths, np.int64), np.array(valid, np.int32), mask
+        counts = np.array(lengths, np.int64)
+        if len(sources) and all(len(each) == 1 for each in sources):
+            by_document = np.repeat(np.concatenate(sources), counts)
+        else:
+            by_document = np.concatenate(
+                [
+                    each if len(each) > 1 else np.repeat(each, n)
+                    for each, n in zip(sources, lengths, strict=True)
+                ]
+            )
+        return tokens, flat, counts, np.array(valid, np.int32), mask, by_document
 
     def _tensor(self, values: np.ndarray) -> torch.Tensor:
         made = torch.from_numpy(values)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,26 @@ def read_raw(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
                 torn += 1
     if torn:
         log.warning("%s: skipped %d line(s) that a crash has torn", path, torn)
+
+
+def describe(entry: Mapping[str, Any], steps: int | None) -> str:
+    """Where a training is, in a line: `step 120 of 700, loss 3.214, 45,120 tokens/s, MFU 41.2 %, ETA 0:03:20`."""
+    if "step" not in entry:
+        return "no step yet"
+    parts = [f"step {entry['step']}" + (f" of {steps}" if steps else "")]
+    if "loss" in entry:
+        parts.append(f"loss {entry['loss']:.3f}")
+    if "tokens_per_s" in entry:
+        parts.append(f"{entry['tokens_per_s']:,.0f} tokens/s")
+    if "pairs_per_s" in entry:
+        parts.append(f"{entry['pairs_per_s']:,.0f} pairs/s")
+    if "mfu" in entry:
+        parts.append(f"MFU {100 * entry['mfu']:.1f} %")
+    if "eta_s" in entry:
+        seconds = round(entry["eta_s"])
+        days = f"{seconds // 86400} d " if seconds >= 86400 else ""
+        parts.append(f"ETA {days}{seconds // 3600 % 24}:{seconds // 60 % 60:02d}:{seconds % 60:02d}")
+    return ", ".join(parts)
 
 
 def parse(line: bytes) -> dict[str, Any] | None:

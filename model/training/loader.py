@@ -37,7 +37,7 @@ PLANNED = 8192
 class BlockLoader:
     """The batches of a run; `batch(step)` is a pure function of the step.
 
-    `files`: [{"path", "repeats"?, "extra_rows"?, "rows"?, "digest"?}], in manifest order. In an epoch a file's rows are
+    `files`: [{"path", "repeats"?, "extra_rows"?, "rows"?, "digest"?, "source"?, "sources"?}], in manifest order. In an epoch a file's rows are
     seen `repeats` times each, and `extra_rows` of them, evenly spread, once more. `digest` is the content hash that
     shards.json has of a shard, computed from the file where it is not given.
     """
@@ -79,6 +79,11 @@ class BlockLoader:
     def blocks_per_epoch(self) -> int:
         """Blocks of an epoch, repeats counted."""
         return self._plan.blocks
+
+    @property
+    def sources(self) -> list[str]:
+        """What the sources of the documents are called, by number."""
+        return self._rows.sources
 
     @property
     def steps_per_epoch(self) -> float:

@@ -19,19 +19,24 @@ import numpy as np
 import torch
 
 from model.families import counts
+from model.training import lines
 from model.training.checkpoint import STATE, Checkpoints, DamagedError, check, load, read_state
 from model.training.config import ConfigError, TrainConfig
+from model.training.detail import Detail
 from model.training.export import full_weights, needed_tokens, write_export
 from model.training.loader import BlockLoader, DataError, Prefetch, val_batches
 from model.training.metrics import Metrics, Window, peak_flops
 from model.training.objectives import Scorer, make_objective, reply_logprobs
 from model.training.optim import clip, decay_begins, learning_rate, local_gradients, make_optimizer, set_rate
+from model.training.pace import Pace, memory
 from model.training.pairs import PairLoader, write_logprobs
 from model.training.parallel import World, build, read_geometry, reshard
 from model.training.resume import hold, resolved, say_jump
 from model.training.shards import ShardError, largest_id, tokenizer_of, verify
+from model.training.sources import SourceLoss
 from model.training.spikes import Skips
 from model.training.stop import StopFlag
+from model.training.trace import Trace
 from model.training.watch import Watch
 
 log = logging.getLogger("steel.training")
@@ -72,7 +77,8 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
             f"the run to continue was at step {begin}: steps count on from there, {steps} are too few"
         )
     scorer = build(config, world)
-    objective = make_objective(config)
+    by_source = SourceLoss(getattr(loader, "sources", []), world.device, state.get("sources"))
+    objective = make_objective(config, by_source)
     optimizer = make_optimizer(scorer, config.optim)
     settings = resolved(
         config, scorer.lm.config.to_dict(), "bf16" if world.dtype is torch.bfloat16 else "fp32"
@@ -92,22 +98,29 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
     metrics = Metrics(work / "metrics.jsonl", active=world.first, step=begin)
     window = Window(objective.stats, state["window"])
     flops = getattr(scorer.lm.config, "num_flops_per_token", None) or counts.flops_per_token(scorer.lm)
+    peak = config.peak_tflops * 1e12 if config.peak_tflops else peak_flops(world.device)
+    pace, trace = Pace(world.rank, world.size), Trace(config, world)
+    detail = Detail(config, world, scorer, steps)
 
     def save(step: int) -> None:
         kept = {
             "tokens": tokens, "window": window.state(), "loader": loader.state(step), "config": settings,
-            "rate": rate, **({"skips": skips.state()} if skips.active or skips.skipped else {}),
+            "rate": rate, "sources": by_source.state(), **({"skips": skips.state()} if skips.active or skips.skipped else {}),
         }  # fmt: skip
         checkpoints.save(step, scorer, optimizer, kept, spare)
 
     for step in range(begin, steps):
         clock = time.perf_counter()
         watch.beat()
-        batches = ready.batch(step)
+        trace.begin(step + 1)
+        with pace.reading():
+            batches = ready.batch(step)
         units = [objective.units(b) for b in batches]
         seen = sum(b.input_ids.numel() for b in batches)
-        total, new_tokens, stopping = world.sum(sum(units), seen, stop.requested)
+        total, new_tokens, stopping, *seconds = world.sum(sum(units), seen, stop.requested, *pace.arrive())
+        pace.meet(seconds)
         if stopping:
+            trace.close(step)
             save(step)
             ready.close()
             metrics.close()
@@ -119,13 +132,21 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
         # FSDP averages over the ranks; the factor makes it the sum over all units divided by their number
         scale = world.size / max(1.0, total)
         stats = torch.zeros(len(objective.stats), dtype=torch.float64, device=world.device)
+        look = detail.step(step)
         for i, batch in enumerate(batches):
             scorer.set_requires_gradient_sync(i == len(batches) - 1)
-            loss, sums = objective(scorer, batch.to(world.device), scale)
+            batch = batch.to(world.device)
+            if look is not None:
+                look.batch(batch)
+            loss, sums = objective(scorer, batch, scale)
             loss.backward()
             stats += sums
 
+        if look is not None:
+            look.gradients()
+        stats = torch.cat([stats, by_source.take()])
         norm, stats = clip(local_gradients(scorer), config.optim.grad_clip, stats)
+        pace.part()
         reason = skips.reason(stats[0].item() / max(1.0, total) if skips.active else 0.0, norm)
         if reason is not None and not skips.skip():
             checkpoints.wait()
@@ -137,7 +158,11 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
         rate = learning_rate(config.optim, step, steps)
         set_rate(optimizer, rate)
         if reason is None:
+            if look is not None:
+                look.before_update()
             optimizer.step()
+            if look is not None:
+                look.after_update()
         else:
             log.warning("step %d is left out (%d so far): %s", step + 1, skips.skipped, reason)
         optimizer.zero_grad(set_to_none=True)
@@ -145,15 +170,30 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
         done = step + 1
         tokens += int(new_tokens)
         work_done = new_tokens * flops(batches[0].input_ids.shape[1])
-        counted = (stats.tolist(), total) if reason is None else None
-        window.add(counted, new_tokens, work_done, time.perf_counter() - clock)
+        sums = stats.tolist()
+        counted = (sums[: len(objective.stats)], total) if reason is None else None
+        if reason is None:
+            by_source.count(sums[len(objective.stats) :])
+        took = time.perf_counter() - clock
+        window.add(counted, new_tokens, work_done, took)
+        pace.made(done, took)
         if done % config.log_every == 0 or done == steps:
-            line = window.close(world.size, peak_flops(world.device))
+            line = {**window.close(world.size, peak), **pace.close(done, steps)}
             left_out = {"skipped": skips.skipped} if skips.active else {}
             size = {"grad_norm": norm} if np.isfinite(norm) else {}
-            metrics.write({"step": done, "lr": rate, **size, "tokens": tokens, **line, **left_out})
-            loss, speed = line.get("loss", np.nan), line["tokens_per_s"]
-            log.info("step %d of %d: loss %.4f, %.0f tokens/s", done, steps, loss, speed)
+            line = {
+                "step": done,
+                "lr": rate,
+                **size,
+                "tokens": tokens,
+                **line,
+                "memory_gb": memory(world.device),
+            }
+            metrics.write({**line, **left_out})
+            log.info("%s", lines.describe(line, steps))
+        if look is not None:
+            metrics.write({"step": done, **look.close(), **by_source.close()})
+        trace.end(done)
         if config.data.val_files and (done == steps or (config.eval_every and done % config.eval_every == 0)):
             metrics.write({"step": done, **validate(config, world, scorer, objective, watch)})
         if (
@@ -164,6 +204,7 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
             save(done)
 
     watch.rest()
+    trace.close(steps)
     ready.close()
     metrics.close()
     if not checkpoints.wait() and config.keep_final:
@@ -179,8 +220,10 @@ def logprobs(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) ->
     loader = make_loader(config, world)
     assert isinstance(loader, PairLoader)
     sums, counts = (torch.zeros(len(loader), 2, dtype=torch.float64) for _ in range(2))
+    metrics = Metrics(Path(config.work_dir) / "metrics.jsonl", active=world.first, step=0)
+    steps = -(-len(loader) // (loader.micro * world.size))
     begin = time.perf_counter()
-    for batch in loader.in_order():
+    for done, batch in enumerate(loader.in_order(), 1):
         watch.beat()
         with torch.no_grad():
             found = reply_logprobs(scorer, batch.to(world.device)).double().cpu()
@@ -188,8 +231,15 @@ def logprobs(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) ->
         sums[batch.index[real]] = found[real]
         counts[batch.index[real]] = batch.reply_tokens[real].double()
         if world.sum(stop.requested)[0]:
+            metrics.close()
             return False
+        if done % config.log_every == 0 or done == steps:
+            seconds = (time.perf_counter() - begin) / done
+            speed = loader.micro * world.size / seconds
+            eta = round(seconds * (steps - done), 1)
+            metrics.write({"step": done, "steps": steps, "pairs_per_s": speed, "eta_s": eta})
     watch.rest()
+    metrics.close()
     both = torch.stack([sums, counts]).to(world.device)
     torch.distributed.all_reduce(both)
     sums, counts = both.cpu().numpy()

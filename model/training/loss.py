@@ -42,8 +42,10 @@ def cross_entropy_sum(
     z_loss: float = 0.0,
     *,
     fused: bool = False,
+    each_N: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """scale * sum over the targets of (-log p + z_loss * logsumexp^2), to differentiate; and the sum of -log p alone.
+    `each_N`: FP32, filled with every target's -log p.
 
     `rows_N`: which position each target belongs to, without repetition. The scale belongs in here, so that it meets
     the gradient while that is FP32. `fused`: by the kernel, which takes the positions with a target gathered.
@@ -51,8 +53,8 @@ def cross_entropy_sum(
     if fused:
         if len(rows_N) < len(hidden_PD):
             hidden_PD = hidden_PD.index_select(0, rows_N)
-        return linear_cross_entropy(hidden_PD, head_VD, targets_N, scale=scale, z_loss=z_loss)
-    return _CrossEntropySum.apply(hidden_PD, head_VD, targets_N, rows_N, scale, z_loss)
+        return linear_cross_entropy(hidden_PD, head_VD, targets_N, scale=scale, z_loss=z_loss, each_N=each_N)
+    return _CrossEntropySum.apply(hidden_PD, head_VD, targets_N, rows_N, scale, z_loss, each_N)
 
 
 def token_logprobs(hidden_PD: Tensor, head_VD: Tensor, targets_N: Tensor, rows_N: Tensor) -> Tensor:
@@ -62,12 +64,13 @@ def token_logprobs(hidden_PD: Tensor, head_VD: Tensor, targets_N: Tensor, rows_N
 
 class _CrossEntropySum(Function):
     @staticmethod
-    def forward(ctx, hidden_PD, head_VD, targets_N, rows_N, scale, z_loss):
+    def forward(ctx, hidden_PD, head_VD, targets_N, rows_N, scale, z_loss, each_N):
         need = any(ctx.needs_input_grad)
         grad_hidden_PD = torch.zeros_like(hidden_PD) if need else None
         grad_head_VD = torch.zeros_like(head_VD, dtype=torch.float32) if need else None
         nll = hidden_PD.new_zeros((), dtype=torch.float64)
         penalty = hidden_PD.new_zeros((), dtype=torch.float64)
+        done = 0
         for rows_C, t_C1 in _chunks(hidden_PD, head_VD, targets_N, rows_N):
             h_CD = hidden_PD[rows_C]
             logits_CV = h_CD @ head_VD.t()
@@ -75,6 +78,9 @@ class _CrossEntropySum(Function):
             # one exponential per logit: -log p is taken of the targets alone (FP32 reaches down to p = 1e-38)
             nll_C1 = -prob_CV.gather(1, t_C1).clamp_(min=torch.finfo(torch.float32).tiny).log_()
             nll += nll_C1.double().sum()
+            if each_N is not None:
+                each_N[done : done + len(rows_C)] = nll_C1.squeeze(1)
+                done += len(rows_C)
             if z_loss:
                 lse_C1 = logits_CV.gather(1, t_C1).float() + nll_C1
                 penalty += (lse_C1.double() ** 2).sum()
@@ -98,7 +104,8 @@ class _CrossEntropySum(Function):
     def backward(ctx, grad_loss, _):
         grad_hidden_PD, grad_head_VD = ctx.saved_tensors
         grad_head_VD = (grad_head_VD * grad_loss).to(ctx.head_dtype)
-        return grad_hidden_PD * grad_loss.to(grad_hidden_PD.dtype), grad_head_VD, None, None, None, None
+        grad_hidden_PD = grad_hidden_PD * grad_loss.to(grad_hidden_PD.dtype)
+        return grad_hidden_PD, grad_head_VD, None, None, None, None, None
 
 
 class _TokenLogprobs(Function):

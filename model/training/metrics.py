@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,17 @@ from model.training import lines
 
 log = logging.getLogger("steel.training")
 
-PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "H800": 989e12, "A100": 312e12, "A800": 312e12}
-"""Dense BF16 of one GPU, by a part of its name (vendor's data sheets)."""
+PEAK_FLOPS = {
+    r"B200|GB200": 2250e12, r"H20": 148e12, r"H100 PCIe": 756e12, r"H100 NVL": 835e12, r"H100|H200|H800|GH200": 989e12,
+    r"A100|A800": 312e12, r"A40": 150e12, r"A30": 165e12, r"A10": 125e12, r"L40S": 362e12, r"L40": 181e12, r"L4": 121e12,
+    r"RTX 4090": 165e12, r"RTX 3090": 71e12,
+}  # fmt: skip
+"""Dense BF16 of one GPU with FP32 sums, by words of its name (vendors' data sheets)."""
+OF_THE_CLOCK = (
+    "tokens_per_s", "tflops", "mfu", "eta_s", "data_wait", "host_wait_s", "host_wait_s_by_rank", "compute_wait_s",
+    "compute_wait_s_by_rank", "memory_gb", "memory_gb_by_rank",
+)  # fmt: skip
+"""Entries that say how fast and with how much memory; all others are the same in every run of the same settings."""
 
 
 class Metrics:
@@ -104,11 +114,13 @@ class Window:
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """The device's BF16 peak, or None where it is not known."""
-    if device.type != "cuda":
-        return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)
+    """The device's BF16 peak, or None where it is not known: of a CPU it never is."""
+    return peak_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+
+
+def peak_of(name: str) -> float | None:
+    """The peak of a GPU that calls itself so, such as `NVIDIA H100 80GB HBM3`."""
+    return next((peak for words, peak in PEAK_FLOPS.items() if re.search(rf"\b({words})\b", name)), None)
 
 
 def _encode(line: dict[str, Any]) -> str:

@@ -24,6 +24,7 @@ from model.steel.modeling import SteelForCausalLM
 from model.training.config import TrainConfig
 from model.training.loader import IGNORED
 from model.training.loss import cross_entropy_sum, token_logprobs
+from model.training.sources import SourceLoss
 
 
 class Scorer(nn.Module):
@@ -37,8 +38,17 @@ class Scorer(nn.Module):
         super().__init__()
         self.lm, self.fused = lm, fused
 
-    def forward(self, batch: Any, *, per_token: bool, scale: float = 1.0, z_loss: float = 0.0) -> Any:
-        """`per_token`: log p of every target, FP32 [N], in reading order. Else (scaled loss sum, -log p sum)."""
+    def forward(
+        self,
+        batch: Any,
+        *,
+        per_token: bool,
+        scale: float = 1.0,
+        z_loss: float = 0.0,
+        each: Tensor | None = None,
+    ) -> Any:
+        """`per_token`: log p of every target, FP32 [N], in reading order. Else (scaled loss sum, -log p sum); `each`: FP32
+        [N], to be filled with every target's -log p."""
         hidden = self.lm.model(
             input_ids=batch.input_ids,
             position_ids=batch.position_ids,
@@ -51,7 +61,7 @@ class Scorer(nn.Module):
         if per_token:
             return token_logprobs(hidden, self.lm.lm_head.weight, labels[rows], rows)
         return cross_entropy_sum(
-            hidden, self.lm.lm_head.weight, labels[rows], rows, scale, z_loss, fused=self.fused
+            hidden, self.lm.lm_head.weight, labels[rows], rows, scale, z_loss, fused=self.fused, each_N=each
         )
 
 
@@ -66,7 +76,15 @@ class FamilyScorer(Scorer):
         self.lm, self.fused, self.dtype, self.how, self.chunked = lm, fused, dtype, how, chunked
         self.auxiliary = head.auxiliary_weight(lm)
 
-    def forward(self, batch: Any, *, per_token: bool = False, scale: float = 1.0, z_loss: float = 0.0) -> Any:
+    def forward(
+        self,
+        batch: Any,
+        *,
+        per_token: bool = False,
+        scale: float = 1.0,
+        z_loss: float = 0.0,
+        each: Tensor | None = None,
+    ) -> Any:
         """As Scorer's; the experts' auxiliary loss is part of the loss to differentiate, weighted by the targets.
         `batch` None: hold the model against transformers' own forward (raises FamilyError)."""
         if batch is None:
@@ -80,7 +98,9 @@ class FamilyScorer(Scorer):
         hidden, weight = head.with_head(self.lm, out.last_hidden_state.flatten(0, 1))
         if per_token:
             return token_logprobs(hidden, weight, labels[rows], rows)
-        loss, nll = cross_entropy_sum(hidden, weight, labels[rows], rows, scale, z_loss, fused=self.fused)
+        loss, nll = cross_entropy_sum(
+            hidden, weight, labels[rows], rows, scale, z_loss, fused=self.fused, each_N=each
+        )
         if balance:
             real = torch.arange(batch.input_ids.shape[1], device=labels.device) < batch.valid[:, None]
             loss = loss + scale * self.auxiliary * len(rows) * head.auxiliary_loss(
@@ -112,15 +132,19 @@ class NextToken:
 
     stats = ("loss",)
 
-    def __init__(self, config: TrainConfig):
-        self.z_loss = config.optim.z_loss
+    def __init__(self, config: TrainConfig, sources: SourceLoss | None = None):
+        """`sources`: gets what each target cost."""
+        self.z_loss, self.sources = config.optim.z_loss, sources
 
     def units(self, batch: Any) -> int:
         return batch.targets
 
     def __call__(self, scorer: Scorer, batch: Any, scale: float) -> tuple[Tensor, Tensor]:
         """(scale * sum over the units, to differentiate; FP64 sums of `stats`)."""
-        loss, nll = scorer(batch, per_token=False, scale=scale, z_loss=self.z_loss)
+        each = None if self.sources is None else self.sources.room(batch)
+        loss, nll = scorer(batch, per_token=False, scale=scale, z_loss=self.z_loss, each=each)
+        if self.sources is not None and each is not None:
+            self.sources.add(batch, each)
         return loss, nll.detach().double().reshape(1)
 
     def evaluate(self, scorer: Scorer, batch: Any, sources: int) -> Tensor:
@@ -184,5 +208,5 @@ def reply_logprobs(scorer: Scorer, batch: Any) -> Tensor:
     return sums.index_add(0, batch.reply_of_target, logp).view(batch.pairs, 2)
 
 
-def make_objective(config: TrainConfig) -> NextToken | Dpo:
-    return Dpo(config) if config.objective == "dpo" else NextToken(config)
+def make_objective(config: TrainConfig, sources: SourceLoss | None = None) -> NextToken | Dpo:
+    return Dpo(config) if config.objective == "dpo" else NextToken(config, sources)

@@ -41,6 +41,8 @@ class Row:
     doc_ids: Sequence[bytes]
     valid: int
     loss_mask: np.ndarray | None = None
+    doc_sources: np.ndarray | None = None
+    """uint8, one for each document: a number of a list of sources that is kept elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,9 @@ class ShardInfo:
     digest: str
 
 
-def schema(block_size: int, loss_mask: bool, metadata: Mapping[str, str] | None = None) -> pa.Schema:
+def schema(
+    block_size: int, loss_mask: bool, metadata: Mapping[str, str] | None = None, *, doc_sources: bool = False
+) -> pa.Schema:
     """The columns of a shard, in order."""
     fields = [
         pa.field("input_ids", pa.list_(pa.uint32(), block_size + 1), nullable=False),
@@ -66,6 +70,8 @@ def schema(block_size: int, loss_mask: bool, metadata: Mapping[str, str] | None 
     ]
     if loss_mask:
         fields.append(pa.field("loss_mask", pa.list_(pa.uint8(), block_size + 1), nullable=False))
+    if doc_sources:
+        fields.append(pa.field("doc_sources", pa.list_(pa.uint8()), nullable=False))
     own = {"steel_format": str(FORMAT), "block_size": str(block_size)}
     return pa.schema(fields, metadata={**(metadata or {}), **own})
 
@@ -144,6 +150,8 @@ class Columns:
     """int32 [rows]"""
     loss_mask: np.ndarray | None = None
     """uint8, as input_ids"""
+    doc_sources: np.ndarray | None = None
+    """uint8 [documents]"""
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> Columns:
@@ -156,6 +164,9 @@ class Columns:
         masks = [row.loss_mask for row in rows if row.loss_mask is not None]
         if masks and len(masks) < len(rows):
             raise ShardError("a row lacks its loss mask")
+        sources = [row.doc_sources for row in rows if row.doc_sources is not None]
+        if sources and len(sources) < len(rows):
+            raise ShardError("a row lacks the sources of its documents")
         ids = np.frombuffer(b"".join(id for row in rows for id in row.doc_ids), np.uint8)
         return cls(
             input_ids=_stack([row.input_ids for row in rows], np.uint32),
@@ -164,6 +175,7 @@ class Columns:
             doc_ids=ids.reshape(-1, ID_BYTES),
             valid=np.array([row.valid for row in rows], np.int32),
             loss_mask=_stack(masks, np.uint8) if masks else None,
+            doc_sources=np.concatenate(sources).astype(np.uint8) if sources else None,
         )
 
     @property
@@ -180,6 +192,8 @@ class Columns:
             raise ShardError("a row needs valid tokens, and a document")
         if len(starts) != offsets[-1] or len(self.doc_ids) != len(starts):
             raise ShardError("a row needs one id per document start")
+        if self.doc_sources is not None and len(self.doc_sources) != len(starts):
+            raise ShardError("a row needs one source per document start")
         first = np.zeros(len(starts), bool)
         first[offsets[:-1]] = True
         ascend = first[1:] | (np.diff(starts) > 0)
@@ -202,6 +216,10 @@ class Columns:
             if self.loss_mask is None:
                 raise ShardError("a row lacks its loss mask")
             arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(self.loss_mask.reshape(-1)), width))
+        if "doc_sources" in columns.names:
+            if self.doc_sources is None:
+                raise ShardError("a row lacks the sources of its documents")
+            arrays.append(pa.ListArray.from_arrays(offsets, pa.array(self.doc_sources)))
         return pa.RecordBatch.from_arrays(arrays, schema=columns)
 
 
@@ -221,11 +239,12 @@ class ShardWriter:
         metadata: Mapping[str, str] | None = None,
         *,
         loss_mask: bool = False,
+        doc_sources: bool = False,
     ) -> None:
         self.path = Path(path)
         self.rows = self.tokens = self.documents = 0
         self._block_size = block_size
-        self._schema = schema(block_size, loss_mask, metadata)
+        self._schema = schema(block_size, loss_mask, metadata, doc_sources=doc_sources)
         self._partial = self.path.with_name(self.path.name + ".part")
         self._sink = pa.OSFile(str(self._partial), "wb")
         self._writer = pa.ipc.new_file(self._sink, self._schema)
@@ -290,9 +309,10 @@ def write_shard(
     metadata: Mapping[str, str] | None = None,
     *,
     loss_mask: bool = False,
+    doc_sources: bool = False,
 ) -> ShardInfo:
     """Write a shard from any iterable of rows."""
-    writer = ShardWriter(path, block_size, metadata, loss_mask=loss_mask)
+    writer = ShardWriter(path, block_size, metadata, loss_mask=loss_mask, doc_sources=doc_sources)
     for row in rows:
         writer.write(row)
     return writer.close()
@@ -366,6 +386,7 @@ class ShardFile:
             doc_ids=[bytes(b) for b in columns.doc_ids[part]],
             valid=int(columns.valid[i]),
             loss_mask=None if columns.loss_mask is None else columns.loss_mask[i],
+            doc_sources=None if columns.doc_sources is None else columns.doc_sources[part],
         )
 
     def _views(self, batch: pa.RecordBatch) -> Columns:
@@ -373,7 +394,7 @@ class ShardFile:
         by_name = dict(zip(batch.schema.names, batch.columns, strict=True))
         ids = by_name["doc_ids"].values
         raw = np.frombuffer(ids.buffers()[1] or b"", np.uint8)[: len(ids) * ID_BYTES]
-        mask = by_name.get("loss_mask")
+        mask, sources = by_name.get("loss_mask"), by_name.get("doc_sources")
         return Columns(
             input_ids=by_name["input_ids"].values.to_numpy(zero_copy_only=True).reshape(-1, width),
             starts=by_name["doc_starts"].values.to_numpy(zero_copy_only=True),
@@ -381,4 +402,5 @@ class ShardFile:
             doc_ids=raw.reshape(-1, ID_BYTES),
             valid=by_name["valid"].to_numpy(zero_copy_only=True),
             loss_mask=None if mask is None else mask.values.to_numpy(zero_copy_only=True).reshape(-1, width),
+            doc_sources=None if sources is None else sources.values.to_numpy(zero_copy_only=True),
         )

@@ -35,6 +35,13 @@ class Curve:
     def val(self) -> Points:
         return self.other.get("val_loss", [])
 
+    def below(self, key: str) -> dict[str, Points]:
+        """The curves of what a line has by name under a key, such as `loss_by_source`."""
+        start = f"{key}/"
+        return {
+            name.removeprefix(start): points for name, points in self.other.items() if name.startswith(start)
+        }
+
     @property
     def last_val(self) -> float | None:
         return self.val[-1][1] if self.val else None
@@ -65,13 +72,19 @@ def read_curve(artifact: Artifact) -> Curve:
     columns: dict[str, dict[int, float]] = {}
     for line in lines.read(artifact.path / "metrics.jsonl"):
         step = line["step"]
-        for key, value in line.items():
-            if key != "step" and isinstance(value, int | float) and not isinstance(value, bool):
-                columns.setdefault(key, {})[int(step)] = float(
-                    value
-                )  # a repeated step: the later line counts
+        for key, value in _flat(line):
+            if key != "step":
+                columns.setdefault(key, {})[int(step)] = value  # a repeated step: the later line counts
     points = {key: thin(sorted(column.items())) for key, column in columns.items()}
     return Curve(loss=points.pop("loss", []), other=points)
+
+
+def _flat(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for key, value in line.items():
+        below = value.items() if isinstance(value, Mapping) else ()
+        for name, each in [(key, value), *((f"{key}/{name}", each) for name, each in below)]:
+            if isinstance(each, int | float) and not isinstance(each, bool):
+                yield name, float(each)
 
 
 def thin(points: Points, limit: int = MAX_POINTS) -> Points:
@@ -87,12 +100,12 @@ def training_curves(nodes: Nodes) -> dict[str, Curve]:
     return {n: curve for n in trained if (curve := read_curve(nodes[n])).loss}
 
 
-def last_val_by_source(nodes: Nodes) -> dict[str, float]:
-    """The base model's last validation loss on each source."""
-    last: dict[str, float] = {}
+def last_of(nodes: Nodes, key: str) -> Any:
+    """The last value under a key of the base model's training, such as `val_loss_by_source`; None: it has none."""
+    last = None
     if "pretrain" in nodes:
         for line in lines.read(nodes["pretrain"].path / "metrics.jsonl"):
-            last = line.get("val_loss_by_source", last)
+            last = line.get(key, last)
     return last
 
 

@@ -10,7 +10,7 @@ import base64
 from pathlib import Path
 from typing import Any
 
-from tasks.figures import curves, history, style
+from tasks.figures import curves, history, inside, style
 from tasks.report import environment, figures, graph_figure, notes, reading, tables
 from tasks.report.tables import CONTROL_PROTOCOL
 from tasks.report.view import View
@@ -21,6 +21,8 @@ ALT = {
     "operators": "Records dropped by operator",
     "mix": "Tokens per epoch by source",
     "pretrain": "Pre-training loss by step",
+    "source_loss": "Pre-training loss by step, one line a source",
+    "norms": "Norms of gradient and update by group of parameters, and the load of each expert",
     "sft": "Fine-tuning loss by step, one line a variant",
     "dpo": "DPO loss, reward margin and reward accuracy by step",
     "benchmarks": "Accuracy with 95 % intervals by model and benchmark",
@@ -38,6 +40,11 @@ def draw(view: View) -> dict[str, str]:
         drawings["mix"] = figures.source_mix(view.mix)
     if "pretrain" in view.curves:
         drawings["pretrain"] = curves.pretrain_loss(view.curves["pretrain"], view.unigram)
+        if view.curves["pretrain"].below("loss_by_source"):
+            drawings["source_loss"] = inside.source_loss(view.curves["pretrain"])
+        if view.curves["pretrain"].below("grad_norm_by_group"):
+            loads = history.last_of(view.nodes, "expert_load_by_layer")
+            drawings["norms"] = inside.training_norms(view.curves["pretrain"], loads or [])
     variants = {name: curve for name, curve in view.curves.items() if name.startswith("sft:")}
     if variants:
         drawings["sft"] = curves.sft_loss(variants, view.variant)
@@ -80,7 +87,8 @@ def render(view: View, drawings: dict[str, str]) -> str:
         node_rows=node_rows(view),
         changed=sorted(view.total.changed.items(), key=lambda item: -item[1]),
         curve_rows=curve_rows(view),
-        val_by_source=history.last_val_by_source(view.nodes),
+        val_by_source=history.last_of(view.nodes, "val_loss_by_source") or {},
+        train_by_source=history.last_of(view.nodes, "loss_by_source") or {},
         ablation=matrix(view.ablation, "variant"),
         scores=matrix([row for row in view.benchmarks if not tables.is_control(row)], "model"),
         removed=matrix(removed, "model"),

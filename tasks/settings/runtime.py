@@ -76,6 +76,15 @@ class Runtime(Section):
     """Seconds without a step after which the ranks log their stacks, end, and are started again. 0: never."""
     backend_timeout_seconds: float | None = Field(None, gt=0)
     """Seconds that a collective waits for a rank. Not set: torch's own (gloo 30 minutes, NCCL 10)."""
+    detail_every: int = Field(50, ge=0)
+    """Number of steps between two lines of the metrics that cost more: norms by group, loss by source, the experts' use,
+    waiting ranks, memory of all ranks. 0: none."""
+    peak_tflops: float | None = Field(None, gt=0)
+    """Peak of one device in 1e12 operations a second, for the share of it that a training reaches (mfu). Not set: BF16
+    by a table of known GPUs, and no mfu on a CPU."""
+    profile_steps: list[int] | None = Field(None, min_length=2, max_length=2)
+    """First and last step, from 1, of which torch.profiler writes a trace into logs/profile of the training's folder.
+    Not set: none."""
     allow_changed: list[str] = []
     """Fields of a training, such as `optim.lr`, that may differ from those of the checkpoint that it goes on from.
     Any other field that defines the result and differs is refused."""

@@ -31,6 +31,8 @@ class Document:
     """uint32"""
     mask: np.ndarray | None = None
     """uint8, 1 = a target; None: every token is one."""
+    source: int | None = None
+    """Number of its source, where rows are to say it."""
 
 
 @dataclass
@@ -41,6 +43,7 @@ class _Open:
     mask: np.ndarray
     starts: list[int] = field(default_factory=list)
     ids: list[bytes] = field(default_factory=list)
+    sources: list[int] = field(default_factory=list)
     used: int = 0
 
     @classmethod
@@ -51,17 +54,20 @@ class _Open:
     def room(self) -> int:
         return len(self.tokens) - self.used
 
-    def put(self, id: bytes, tokens: np.ndarray, mask: np.ndarray | None) -> None:
-        end = self.used + len(tokens)
+    def put(self, document: Document, size: int) -> None:
+        end = self.used + size
         self.starts.append(self.used)
-        self.ids.append(id)
-        self.tokens[self.used : end] = tokens
-        self.mask[self.used : end] = 1 if mask is None else mask
+        self.ids.append(document.id)
+        if document.source is not None:
+            self.sources.append(document.source)
+        self.tokens[self.used : end] = document.tokens[:size]
+        self.mask[self.used : end] = 1 if document.mask is None else document.mask[:size]
         self.used = end
 
     def row(self, with_mask: bool) -> Row:
         starts = np.array(self.starts, np.int32)
-        return Row(self.tokens, starts, self.ids, self.used, self.mask if with_mask else None)
+        sources = np.array(self.sources, np.uint8) if self.sources else None
+        return Row(self.tokens, starts, self.ids, self.used, self.mask if with_mask else None, sources)
 
 
 @dataclass(frozen=True)
@@ -198,7 +204,7 @@ def pack_whole(
             number, opened = opened, opened + 1
             rows[number] = _Open.empty(width, padding)
         row = rows[number]
-        row.put(document.id, document.tokens[:size], None if document.mask is None else document.mask[:size])
+        row.put(document, size)
         if row.room:
             insort(by_room, (row.room, number))
         else:

@@ -26,6 +26,7 @@ from tasks.work import pool
 RUNTIME = (
     *("micro_batch_size", "compile", "attention", "kernels", "device", "keep_checkpoints"),
     *("keep_every", "watchdog_seconds", "backend_timeout_seconds", "allow_changed"),
+    *("detail_every", "peak_tflops", "profile_steps"),
 )
 """Fields of `runtime` that the engine has under the same name."""
 
@@ -93,6 +94,7 @@ def train(
 
 def run(ctx: Context, config: TrainConfig, recipe: Train, nproc: int | None) -> dict[str, Any]:
     """Run the engine once, whatever it leaves; returns how it was run."""
+    ctx.progress(0.0, "looking at the machine")
     machine = pool.submit(look, ctx.runtime.device, recipe.precision).result()
     asked, nproc = nproc, ranks(machine, nproc)
     if asked and asked > nproc:

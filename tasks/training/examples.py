@@ -8,7 +8,7 @@ reply lies wholly behind the cut is left out and counted.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -28,6 +28,8 @@ from tasks.training.mixtures import Taken
 
 HELD_OUT_SHARE = 0.02
 HELD_OUT_LEAST = 16
+UNNAMED = 255
+"""Number of the sets behind the 255th: a document's takes a byte."""
 SAMPLE = 3
 """Examples shown, with their targets marked, for the eye."""
 
@@ -105,6 +107,12 @@ def _fates(sets: Mapping[str, Mapping[str, int]], work: Work) -> str:
     return "; ".join(lines) or "it names no data set"
 
 
+def source_names(sets: Iterable[str]) -> list[str]:
+    """The sets by the numbers that the shards have, in the order of the accounting; "" for those without one."""
+    names = list(sets)
+    return names if len(names) <= UNNAMED else [*names[:UNNAMED], ""]
+
+
 def hold_out(sets: Sequence[Taken[Dialogue]]) -> None:
     """Keep 2 % of the mixture (at least 16 examples, if it has four times that) for the validation loss."""
     total = sum(s.counts["taken"] for s in sets)
@@ -152,7 +160,7 @@ def rendered(
     counts: dict[str, Counts],
 ) -> Iterator[Document]:
     """The examples of one split of the mixture as tokens and targets."""
-    for taken in sets:
+    for number, taken in enumerate(sets):
         mine = counts[taken.name]
         mine.available = len(taken.keys)
         for record, is_held_out in taken:
@@ -167,7 +175,8 @@ def rendered(
             mine.examples += 1
             mine.tokens += len(ids)
             mine.targets += sum(mask)
-            yield Document(bytes.fromhex(record["id"]), np.array(ids, np.uint32), np.array(mask, np.uint8))
+            tokens, targets = np.array(ids, np.uint32), np.array(mask, np.uint8)
+            yield Document(bytes.fromhex(record["id"]), tokens, targets, min(number, UNNAMED))
 
 
 def render(record: Dialogue, encoder: TextEncoder) -> tuple[list[int], list[int]]:
@@ -197,7 +206,9 @@ def _write(data: Path, split: str, documents: Iterator[Document], work: Work, en
 
     rows = counted(pack_whole(documents, work.packed_tokens, encoder.end_of_text))
     metadata = {"source": "sft", "tokenizer_digest": encoder.digest}
-    info = write_shard(data / f"{split}-00000.arrow", rows, work.packed_tokens, metadata, loss_mask=True)
+    info = write_shard(
+        data / f"{split}-00000.arrow", rows, work.packed_tokens, metadata, loss_mask=True, doc_sources=True
+    )
     return {"rows": info.rows, "documents": info.documents, "tokens": info.tokens, "targets": targets}
 
 

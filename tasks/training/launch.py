@@ -32,7 +32,7 @@ from typing import Any
 import psutil
 
 from model.training.config import TrainConfig, to_dict
-from model.training.lines import parse
+from model.training.lines import describe, parse
 from tasks.settings.errors import NodeError
 from tasks.settings.files import write_json
 from tasks.settings.paths import ROOT
@@ -41,6 +41,8 @@ from tasks.stage.node import Context
 CONFIG, LOG, METRICS = "CONFIG.json", "train.log", "metrics.jsonl"
 STOPPED = 75
 """Exit code of the engine after a checkpoint that it was asked for."""
+SHOWN_ONLY = {"step", "steps", "eta_s"}
+"""Of a line's numbers: no metrics."""
 POLL_SECONDS = 0.25
 CARE_SECONDS = 5.0
 """Between two readings of the metrics, and of whether to stop."""
@@ -88,6 +90,7 @@ def launch(ctx: Context, config: TrainConfig, *, nproc: int) -> None:
     restarts = ["--max-restarts", str(ctx.runtime.max_restarts)]
     command = [*torchrun, *restarts, "-m", "model.training.run", str(file)]
     tail = Tail(ctx, Path(config.work_dir) / METRICS, config.steps)
+    tail.began = f"{nproc} ranks start" if nproc > 1 else "one rank starts"
     supervise(ctx, command, environment(ctx.runtime.threads_per_rank, ctx.runtime.grace_seconds), tail)
 
 
@@ -122,6 +125,7 @@ def supervise(ctx: Context, command: list[str], env: Mapping[str, str], tail: Ta
             pass_fds=[lock],
         )
         ctx.log.info("training starts: process %s, log %s", child.pid, log)
+        tail.read()
         family, grace = Family(child.pid), ctx.runtime.grace_seconds
         try:
             _wait(ctx, child, family, tail)
@@ -152,6 +156,8 @@ class Tail:
         self._reported: dict[str, int] = {}
         """Metric -> the last step that was reported."""
         self._last: dict[str, Any] = {}
+        self.began = "the training starts"
+        """What is shown before the first line."""
 
     def read(self) -> None:
         """Take up what was written since the last call; a line without its end waits."""
@@ -162,7 +168,7 @@ class Tail:
                 handle.seek(self._offset)
                 new = handle.read()
         except FileNotFoundError:
-            return
+            new = b""
         whole = new[: new.rfind(b"\n") + 1]
         self._offset += len(whole)
         for line in whole.split(b"\n"):
@@ -171,12 +177,15 @@ class Tail:
                 self._take(entry)
             elif line.strip():  # of a try that was killed
                 self._ctx.log.warning("metrics.jsonl holds a torn line, which is skipped: %.80r", line)
-        if whole and self._steps and "step" in self._last:
-            self._ctx.progress(min(self._last["step"] / self._steps, 1.0), self.position())
+        steps = self._steps or self._last.get("steps")
+        if whole and steps and "step" in self._last:
+            self._ctx.progress(min(self._last["step"] / steps, 1.0), self.position())
+        elif "step" not in self._last:
+            self._ctx.progress(0.0, self.began)
 
     def _take(self, entry: Mapping[str, Any]) -> None:
         step = entry["step"]
-        new = {k: v for k, v in _numbers(entry) if k != "step" and self._reported.get(k, -1) < step}
+        new = {k: v for k, v in _numbers(entry) if k not in SHOWN_ONLY and self._reported.get(k, -1) < step}
         if new:
             self._ctx.track.metrics(new, step)
             self._reported.update(dict.fromkeys(new, step))
@@ -184,14 +193,7 @@ class Tail:
 
     def position(self) -> str:
         """Where the training is, in words."""
-        if "step" not in self._last:
-            return "no step yet"
-        parts = [f"step {self._last['step']}" + (f" of {self._steps}" if self._steps else "")]
-        if "loss" in self._last:
-            parts.append(f"loss {self._last['loss']:.3f}")
-        if "tokens_per_s" in self._last:
-            parts.append(f"{self._last['tokens_per_s']:,.0f} tokens/s")
-        return ", ".join(parts)
+        return describe(self._last, self._steps or self._last.get("steps"))
 
 
 def _numbers(entry: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

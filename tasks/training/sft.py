@@ -106,7 +106,8 @@ def train_variant(ctx: Context) -> Outcome:
     accounting = pool.submit(examples.prepare, work).result()
     rows, val_rows = accounting["train"]["rows"], accounting["val"]["rows"]
     data = ctx.out / "data"
-    train_file = {"path": str(data / "train-00000.arrow"), "rows": rows}
+    names = examples.source_names(accounting["sets"])
+    train_file = {"path": str(data / "train-00000.arrow"), "rows": rows, "sources": names}
     val_file = {"path": str(data / "val-00000.arrow"), "rows": val_rows, "source": "held-out"}
     trained = engine.train(
         ctx,

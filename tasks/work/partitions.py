@@ -145,6 +145,8 @@ def _all(
     failed: dict[int, BaseException] = {}
     finished, stopped = 0, False
     waiting = set(futures)
+    if ctx and waiting:
+        ctx.progress(*progress(0))
     while waiting:
         done, waiting = wait(waiting, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
         for future in done:

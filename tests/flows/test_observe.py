@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
+import threading
 import time
 import uuid
 from types import SimpleNamespace
@@ -102,3 +104,16 @@ def test_a_table_may_hold_numbers_that_json_does_not_know(server, reports):
     reports.table([{"loss": float("nan"), "n": 1}], key="t", description="t")
     until(lambda: shown(server) == ["t"])
     assert next(iter(server.artifacts.values())).data == '[{"loss": null, "n": 1}]'
+
+
+def test_a_report_from_another_thread_belongs_to_the_task(server, reports, monkeypatch):
+    task = contextvars.ContextVar("task", default=None)
+    monkeypatch.setattr(reporter, "_task", task.get)
+    mine = str(uuid.uuid4())
+    task.set(mine)
+    progress = observe.Progress("download:zhihu", reports)
+    thread = threading.Thread(target=progress, args=(0.5, "half"))
+    thread.start()
+    thread.join()
+    until(lambda: server.artifacts)
+    assert [str(artifact.task_run_id) for artifact in server.artifacts.values()] == [mine]

@@ -14,6 +14,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from model.training.config import from_dict
+from model.training.metrics import OF_THE_CLOCK
 from model.training.pairs import Pair, write_pairs
 from model.training.run import run
 from model.training.shards import Row, write_shard
@@ -99,7 +100,7 @@ def engine(values: dict[str, Any], stop: StopFlag | None = None) -> int:
 def metrics(work: Path) -> list[dict[str, Any]]:
     """The lines, without what depends on the clock."""
     lines = [json.loads(line) for line in (work / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("tokens_per_s", "tflops")} for line in lines]
+    return [{k: v for k, v in line.items() if k not in OF_THE_CLOCK} for line in lines]
 
 
 def weights(work: Path) -> dict[str, np.ndarray]:

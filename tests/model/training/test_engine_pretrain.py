@@ -38,7 +38,8 @@ def test_curve_checkpoints_and_export_are_there(plain):
     assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6]
     assert [line["step"] for line in lines if "val_loss" in line] == [3, 6]
     assert [line["tokens"] for line in lines if "loss" in line] == [n * 4 * tiny.BLOCK for n in (2, 4, 6)]
-    assert lines[0]["loss"] > lines[-2]["loss"]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses[0] > losses[-1]
     assert sorted(p.name for p in (plain / "checkpoints").iterdir()) == ["step-000002", "step-000004"]
     assert tiny.weights(plain)["model.embed_tokens.weight"].shape == (tiny.VOCAB, 32)
 

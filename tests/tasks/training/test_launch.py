@@ -247,3 +247,17 @@ def test_a_torn_line_of_an_earlier_try_is_skipped_and_told(tmp_path, caplog, tor
         tail.read()
     assert [step for step, _ in ctx.track.seen] == [1, 2]
     assert "torn line" in caplog.text
+
+
+def test_before_the_first_step_it_says_that_the_ranks_start(tmp_path):
+    seen = []
+    ctx = context(tmp_path, progress=lambda share, text: seen.append((share, text)))
+    tail = Tail(ctx, tmp_path / launch.METRICS, None)
+    tail.began = "2 ranks start"
+    tail.read()
+    (tmp_path / launch.METRICS).write_text(
+        '{"step": 3, "steps": 4, "pairs_per_s": 8.0, "eta_s": 5.0, "x": [1, 2]}\n'
+    )
+    tail.read()
+    assert seen == [(0.0, "2 ranks start"), (0.75, "step 3 of 4, 8 pairs/s, ETA 0:00:05")]
+    assert ctx.track.seen == [(3, {"pairs_per_s": 8.0})]  # neither the length nor the ETA, nor a list

@@ -151,7 +151,12 @@ def test_finished_pieces_are_checked_by_the_engine(tmp_path):
     ctx = context(tmp_path, progress=lambda share, text: told.append((share, text)))
     partitions.run(ctx, jobs_of("abcd", log), submit)
     assert asked == [partitions._wrong] * 2 + [partitions.make] * 2
-    assert told == [(0.5, "2 of 2 finished partitions checked"), (1.0, "4 of 4 partitions")]
+    assert told == [
+        (0.0, "0 of 2 finished partitions checked"),
+        (0.5, "2 of 2 finished partitions checked"),
+        (0.5, "2 of 4 partitions"),
+        (1.0, "4 of 4 partitions"),
+    ]
 
 
 def test_a_cancelled_run_stops_between_checks_and_leaves_what_is_finished(tmp_path):
