@@ -18,12 +18,11 @@ from typing import Any, TextIO
 import torch
 from torch import nn
 
-from model.chat_template import DOCUMENT_END, TURN_END, render_chat
+from model.chat_template import render_chat
 from model.scoring import NoRoom
 from model.tokenizer import TextTokenizer
 
 HELP = "/reset forgets the dialogue, /quit ends (so does Ctrl-D), /help says this"
-STOPS = (TURN_END, DOCUMENT_END)
 
 
 class Dialogue:
@@ -101,14 +100,14 @@ class Dialogue:
 
     def _ids(self, turns: list[dict[str, str]]) -> list[int]:
         if not self.template:
-            return self.tokenizer.encode(turns[-1]["content"])
+            return [*self.tokenizer.begin, *self.tokenizer.encode(turns[-1]["content"])]
         return render_chat(self.tokenizer, turns, generation_prompt=True)[0]
 
     def _stream(self, ids: torch.Tensor) -> Iterator[str]:
         from transformers import TextIteratorStreamer
 
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        stops = [i for i in map(self.tokenizer.special_id, STOPS) if i is not None]
+        stops = self.tokenizer.stops
         settings = {**self.sampling, "eos_token_id": stops or None, "pad_token_id": stops[-1] if stops else 0}
         failed: list[BaseException] = []
 

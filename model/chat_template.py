@@ -19,7 +19,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
+
+After = Literal["", "special", "text"]
+"""What stands before a text in the same rendering, for tokenizers that put a space before some texts."""
 
 DOCUMENT_END = "<|endoftext|>"
 TURN_START = "<|im_start|>"
@@ -53,12 +56,31 @@ class Piece(NamedTuple):
     special: bool = False
     target: bool = False
     """Part of an assistant's reply, its <|im_end|> included."""
+    after: After = ""
+
+
+class Format(Protocol):
+    """model.chat_format.ChatFormat, of which rendering needs this."""
+
+    def pieces(
+        self, messages: Iterable[Mapping[str, Any]], *, generation_prompt: bool = False
+    ) -> Iterator[Piece]: ...
+
+    def reply(
+        self, messages: Sequence[Mapping[str, Any]], content: str
+    ) -> tuple[list[Piece], list[Piece], list[Piece]]: ...
 
 
 class TextEncoder(Protocol):
     """What rendering needs; model.tokenizer.TextTokenizer and tasks.tokenize.encode.Encoder have it."""
 
-    def encode(self, text: str) -> Sequence[int]: ...
+    begin: list[int]
+    """Ids before a plain text: the token by which the model knows its beginning, if it has one."""
+
+    @property
+    def chat(self) -> Format: ...
+
+    def encode(self, text: str, after: After = "") -> Sequence[int]: ...
 
     def special_id(self, token: str) -> int | None: ...
 
@@ -97,11 +119,22 @@ def render_chat(
     """
     ids: list[int] = []
     mask: list[int] = []
-    for piece in chat_pieces(messages, generation_prompt=generation_prompt):
-        found = [_special(encoder, piece.text)] if piece.special else encoder.encode(piece.text)
-        ids.extend(int(token) for token in found)
+    for piece in encoder.chat.pieces(messages, generation_prompt=generation_prompt):
+        found = _ids(encoder, [piece])
+        ids.extend(found)
         mask.extend([int(piece.target)] * len(found))
     return ids, mask
+
+
+def reply_ids(
+    encoder: TextEncoder, messages: Sequence[Mapping[str, Any]], content: str, *, end: bool = True
+) -> list[int]:
+    """Token ids of a reply, as they follow the prompt that `render_chat` makes of the messages.
+
+    `end` False: without what ends the reply.
+    """
+    said, _, whole = encoder.chat.reply(messages, content)
+    return _ids(encoder, whole if end else said)
 
 
 def unmarked(template: str) -> str:
@@ -109,6 +142,21 @@ def unmarked(template: str) -> str:
     for mark, same in (("generation", "if true"), ("endgeneration", "endif")):
         template = re.sub(rf"{{%([-+]?)\s*{mark}\s*([-+]?)%}}", rf"{{%\1 {same} \2%}}", template)
     return template
+
+
+def _ids(encoder: TextEncoder, pieces: Iterable[Piece]) -> list[int]:
+    ids: list[int] = []
+    for piece in pieces:
+        if piece.special:
+            ids.append(_special(encoder, piece.text))
+        else:
+            ids.extend(
+                int(i)
+                for i in (
+                    encoder.encode(piece.text, piece.after) if piece.after else encoder.encode(piece.text)
+                )
+            )
+    return ids
 
 
 def _special(encoder: TextEncoder, token: str) -> int:

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from model.chat_template import DOCUMENT_END, TURN_END, render_chat
+from model.chat_template import render_chat
 from model.tokenizer import TextTokenizer
 
 LogProb = tuple[float, int]
@@ -358,7 +358,7 @@ def generate(
     is continued by itself, with the seed anew, so that a result does not depend on its neighbours.
     A reply ends where the model's context does. Raises NoRoom for a prompt that fills it.
     """
-    stops = [i for i in map(tokenizer.special_id, (TURN_END, DOCUMENT_END)) if i is not None]
+    stops = tokenizer.stops
     context = model.config.max_position_embeddings
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature > 0 else {}
     texts = []
@@ -386,5 +386,5 @@ def generate(
 def _prompt_ids(tokenizer: TextTokenizer, text: str, chat: bool) -> list[int]:
     """By pieces, as training data are rendered: the text gives no special token."""
     if not chat:
-        return tokenizer.encode(text)
+        return [*tokenizer.begin, *tokenizer.encode(text)]
     return render_chat(tokenizer, [{"role": "user", "content": text}], generation_prompt=True)[0]

@@ -10,6 +10,7 @@ call, the dropout of a BPE training, a post-processor that adds tokens. It is sw
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from functools import cached_property
@@ -18,9 +19,11 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from model.chat_template import DOCUMENT_END, TURN_END, TURN_START
+from model.chat_format import STEEL, ChatFormat, chat_format, default_template
+from model.chat_template import DOCUMENT_END, TURN_END, TURN_START, After
 
 FILE = "tokenizer.json"
+SETTINGS, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 CHAT_TOKENS = {DOCUMENT_END, TURN_START, TURN_END}
 
 CALL_FIELDS = ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of")
@@ -32,8 +35,10 @@ ADDING_FIELDS = ("add_bos_token", "add_eos_token", "split_special_tokens")
 class TextTokenizer:
     """Text to ids by the rule above; special tokens by name; ids to text."""
 
-    def __init__(self, tree: dict[str, Any], where: str = FILE) -> None:
+    def __init__(self, tree: dict[str, Any], where: str = FILE, chat: ChatFormat = STEEL) -> None:
         """`tree`: a parsed tokenizer.json. Raises ValueError where it cannot keep the rule."""
+        self.chat = chat
+        """How dialogues become tokens."""
         self.changes = switch_off(tree)
         """What was switched off."""
         added = tree.get("added_tokens") or []
@@ -48,16 +53,47 @@ class TextTokenizer:
         self._ids = {token["content"]: entries.get(token["content"], token["id"]) for token in added}
         self.vocab_size = len(entries.keys() | self._ids.keys())
         special = {token["content"] for token in added if token.get("special")}
+        inside, self.spaced = without_prefix(tree)
+        """Whether a text behind a special token begins with a space of the tokenizer's, as one at the beginning does."""
+        self.inside_json = (
+            None if inside is None else _dump({**inside, "added_tokens": [], "post_processor": None})
+        )
+        """The tokenizer of a text that goes on behind another; None: the same."""
+        self.inside: Any = None if self.inside_json is None else Tokenizer.from_str(self.inside_json)
+        start = None if chat.document_start is None else self._ids.get(chat.document_start)
+        model = tree.get("model") or {}
+        unknown = model.get("unk_token") or model.get("unk_id")
+        self.unknown: int | None = entries.get(unknown) if isinstance(unknown, str) else unknown
+        """The id of its token for what it has no tokens for, if there is one."""
+        self.begin: list[int] = [] if start is None else [start]
+        """Ids before a plain text."""
         self._refuse_special_from_text(special | (self._ids.keys() & CHAT_TOKENS), where)
 
     @classmethod
     def open(cls, folder: Path | str) -> TextTokenizer:
         """The tokenizer in a folder. Raises ValueError in one line."""
-        return cls(read_tree(folder), str(Path(folder) / FILE))
+        tree = read_tree(folder)
+        return cls(tree, str(Path(folder) / FILE), format_of(folder, tree))
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of one text."""
-        return self.text.encode(text, add_special_tokens=False).ids
+    def encode(self, text: str, after: After = "") -> list[int]:
+        """The ids of one text, at the beginning or behind another piece."""
+        encoder = self.inside if self.is_inside(after) else self.text
+        return encoder.encode(text, add_special_tokens=False).ids
+
+    def is_inside(self, after: After) -> bool:
+        """Whether a text there is encoded by `inside`."""
+        return self.inside is not None and (after == "text" or (after == "special" and not self.spaced))
+
+    @property
+    def stops(self) -> list[int]:
+        """Ids that end what a model says: a turn's end, a document's end."""
+        ends = (self.special_id(token) for token in (self.chat.turn_end, self.chat.document_end))
+        return list(dict.fromkeys(i for i in ends if i is not None))
+
+    @property
+    def added(self) -> list[str]:
+        """The added tokens."""
+        return list(self._ids)
 
     def special_id(self, token: str) -> int | None:
         """The id of an added token, None where there is none of that name."""
@@ -96,6 +132,57 @@ def read_tree(folder: Path | str) -> dict[str, Any]:
 def write_tree(folder: Path | str, tree: dict[str, Any]) -> None:
     """Write tokenizer.json as tokenizers would."""
     (Path(folder) / FILE).write_text(json.dumps(tree, ensure_ascii=False, indent=2), "utf-8")
+
+
+def format_of(folder: Path | str, tree: dict[str, Any]) -> ChatFormat:
+    """The chat format of a folder whose tokenizer.json is `tree`. Raises ValueError where a file is no JSON."""
+    file, own = Path(folder) / SETTINGS, Path(folder) / TEMPLATE
+    settings = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    if not isinstance(settings, dict):
+        raise ValueError(f"{file}: an object is needed")
+    template = own.read_text("utf-8") if own.is_file() else default_template(settings.get("chat_template"))
+    return chat_format(
+        settings, template, tree.get("added_tokens") or [], without_prefix(tree)[0] is not None
+    )
+
+
+def without_prefix(tree: dict[str, Any]) -> tuple[dict[str, Any] | None, bool]:
+    """(the same tokenizer without the space before a text, None where there is none; whether a text behind a special
+    token has that space, too)."""
+    inside, spaced = copy.deepcopy({"n": tree.get("normalizer"), "p": tree.get("pre_tokenizer")}), True
+    inside["n"] = _without_prepend(inside["n"])
+    pre = inside["p"]
+    for part in (pre or {}).get("pretokenizers", [pre]) if pre else []:
+        if part["type"] == "Metaspace":
+            scheme = part.get("prepend_scheme", "always" if part.get("add_prefix_space", True) else "never")
+            spaced = spaced and scheme != "first"
+            part.pop("add_prefix_space", None)
+            part["prepend_scheme"] = "never" if scheme != "never" else part.get("prepend_scheme", "never")
+        elif part["type"] == "ByteLevel" and part.get("add_prefix_space"):
+            part["add_prefix_space"] = False
+    parts = {"normalizer": inside["n"], "pre_tokenizer": pre}
+    same = all(_spelled(tree.get(name)) == _spelled(value) for name, value in parts.items())
+    return (None if same else {**tree, **parts}), spaced
+
+
+def _without_prepend(normalizer: dict[str, Any] | None) -> dict[str, Any] | None:
+    match normalizer:
+        case {"type": "Prepend"}:
+            return None
+        case {"type": "Sequence", "normalizers": [*parts]}:
+            kept = [part for part in map(_without_prepend, parts) if part is not None]
+            return {**normalizer, "normalizers": kept}
+    return normalizer
+
+
+def _spelled(part: Any) -> Any:
+    """Metaspace has had two names for its rule."""
+    if isinstance(part, dict) and part.get("type") == "Metaspace":
+        scheme = part.get("prepend_scheme", "always" if part.get("add_prefix_space", True) else "never")
+        return {**{k: v for k, v in part.items() if k != "add_prefix_space"}, "prepend_scheme": scheme}
+    if isinstance(part, dict) and "pretokenizers" in part:
+        return {**part, "pretokenizers": [_spelled(p) for p in part["pretokenizers"]]}
+    return part
 
 
 def switch_off(tree: dict[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ Leaves results.json (rows with intervals), answers.jsonl (every single answer, f
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -12,6 +13,7 @@ import orjson
 from tasks.evaluate import benchmarks, results, scorer
 from tasks.evaluate.protocols import Form
 from tasks.settings.config import Section
+from tasks.settings.errors import NodeError
 from tasks.stage.node import Context, Outcome
 from tasks.work import pool
 
@@ -20,7 +22,7 @@ class Recipe(Section):
     """What decides the answers, beside the model and the questions."""
 
     model: str
-    """Its name in tables: `untrained`, `base`, `sft:<variant>` or `dpo`."""
+    """Its name in tables: `untrained`, `start` (the folder that the training continued), `base`, `sft:<variant>` or `dpo`."""
     form: Form
     benchmarks: dict[str, str]
     """Name -> the split that is asked."""
@@ -40,7 +42,7 @@ def evaluate(ctx: Context) -> Outcome:
         for question in benchmarks.reported(ctx.inputs[name].path, name, split, recipe.max_questions)
     )
     task = scorer.Task(
-        export=ctx.inputs["model"].path / "export",
+        export=_folder(ctx.inputs["model"].path, recipe.model),
         tokenizer=ctx.inputs["tokenizer"].path,
         questions=questions,
         protocols=tuple(recipe.protocols),
@@ -73,6 +75,16 @@ def evaluate(ctx: Context) -> Outcome:
         summary=results.markdown(table),
         files=["results.json", "by_subject.csv"],
     )
+
+
+def _folder(trained: Path, model: str) -> Path:
+    """The model of a training; for `start` what it began with."""
+    if model != "start":
+        return trained / "export"
+    folder = Path(orjson.loads((trained / "CONFIG.json").read_bytes())["init_from"])
+    if not (folder / "config.json").is_file():
+        raise NodeError(f"the model that the training began with is not in {folder} any more")
+    return folder
 
 
 def _metric(row: dict[str, Any]) -> str:

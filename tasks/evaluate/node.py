@@ -1,6 +1,7 @@
 """The evaluate stage: every model is asked every benchmark, by every protocol and its control.
 
-One node a model: `evaluate:untrained`, `evaluate:base`, `evaluate:sft-<variant>`, `evaluate:dpo`.
+One node a model: `evaluate:untrained` (`evaluate:start` where the run continues a model), `evaluate:base`,
+`evaluate:sft-<variant>`, `evaluate:dpo`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ def nodes(config: SteelRun) -> list[Node]:
     """A node for each model of the run."""
     if not config.evaluate.benchmarks:
         return []
-    models = [_node(config, "untrained", "pretrain"), _node(config, "base", "pretrain")]
+    first = "start" if config.model.pretrained else "untrained"
+    models = [_node(config, first, "pretrain"), _node(config, "base", "pretrain")]
     models += [_node(config, f"sft-{variant}", f"sft:{variant}") for variant in config.sft.variants]
     if config.sft.variants and config.dpo.mixture:
         models.append(_node(config, "dpo", "dpo:train"))
@@ -24,7 +26,7 @@ def nodes(config: SteelRun) -> list[Node]:
 
 def _node(config: SteelRun, unit: str, model_from: str) -> Node:
     settings = config.evaluate
-    tuned = unit not in ("untrained", "base")
+    tuned = unit not in ("untrained", "start", "base")
     variant = unit.startswith("sft-")
     return Node(
         name=f"evaluate:{unit}",

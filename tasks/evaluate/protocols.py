@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from tasks.evaluate.benchmarks import Question
-from tasks.tokenize.chat import SYSTEM, TextEncoder, render_chat
+from tasks.tokenize.chat import TextEncoder, render_chat, reply_ids
 
 Form = Literal["plain", "chat"]
 
@@ -46,14 +46,15 @@ def cloze(
         wording = _wording(question)
         asked = NEUTRAL[wording] if blank else question.question
         if form == "chat":
-            prompts.append(_chat(encoder, [{"role": "user", "content": asked}]))
-            options.append([_ids(encoder, choice) for choice in question.choices])
+            turns = [{"role": "user", "content": asked}]
+            prompts.append(_chat(encoder, turns))
+            options.append([reply_ids(encoder, turns, choice, end=False) for choice in question.choices])
         else:
             prompt = PLAIN[wording].format(question=asked)
             alone = _ids(encoder, prompt)
             whole = [_ids(encoder, prompt + choice) for choice in question.choices]
             seam = min(min(_common(alone, ids), len(ids) - 1) for ids in whole)
-            prompts.append(alone[:seam])
+            prompts.append([*encoder.begin, *alone[:seam]])
             options.append([ids[seam:] for ids in whole])
     return prompts, options
 
@@ -66,14 +67,14 @@ def lettered(encoder: TextEncoder, questions: Sequence[Question], blank: bool = 
         asked = NEUTRAL[wording] if blank else question.question
         options = "\n".join(f"{x}. {c}" for x, c in zip(LETTERS, question.choices, strict=True))
         content = LETTERED[wording].format(question=asked, options=options)
-        turns = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": content}]
-        prompts.append(_chat(encoder, turns))
+        prompts.append(_chat(encoder, [{"role": "user", "content": content}]))
     return prompts
 
 
 def letter_ids(encoder: TextEncoder) -> list[int]:
     """The token of each letter where a reply begins; one token each, or the protocol has no meaning."""
-    ids = [_ids(encoder, letter) for letter in LETTERS]
+    turns = [{"role": "user", "content": NEUTRAL["en"]}]
+    ids = [reply_ids(encoder, turns, letter, end=False) for letter in LETTERS]
     if any(len(i) != 1 for i in ids):
         raise ValueError("the tokenizer has no single token for each of the letters A, B, C and D")
     return [i[0] for i in ids]

@@ -143,7 +143,8 @@ def _data(config: SteelRun, stages: tuple[str, ...]) -> Iterator[str]:
         yield from _complaint(lambda: assets.check_given(folders.models))
     own = folders.tokenizer if config.tokenize.tokenizer == "folder" else None
     if own is not None and own.is_dir() and "tokenize" in stages:
-        yield from _complaint(lambda: tokenizer.check_given(own))
+        kept = config.model.pretrained is not None
+        yield from _complaint(lambda: tokenizer.check_given(own, kept))
     weights, sources = config.tokenize.weights, config.using("pretrain")
     if "tokenize" in stages and not any(weights.get(name, 1) for name in sources):
         yield "no pre-training source is left: " + (

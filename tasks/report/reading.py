@@ -12,7 +12,14 @@ from tasks.report.tables import CHANCE, CONTROL_PROTOCOL, HELD_OUT, is_control
 def best_model(rows: list[dict[str, Any]], variant: str | None) -> str | None:
     """The furthest tuned model with scores: dpo, else the chosen variant, else base."""
     models = {row["model"] for row in rows}
-    order = ["dpo", f"sft:{variant}", *sorted(m for m in models if m.startswith("sft:")), "base", "untrained"]
+    order = [
+        "dpo",
+        f"sft:{variant}",
+        *sorted(m for m in models if m.startswith("sft:")),
+        "base",
+        "untrained",
+        "start",
+    ]
     return next((m for m in order if m in models), None)
 
 
@@ -162,9 +169,12 @@ def about_dpo(dpo: dict[str, Any]) -> str:
 
 
 def _title(model: str | None) -> str:
-    return {"dpo": "final model (dpo)", "base": "base model", "untrained": "untrained model"}.get(
-        str(model), f"tuned model ({model})"
-    )
+    return {
+        "dpo": "final model (dpo)",
+        "base": "base model",
+        "untrained": "untrained model",
+        "start": "model that it started from",
+    }.get(str(model), f"tuned model ({model})")
 
 
 def _at_chance(row: dict[str, Any]) -> bool:

@@ -30,8 +30,9 @@ def model_name(unit: str) -> str:
 
 
 def model_order(config: PipelineRecipe) -> list[str]:
-    """untrained, base, the SFT variants as the profile lists them, dpo."""
-    return ["untrained", "base", *(f"sft:{variant}" for variant in config.sft.variants), "dpo"]
+    """untrained (start, where a model is continued), base, the SFT variants as the profile lists them, dpo."""
+    first = "start" if config.model.pretrained else "untrained"
+    return [first, "base", *(f"sft:{variant}" for variant in config.sft.variants), "dpo"]
 
 
 def is_control(row: Mapping[str, Any]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from model.chat_template import DOCUMENT_END as END_OF_TEXT
-from model.chat_template import SYSTEM, Piece, TextEncoder, chat_pieces, render_chat
+from model.chat_template import SYSTEM, After, Piece, TextEncoder, chat_pieces, render_chat, reply_ids
 from model.chat_template import TURN_END as IM_END
 from model.chat_template import TURN_START as IM_START
 
@@ -16,8 +16,10 @@ __all__ = [
     "IM_START",
     "SPECIALS",
     "SYSTEM",
+    "After",
     "Piece",
     "TextEncoder",
     "chat_pieces",
     "render_chat",
+    "reply_ids",
 ]

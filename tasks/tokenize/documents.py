@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from model.chat_format import STEEL
 from model.training.shards import ID_BYTES
 from tasks.records.record import Code, Dialogue, Message, Text
-from tasks.tokenize.chat import chat_pieces
+from tasks.tokenize.chat import After, chat_pieces
 from tasks.tokenize.encode import Encoder
 from tasks.tokenize.packing import Documents
 
@@ -43,17 +44,30 @@ class Tokenizer:
         self._encoder = encoder
         self._fixed: list[np.ndarray] = []
         self._shapes: dict[tuple[str, ...], Shape] = {}
+        self._begin = [self._number(encoder.begin), TEXT] if encoder.begin else [TEXT]
 
     def __call__(self, records: Sequence[Text | Code | Dialogue]) -> Documents:
         """One document a record, in order; one without any token is left out."""
         texts: list[str] = []
+        afters: list[After] = []  # of dialogues in a format that is not Steel's
         pieces: list[int] = []
         last = [0]  # pieces up to the end of each record
         template = 0
         for record in records:
             if "text" in record:
                 texts.append(record["text"])
-                pieces.append(TEXT)
+                pieces += self._begin
+            elif self._encoder.chat is not STEEL:
+                afters += [""] * (len(texts) - len(afters))
+                template -= sum(len(message["content"]) for message in record["messages"])
+                for piece in self._encoder.chat.pieces(record["messages"]):
+                    if piece.special:
+                        pieces.append(self._number([self._encoder.special_id(piece.text)]))
+                    else:
+                        texts.append(piece.text)
+                        afters.append(piece.after)
+                        pieces.append(TEXT)
+                        template += len(piece.text)
             else:
                 messages = record["messages"]
                 shape = self._shape(messages)
@@ -62,7 +76,10 @@ class Tokenizer:
                 template += shape.characters
             last.append(len(pieces))
         self.characters += sum(map(len, texts)) - template
-        tokens, bounds = self._encoder.encode_flat(texts)
+        if afters:
+            tokens, bounds = self._encoder.encode_pieces(texts, afters + [""] * (len(texts) - len(afters)))
+        else:
+            tokens, bounds = self._encoder.encode_flat(texts)
         if len(texts) < len(pieces):
             tokens, bounds = self._weave(np.array(pieces), tokens, bounds)
         bounds = bounds[np.array(last)]

@@ -22,8 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from model.chat_format import NoFormat
 from tasks.settings.errors import NodeError
-from tasks.tokenize.chat import END_OF_TEXT, IM_END, IM_START, SPECIALS
+from tasks.tokenize.chat import END_OF_TEXT, IM_END, IM_START, After
 
 log = logging.getLogger(__name__)
 
@@ -61,12 +62,18 @@ class Encoder:
             opened = TextTokenizer.open(folder)
         except ValueError as error:
             raise NodeError(str(error)) from error
-        self._reference: Any = opened.text
+        self._opened, self._reference = opened, opened.text
         self.vocab_size: int = opened.vocab_size
-        self._specials = {token: opened.special_id(token) for token in SPECIALS}
-        if missing := [token for token, found in self._specials.items() if found is None]:
-            raise NodeError(f"the tokenizer in {folder} lacks the special tokens {', '.join(missing)}")
-        self.end_of_text, self.im_start, self.im_end = (self._specials[token] for token in SPECIALS)
+        self.chat = opened.chat
+        """How dialogues become tokens."""
+        if isinstance(self.chat, NoFormat):
+            raise NodeError(f"the tokenizer in {folder} cannot be used: {self.chat.reason}")
+        self.unknown = opened.unknown
+        """The id of its token for what it has no tokens for, if there is one."""
+        self.begin = opened.begin
+        """Ids before a plain text."""
+        self.end_of_text = self.special_id(self.chat.document_end)
+        """Ends a document."""
         self.digest = tokenizer_digest(folder)
         self.changes = opened.changes
         """State of the file that is switched off here (model.tokenizer)."""
@@ -83,12 +90,30 @@ class Encoder:
         self.backend = f"{name} {importlib.metadata.version(name)}"
 
     def special_id(self, token: str) -> int:
-        """The id of <|endoftext|>, <|im_start|> or <|im_end|>."""
-        return self._specials[token]
+        """The id of an added token, which must be there."""
+        number = self._opened.special_id(token)
+        if number is None:
+            raise NodeError(f"the tokenizer has no special token {token}")
+        return number
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of one text."""
+    def encode(self, text: str, after: After = "") -> list[int]:
+        """The ids of one text, at the beginning or behind another piece."""
+        if self._opened.is_inside(after):
+            return self._opened.encode(text, after)
         return self.encode_batch([text])[0].tolist()
+
+    def encode_pieces(self, texts: Sequence[str], afters: Sequence[After]) -> tuple[np.ndarray, np.ndarray]:
+        """As `encode_flat`, for texts of which some stand behind others."""
+        inside = [self._opened.is_inside(after) for after in afters]
+        if not any(inside):
+            return self.encode_flat(texts)
+        kinds = [_split(*self.encode_flat([t for t, i in zip(texts, inside, strict=True) if not i]))]
+        some = [t for t, i in zip(texts, inside, strict=True) if i]
+        encodings = self._opened.inside.encode_batch_fast(some, add_special_tokens=False)
+        kinds.append([np.array(e.ids, np.uint32) for e in encodings])
+        ways = [iter(kind) for kind in kinds]
+        ids = [next(ways[i]) for i in inside]
+        return np.concatenate(ids), np.cumsum([0, *map(len, ids)], dtype=np.int64)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of each text, uint32."""
@@ -134,10 +159,11 @@ class Encoder:
             import fastokens
 
             fast = fastokens.Tokenizer.from_json_str(tokenizer)
-            found = _split(*self._encode_fast(fast, PROBES))
+            probes = (*PROBES, *(f"a{token}b {token}" for token in self._opened.added))
+            found = _split(*self._encode_fast(fast, probes))
         except (ImportError, ValueError, RuntimeError) as error:
             return self._fall_back(f"fastokens cannot be used: {error}", required)
-        for text, ids, due in zip(PROBES, found, _split(*self._encode_reference(PROBES)), strict=True):
+        for text, ids, due in zip(probes, found, _split(*self._encode_reference(probes)), strict=True):
             if not np.array_equal(ids, due):
                 return self._fall_back(f"fastokens differs from tokenizers on {text[:40]!r}", required)
         return fast

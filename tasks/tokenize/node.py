@@ -56,7 +56,7 @@ def _tokenizer_node(config: SteelRun, names: list[str]) -> Node:
         return Node(
             name="tokenize:tokenizer",
             body=tokenizer.folder_body,
-            config=tokenizer.FolderSettings(),
+            config=tokenizer.KeptSettings() if config.model.pretrained else tokenizer.FolderSettings(),
             external=partial(tokenizer.folder_digests, config.runtime.folders.tokenizer),
         )
     return Node(

@@ -15,7 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from model.chat_template import CHAT_TEMPLATE, unmarked
+from model.chat_format import PROBE, content
+from model.chat_template import CHAT_TEMPLATE
 from tasks.settings.config import Section
 from tasks.settings.errors import NodeError, one_line
 from tasks.stage.node import Context, Outcome
@@ -30,12 +31,7 @@ QWEN_SPLIT = (
 NEEDED = ("vocab.json", "merges.txt")
 WANTED = ("tokenizer.json", *NEEDED, "tokenizer_config.json", "chat_template.jinja")
 """Files of a tokenizer folder that are used; licences come along."""
-
-PROBE = [
-    {"role": "user", "content": "你好，1+1=?"},
-    {"role": "assistant", "content": "2. That's it."},
-    {"role": "user", "content": "Why?"},
-]
+TWO_TURNS = [*PROBE, {"role": "assistant", "content": "Because\n\n1 and 1 are two.\n\tReally!"}]
 
 
 class Settings(Section):
@@ -51,6 +47,12 @@ class FolderSettings(Section):
     """The recipe of the node tokenize:tokenizer where it is given."""
 
     tokenizer: Literal["folder"] = "folder"
+
+
+class KeptSettings(FolderSettings):
+    """The same for a model that is continued: it keeps its own chat format."""
+
+    chat_format: Literal["kept"] = "kept"
 
 
 # ------------------------------------------------------------------------------------ bodies
@@ -72,7 +74,8 @@ def folder_body(ctx: Context) -> Outcome:
     """Take the tokenizer in runtime.folders.tokenizer."""
     from tasks.work import pool
 
-    changes = take_folder(_folder(ctx.runtime.folders.tokenizer), ctx.out)
+    keep = isinstance(ctx.config, KeptSettings)
+    changes = take_folder(_folder(ctx.runtime.folders.tokenizer), ctx.out, keep)
     for change in changes:
         ctx.log.warning(change)
     facts = pool.submit(check_folder, str(ctx.out)).result()
@@ -219,15 +222,20 @@ def folder_digests(folder: Path | None) -> dict[str, str]:
     }
 
 
-def check_given(folder: Path) -> None:
+def check_given(folder: Path, keep_format: bool = False) -> None:
     """NodeError where a run could not take the tokenizer in the folder."""
     with tempfile.TemporaryDirectory() as place:
-        take_folder(_folder(folder), Path(place))
+        take_folder(_folder(folder), Path(place), keep_format)
 
 
-def take_folder(folder: Path, out: Path) -> list[str]:
-    """Copy a tokenizer without its state and complete it; returns what had to be changed."""
-    from model.tokenizer import switch_off_settings
+def take_folder(folder: Path, out: Path, keep_format: bool = False) -> list[str]:
+    """Copy a tokenizer without its state and complete it; returns what had to be changed.
+
+    Steel's chat format is used where the tokenizer has its tokens, else the folder's own; `keep_format`: the folder's own
+    wherever it can be, for a model that was trained with it.
+    """
+    from model.chat_format import STEEL, NoFormat
+    from model.tokenizer import format_of, read_tree
 
     notes: list[str] = []
     for path in _files(folder):
@@ -235,32 +243,114 @@ def take_folder(folder: Path, out: Path) -> list[str]:
     if not (out / "tokenizer.json").is_file():
         notes.append("tokenizer.json was built from vocab.json and merges.txt")
         _build(out)
+    begin = _document_start(out)
     opened = _opened(out, notes)
     specials = {t: opened.special_id(t) for t in SPECIALS}
-    if missing := [token for token, found in specials.items() if found is None]:
-        raise NodeError(f"the tokenizer in {folder} lacks the special tokens {', '.join(missing)}")
+    missing = [token for token, found in specials.items() if found is None]
+    if keep_format or missing:
+        file = out / "tokenizer_config.json"
+        before = file.read_bytes() if file.is_file() else None
+        own = _own_format(out, begin)
+        chat = format_of(out, read_tree(out))
+        if chat is not STEEL and not isinstance(chat, NoFormat):
+            return [*notes, *own, *_kept(out, chat.document_end, chat.turn_end)]
+        if missing:
+            reason = f": {chat.reason}" if isinstance(chat, NoFormat) else ""
+            raise NodeError(
+                f"the tokenizer in {folder} lacks the special tokens {', '.join(missing)}, and its own chat format cannot "
+                f"be used{reason}"
+            )
+        if isinstance(chat, NoFormat):
+            notes.append(f"its own chat format cannot be used: {chat.reason}")
+        file.unlink() if before is None else file.write_bytes(before)
+    return notes + _as_steels(folder, out, {t: n for t, n in specials.items() if n is not None})
+
+
+def _document_start(out: Path) -> str | None:
+    """The token that the tokenizer puts before every text, if it does."""
+    from model.tokenizer import read_tree
+
+    try:
+        processor = read_tree(out).get("post_processor") or {}
+    except ValueError:
+        return None
+    for part in processor.get("processors", [processor]):
+        match part:
+            case {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": str(token)}}, *_]}:
+                return token
+            case {"type": "BertProcessing" | "RobertaProcessing", "cls": [str(token), *_]}:
+                return token
+    return None
+
+
+def _own_format(out: Path, begin: str | None) -> list[str]:
+    """Write into tokenizer_config.json what the format of the folder is read from; what was switched off."""
+    from model.chat_format import DOCUMENT_START, KEPT
+    from model.tokenizer import switch_off_settings
+
+    settings = _settings(out)
+    if settings.get("add_bos_token") is False:
+        begin = None
+    elif settings.get("add_bos_token"):
+        begin = begin or content(settings.get("bos_token"))
+    state = switch_off_settings(settings)
+    _write_json(
+        out / "tokenizer_config.json",
+        {**settings, KEPT: "template", **({DOCUMENT_START: begin} if begin else {})},
+    )
+    return state + ([f"{begin} begins every plain text, as its own setting says"] if begin else [])
+
+
+def _kept(out: Path, document_end: str, turn_end: str) -> list[str]:
+    """Its own format is used: the tokens that programs ask for by role are there."""
+    settings, notes = (
+        _settings(out),
+        [f"its own chat format is used: a reply ends with {turn_end}, a text with {document_end}"],
+    )
+    for name, token in (("eos_token", turn_end), ("pad_token", document_end)):
+        if content(settings.get(name)) is None:
+            settings[name] = token
+            notes.append(f"its {name} was missing: {token} is set")
+    _write_json(out / "tokenizer_config.json", settings)
+    return notes
+
+
+def _settings(out: Path) -> dict[str, Any]:
+    file = out / "tokenizer_config.json"
+    if not file.is_file():
+        return {"tokenizer_class": "PreTrainedTokenizerFast"}
+    try:
+        settings = json.loads(file.read_text("utf-8"))
+        if not isinstance(settings, dict):
+            raise ValueError("an object is needed")
+    except ValueError as error:
+        raise NodeError(f"TOKENIZER: tokenizer_config.json is no JSON: {error}") from error
+    return settings
+
+
+def _as_steels(folder: Path, out: Path, specials: Mapping[str, int]) -> list[str]:
+    """Steel's chat format, its end of a turn and of a document."""
+    from model.chat_format import renders_alike
+    from model.tokenizer import switch_off_settings
+
+    notes: list[str] = []
     if not (out / "tokenizer_config.json").is_file():
         notes.append(
             "tokenizer_config.json was missing: written for Qwen2Tokenizer with Steel's chat template"
         )
         _write_config(out, specials)
         return notes
-    try:
-        config = json.loads((out / "tokenizer_config.json").read_text("utf-8"))
-        if not isinstance(config, dict):
-            raise ValueError("an object is needed")
-    except ValueError as error:
-        raise NodeError(f"TOKENIZER={folder}: tokenizer_config.json is no JSON: {error}") from error
+    config = _settings(out)
     state = switch_off_settings(config)
     notes += state
     template = config.get("chat_template")
     if (out / "chat_template.jinja").is_file():
         template = (out / "chat_template.jinja").read_text("utf-8")
     ends = {"eos_token": IM_END, "pad_token": END_OF_TEXT}
-    if others := [name for name, token in ends.items() if _content(config.get(name)) != token]:
-        theirs = ", ".join(f"{name} is {_content(config.get(name))}" for name in others)
+    if others := [name for name, token in ends.items() if content(config.get(name)) != token]:
+        theirs = ", ".join(f"{name} is {content(config.get(name))}" for name in others)
         notes.append(f"its {theirs}: eos_token {IM_END} and pad_token {END_OF_TEXT} are set")
-    if not _renders_alike(template):
+    if template is None or not renders_alike(template):
         notes.append(
             "its chat template is " + ("missing" if template is None else "another one") + ": Steel's is used"
         )
@@ -287,32 +377,6 @@ def _opened(out: Path, notes: list[str]) -> Any:
     return opened
 
 
-def _content(token: Any) -> str | None:
-    """Of a special token as tokenizer_config.json has it: a string, or an AddedToken's fields."""
-    return token.get("content") if isinstance(token, dict) else token
-
-
-def _renders_alike(template: Any) -> bool:
-    """Whether a template that was brought along renders as Steel's does.
-
-    It is a program of someone else's: it runs in the sandbox that transformers uses, and whatever fails there (its
-    syntax, a refused access, a name that it misses) makes it another template.
-    """
-    import jinja2
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    sandbox = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    try:
-        theirs, ours = (sandbox.from_string(unmarked(text)) for text in (template, CHAT_TEMPLATE))
-        return all(
-            theirs.render(messages=messages, add_generation_prompt=True)
-            == ours.render(messages=messages, add_generation_prompt=True)
-            for messages in (PROBE, [{"role": "system", "content": "Be brief."}, *PROBE])
-        )
-    except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError):
-        return False
-
-
 def _build(folder: Path) -> None:
     """tokenizer.json from vocab.json and merges.txt of a Qwen tokenizer."""
     from tokenizers import AddedToken
@@ -335,6 +399,7 @@ def check_folder(folder: str) -> dict[str, Any]:
     """
     from transformers import AutoTokenizer
 
+    from model.chat_format import STEEL
     from tasks.tokenize.chat import render_chat
     from tasks.tokenize.encode import PROBES, Encoder
 
@@ -346,21 +411,28 @@ def check_folder(folder: str) -> dict[str, Any]:
     except Exception as error:  # among them: a class of its own, whose code is not run
         raise NodeError(f"transformers cannot load the tokenizer: {one_line(error)}") from error
     for text in PROBES:
-        if loaded(text, split_special_tokens=True)["input_ids"] != encoder.encode(text):
+        ids = loaded(text, split_special_tokens=True, add_special_tokens=False)["input_ids"]
+        if ids != encoder.encode(text):
             raise NodeError(
                 f"transformers encodes {text[:40]!r} otherwise than tokenizer.json without its added tokens"
             )
-    for token in SPECIALS:
+        if (unknown := encoder.unknown) is not None and unknown in ids:
+            raise NodeError(
+                f"the tokenizer has no tokens for {text[:40]!r}: it would be lost as its unknown token"
+            )
+    ends = (encoder.chat.turn_end, encoder.chat.document_end)
+    for token in {*ends, encoder.chat.document_start} - {None}:
         if loaded.convert_tokens_to_ids(token) != encoder.special_id(token):
             raise NodeError(f"transformers has another id for {token} than tokenizer.json")
-    if (loaded.eos_token, loaded.pad_token) != (IM_END, END_OF_TEXT):
+    steel = encoder.chat is STEEL
+    if steel and (loaded.eos_token, loaded.pad_token) != ends:
         raise NodeError(
-            f"the tokenizer's eos and pad are {loaded.eos_token} and {loaded.pad_token}, "
-            f"{IM_END} and {END_OF_TEXT} are needed"
+            f"the tokenizer's eos and pad are {loaded.eos_token} and {loaded.pad_token}, {' and '.join(ends)} are needed"
         )
-    rendered = loaded.apply_chat_template(PROBE, add_generation_prompt=True, return_dict=False)
-    if list(rendered) != render_chat(encoder, PROBE, generation_prompt=True)[0]:
-        raise NodeError("the tokenizer's chat template renders otherwise than Steel's pieces")
+    for messages, prompt in ((PROBE, True), *(() if steel else ((TWO_TURNS, False),))):
+        rendered = loaded.apply_chat_template(messages, add_generation_prompt=prompt, return_dict=False)
+        if list(rendered) != render_chat(encoder, messages, generation_prompt=prompt)[0]:
+            raise NodeError("the tokenizer's chat template renders otherwise than its pieces")
     return {
         "vocab_size": encoder.vocab_size,
         "digest": encoder.digest,

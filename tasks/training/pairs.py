@@ -16,7 +16,7 @@ import orjson
 
 from tasks.records.record import Preference
 from tasks.settings.errors import NodeError
-from tasks.tokenize.chat import IM_END, TextEncoder, render_chat
+from tasks.tokenize.chat import TextEncoder, render_chat, reply_ids
 from tasks.training import mixtures
 from tasks.training.mixtures import Taken, key
 
@@ -92,13 +92,15 @@ def tokenized(
 ) -> tuple[list[PairLine], dict[str, Any]]:
     """One line a pair, and the counts of those that were left out or cut."""
     counts: dict[str, Any] = {"pairs": 0, "cut": 0, "prompt_too_long": 0, "same_reply": 0}
-    end = encoder.special_id(IM_END)
     lines: list[PairLine] = []
     for taken in sets:
         for record, _ in taken:
             counts["pairs"] += 1
             prompt, _ = render_chat(encoder, record["messages"], generation_prompt=True)
-            replies = [[*map(int, encoder.encode(record[which])), end] for which in ("chosen", "rejected")]
+            replies = [
+                reply_ids(encoder, record["messages"], reply)
+                for reply in (record["chosen"], record["rejected"])
+            ]
             room = max_tokens - len(prompt)
             if room < 1:
                 counts["prompt_too_long"] += 1

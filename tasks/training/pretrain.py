@@ -22,7 +22,8 @@ from tasks.work import pool
 class Recipe(Section):
     """What decides the trained model, beside the data and the run that is continued."""
 
-    model: Model
+    model: Model | None
+    """None: that of the folder `model.pretrained`, whose files are in the fingerprint; where it lies is not."""
     train: Train
 
 
@@ -33,7 +34,9 @@ def nodes(config: SteelRun) -> list[Node]:
         Node(
             name="pretrain",
             body=body,
-            config=Recipe(model=config.model, train=config.pretrain.train),
+            config=Recipe(
+                model=None if config.model.pretrained else config.model, train=config.pretrain.train
+            ),
             inputs={
                 "shards": "tokenize:manifest",
                 "tokenizer": "tokenize:tokenizer",
@@ -79,6 +82,7 @@ class Pretraining:
     def __call__(self, ctx: Context) -> Outcome:
         """Train, then compare with the unigram model."""
         recipe: Recipe = ctx.config
+        model = recipe.model or Model(pretrained=self.pretrained)
         shards = read_shards(ctx)
         if self.pretrained is not None:
             pool.submit(pretrained.hold, self.pretrained, ctx.inputs["tokenizer"].path).result()
@@ -90,7 +94,7 @@ class Pretraining:
             "blocks this training takes, from step %d to %d:\n%s", course.begin + 1, course.end, table
         )
         ctx.track.metrics({"epoch_blocks": blocks, **shares(course.files)}, 0)
-        vocab_size = rounded_vocab(recipe.model.vocabulary, shards["vocab_size"])
+        vocab_size = rounded_vocab(model.vocabulary, shards["vocab_size"])
         # counted beside the training
         unigram = pool.submit(
             unigram_loss, course.files, val_files, vocab_size, ctx.runtime.verify_shards == "start"
@@ -103,7 +107,7 @@ class Pretraining:
             nproc=ctx.runtime.nproc,
             keep_checkpoints=True,
             val_files=val_files,
-            **beginning(recipe.model, vocab_size),
+            **beginning(model, vocab_size),
             steps=course.end,
             continue_from=course.checkpoint,
             keep_final=True,

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import nn
 
+from model.chat_format import STEEL
 from tasks.evaluate import protocols, results, scorer
 from tasks.evaluate.benchmarks import Question
 from tasks.tokenize.encode import Encoder
@@ -148,6 +150,8 @@ def test_a_token_across_the_seam_belongs_to_the_option():
     class Pairs:
         """Merges `: w` into one token."""
 
+        begin: ClassVar[list[int]] = []
+
         def encode(self, text):
             return [ord(c) for c in text.replace(": w", "\u0100")]
 
@@ -189,6 +193,8 @@ def test_blank_prompts_hide_the_question_and_keep_the_options(encoder, tokenizer
 
 def test_a_tokenizer_without_letters_is_refused():
     class Odd:
+        chat = STEEL
+
         def encode(self, text):
             return [1, 2]
 

@@ -21,6 +21,7 @@ from tasks.settings.errors import NodeError
 from tasks.stage.fingerprint import canonical
 from tasks.stage.node import Artifact, Context
 from tasks.tokenize import job, manifest, source, tokenizer
+from tasks.tokenize.chat import IM_END, IM_START
 from tasks.tokenize.encode import Encoder
 from tasks.tokenize.node import nodes
 from tasks.work import pool
@@ -110,7 +111,7 @@ def test_every_record_is_in_the_shards_or_accounted_for(tmp_path, tokenizer_fold
         if "text" in kept[id]:
             assert tokens == [*encoder.encode(kept[id]["text"]), encoder.end_of_text]
         else:
-            assert tokens.count(encoder.im_start) == 3
+            assert tokens.count(encoder.special_id(IM_START)) == 3
             assert tokens[-1] == encoder.end_of_text
     assert outcome.counts["train_tokens"] == sum(map(len, train.values())) == account["train"]["tokens"]
     assert outcome.counts["dropped"] == 8
@@ -151,8 +152,8 @@ def test_special_strings_in_a_web_page_do_not_end_its_document(tmp_path, tokeniz
     out, _ = run_source(tmp_path, tokenizer_folder, [page, chat], val_share=0)
     found = read_documents(out, "train")
     assert found[page["id"]].count(encoder.end_of_text) == 1
-    assert encoder.im_start not in found[page["id"]]
-    assert found[chat["id"]].count(encoder.im_end) == 3
+    assert encoder.special_id(IM_START) not in found[page["id"]]
+    assert found[chat["id"]].count(encoder.special_id(IM_END)) == 3
 
 
 def test_an_empty_source_has_no_shards(tmp_path, tokenizer_folder, caplog):
