@@ -30,8 +30,8 @@ def model_name(unit: str) -> str:
 
 
 def model_order(config: PipelineRecipe) -> list[str]:
-    """untrained, base, the SFT variants as the profile lists them, dpo."""
-    return ["untrained", "base", *(f"sft:{variant}" for variant in config.sft.variants), "dpo"]
+    """untrained, base, the SFT variants as the profile lists them, dpo, rl."""
+    return ["untrained", "base", *(f"sft:{variant}" for variant in config.sft.variants), "dpo", "rl"]
 
 
 def is_control(row: Mapping[str, Any]) -> bool:
