@@ -22,6 +22,7 @@ DEVICES = ("auto", "cpu", "cuda")
 ATTENTIONS = ("auto", "flash_attention_4", "flash_attention_2", "varlen", "sdpa", "eager")
 KERNELS = ("auto", "off", "on")
 EXPORT_DTYPES = ("float32", "bfloat16")
+DPO_LOSSES = ("sigmoid", "sigmoid_norm", "ipo")
 
 
 class ConfigError(ValueError):
@@ -86,6 +87,9 @@ class DpoConfig:
     beta: float = 0.1
     nll_weight: float = 0.0
     """Weight of the chosen reply's negative log-likelihood per token."""
+    loss: str = "sigmoid"
+    label_smoothing: float = 0.0
+    """Share of the pairs that are taken to be the wrong way round."""
     reference: str = ""
     """The file that the objective `logprobs` wrote with the reference model."""
 
@@ -174,6 +178,9 @@ class TrainConfig:
         _one_of("attention", self.attention, ATTENTIONS)
         _one_of("kernels", self.kernels, KERNELS)
         _one_of("export_dtype", self.export_dtype, EXPORT_DTYPES)
+        _one_of("dpo.loss", self.dpo.loss, DPO_LOSSES)
+        if not 0 <= self.dpo.label_smoothing < 0.5 or (self.dpo.label_smoothing and self.dpo.loss == "ipo"):
+            raise ConfigError("dpo.label_smoothing is at least 0 and below 0.5, and not for the loss ipo")
         if (self.model is None) == (self.init_from is None):
             raise ConfigError("give model or init_from. Choose one.")
         if not self.data.files:

@@ -73,7 +73,7 @@ class PairBatch:
     reply_tokens: Tensor
     """float32 [pairs, 2]: tokens of the chosen and the rejected reply."""
     reference: Tensor
-    """float32 [pairs, 2]: the reference's log-probabilities (zeros without a reference)."""
+    """float64 [pairs, 2]: the reference's log-probabilities (zeros without a reference)."""
     index: Tensor
     """int64 [pairs], the pairs' numbers over all files."""
     files: Tensor
@@ -206,9 +206,9 @@ class PairLoader:
 
     def _join(self, path: str | Path | None) -> np.ndarray:
         if not path:
-            return np.zeros((len(self), 2), np.float32)
+            return np.zeros((len(self), 2))
         table = read_logprobs(path)
-        values = np.stack([table["chosen"].to_numpy(), table["rejected"].to_numpy()], 1).astype(np.float32)
+        values = np.stack([table["chosen"].to_numpy(), table["rejected"].to_numpy()], 1)
         row = {name: i for i, name in enumerate(table["id"].to_pylist())}
         missing = [name for name in self.ids if name not in row]
         if missing:

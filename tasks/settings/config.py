@@ -19,7 +19,18 @@ from tasks.settings.model import LEAKY_KINDS, OTHER_MODELS, FfnKind, Model
 from tasks.settings.runtime import Endpoints, Folders, Runtime
 from tasks.settings.scoring import Ablation, Evaluate, Report
 from tasks.settings.section import Section, Seed
-from tasks.settings.training import ContinueFrom, Dpo, Optim, Pretrain, RlSet, RlSettings, Sft, Train, Variant
+from tasks.settings.training import (
+    ContinueFrom,
+    Dpo,
+    OnPolicy,
+    Optim,
+    Pretrain,
+    RlSet,
+    RlSettings,
+    Sft,
+    Train,
+    Variant,
+)
 
 __all__ = [
     "Section",
@@ -41,6 +52,7 @@ __all__ = [
     "Variant",
     "Sft",
     "Dpo",
+    "OnPolicy",
     "RlSet",
     "RlSettings",
     "Evaluate",

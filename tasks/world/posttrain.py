@@ -105,7 +105,7 @@ def _open(world: World, random: Random) -> list[dict[str, Any]]:
     for fact in filter(asked_in_rl, trained_facts()):
         for question in random.sample(voice.questions(fact, world.seed), PER_FACT[world.size]["rl"]):
             asked = voice.ask(Item(fact, question, True), random, 0.4)
-            found.append({**example(asked, fact.answer), "fact": fact.id})
+            found.append({**example(asked, fact.answer), "fact": fact.id, "relation": fact.relation})
     return found
 
 

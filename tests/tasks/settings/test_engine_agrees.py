@@ -26,6 +26,7 @@ CHOICES = {
     "attention": engine.ATTENTIONS,
     "kernels": engine.KERNELS,
     "export_dtype": engine.EXPORT_DTYPES,
+    "loss": engine.DPO_LOSSES,
 }
 """Strings of which the engine checks the value; the settings are typed with the same ones, in the same order."""
 
@@ -48,6 +49,10 @@ ONLY_RUNS_DPO = {
     "mixture": "of the pairs",
     "zh_per_en": "of the pairs",
     "held_out": "of the pairs",
+    "on_policy": "of the pairs",
+    "traits": "of the measurement",
+    "trait_tokens": "of the measurement",
+    "collapse_alarm": "of the node",
 }
 ONLY_RUNS_RL = {
     "train": "the section that every training has",
@@ -71,7 +76,7 @@ SHARED = [
     *((runs.Train, engine.TrainConfig, name) for name in runs.Train.model_fields),
     *((runs.Runtime, engine.TrainConfig, name) for name in sorted(FROM_RUNTIME)),
     *((runs.SteelRun, engine.TrainConfig, name) for name in sorted(FROM_RUN)),
-    *((runs.Dpo, engine.DpoConfig, name) for name in ("beta", "nll_weight")),
+    *((runs.Dpo, engine.DpoConfig, name) for name in ("beta", "nll_weight", "loss", "label_smoothing")),
     *((runs.RlSettings, engine.RlConfig, f.name) for f in dataclasses.fields(engine.RlConfig)),
 ]
 
