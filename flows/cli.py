@@ -308,7 +308,7 @@ def _parser() -> argparse.ArgumentParser:
     trace.add_argument("id", nargs="?", default="", metavar="ID", help=what)
     chat = command("chat", _chat, "talk to a trained model in the terminal", parents=[common])
     chat.add_argument(
-        "--model", default="", help="dpo, sft, sft:VARIANT, base or a folder (default: the last)"
+        "--model", default="", help="dpo, rl, sft, sft:VARIANT, base or a folder (default: the last)"
     )
     chat.add_argument("--temperature", type=float, default=0.0, help="0 (default): the likeliest token")
     chat.add_argument("--top-p", type=float, default=1.0, help="sample from this share of the probability")

@@ -14,14 +14,14 @@ from tasks.report import node as report
 from tasks.settings.config import DATA_STAGES, STAGES, SteelRun
 from tasks.stage.node import Node
 from tasks.tokenize import node as tokenize
-from tasks.training import dpo, pretrain, sft
+from tasks.training import dpo, pretrain, rl, sft
 
 DATA = (download, convert, clean, tokenize)
 
 
 def build(config: SteelRun) -> dict[str, Node]:
     """All nodes of the pipeline by name, each after its inputs. Raises ValueError on an input that nobody makes."""
-    nodes = [node for room in (*DATA, pretrain, sft, dpo, evaluate) for node in room.nodes(config)]
+    nodes = [node for room in (*DATA, pretrain, sft, dpo, rl, evaluate) for node in room.nodes(config)]
     return _graph([*nodes, *report.nodes(config, [node.name for node in nodes])], STAGES)
 
 

@@ -257,7 +257,8 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None
     except (OSError, EOFError, UnpicklingError, CheckpointException) as error:  # one without hashes
         raise ConfigError(f"{path} cannot be loaded: {_reason(error)}") from None
     state = read_state(path)
-    step = state["step"] - state.get("skips", {}).get("skipped", 0)  # updates, which AdamW counts
+    # updates, which AdamW counts
+    step = state.get("updates", state["step"] - state.get("skips", {}).get("skipped", 0))
     for parameter in model.parameters():
         optimizer.state[parameter]["step"].fill_(step)
     log.info("resumed from %s", path)

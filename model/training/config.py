@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-OBJECTIVES = ("pretrain", "sft", "dpo", "logprobs")
+OBJECTIVES = ("pretrain", "sft", "dpo", "logprobs", "grpo")
 SCHEDULES = ("wsd", "cosine", "linear", "constant")
 PRECISIONS = ("auto", "bf16", "fp32")
 DEVICES = ("auto", "cpu", "cuda")
 ATTENTIONS = ("auto", "flash_attention_4", "flash_attention_2", "varlen", "sdpa", "eager")
 KERNELS = ("auto", "off", "on")
 EXPORT_DTYPES = ("float32", "bfloat16")
+DPO_LOSSES = ("sigmoid", "sigmoid_norm", "ipo")
 
 
 class ConfigError(ValueError):
@@ -30,7 +31,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class FileConfig:
-    """One shard (pretrain, sft) or one file of pairs (dpo, logprobs)."""
+    """One shard (pretrain, sft), one file of pairs (dpo, logprobs) or of prompts (grpo)."""
 
     path: str
     repeats: int = 1
@@ -88,8 +89,30 @@ class DpoConfig:
     beta: float = 0.1
     nll_weight: float = 0.0
     """Weight of the chosen reply's negative log-likelihood per token."""
+    loss: str = "sigmoid"
+    label_smoothing: float = 0.0
+    """Share of the pairs that are taken to be the wrong way round."""
     reference: str = ""
     """The file that the objective `logprobs` wrote with the reference model."""
+
+
+@dataclass(frozen=True)
+class RlConfig:
+    """Reinforcement learning (grpo)."""
+
+    group: int = 8
+    """Replies sampled to each prompt."""
+    max_new_tokens: int = 64
+    """Of a reply."""
+    inner_steps: int = 1
+    """Updates on the same replies."""
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    """The ratio's part in the loss is clipped to 1 - clip_low ... 1 + clip_high."""
+    kl_weight: float = 0.0
+    """Of the divergence from the start model; 0: no reference model."""
+    mask_truncated: bool = True
+    """Replies without an end token are not trained on."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +133,7 @@ class TrainConfig:
     """Copied into the export, and gives the special tokens' ids."""
     data: DataConfig = field(default_factory=DataConfig)
     batch_size: int = 8
-    """Blocks, or pairs, per optimizer step over all ranks."""
+    """Blocks, pairs or prompts per optimizer step over all ranks."""
     micro_batch_size: int | None = None
     """Of one rank and micro-step; None: all of the rank's share at once."""
     steps: int | None = None
@@ -118,6 +141,7 @@ class TrainConfig:
     """Choose steps or epochs."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     dpo: DpoConfig = field(default_factory=DpoConfig)
+    rl: RlConfig = field(default_factory=RlConfig)
     precision: str = "auto"
     """`auto`: bf16 where the device computes it natively, else fp32."""
     compile: bool = False
@@ -164,6 +188,9 @@ class TrainConfig:
         _one_of("attention", self.attention, ATTENTIONS)
         _one_of("kernels", self.kernels, KERNELS)
         _one_of("export_dtype", self.export_dtype, EXPORT_DTYPES)
+        _one_of("dpo.loss", self.dpo.loss, DPO_LOSSES)
+        if not 0 <= self.dpo.label_smoothing < 0.5 or (self.dpo.label_smoothing and self.dpo.loss == "ipo"):
+            raise ConfigError("dpo.label_smoothing is at least 0 and below 0.5, and not for the loss ipo")
         if (self.model is None) == (self.init_from is None):
             raise ConfigError("give model or init_from. Choose one.")
         if not self.data.files:
@@ -174,7 +201,9 @@ class TrainConfig:
             raise ConfigError(
                 "dpo.reference is missing: run the objective logprobs with the reference model first"
             )
-        if self.objective in ("dpo", "logprobs") and self.init_from is None:
+        if self.objective == "grpo":
+            self._check_rl()
+        if self.objective in ("dpo", "logprobs", "grpo") and self.init_from is None:
             raise ConfigError(f"the objective {self.objective} needs a trained model: give init_from")
         for name in (
             "batch_size",
@@ -209,6 +238,20 @@ class TrainConfig:
             )
         if len(self.optim.betas) != 2:
             raise ConfigError("optim.betas needs two numbers")
+
+    def _check_rl(self) -> None:
+        rl = self.rl
+        for name, least in (("group", 2), ("max_new_tokens", 1), ("inner_steps", 1)):
+            if getattr(rl, name) < least:
+                raise ConfigError(f"rl.{name} must be at least {least}, not {getattr(rl, name)}")
+        if not 0 < rl.clip_low < 1 or rl.clip_high <= 0 or rl.kl_weight < 0:
+            raise ConfigError(
+                "rl.clip_low lies between 0 and 1, clip_high is above 0, kl_weight is not negative"
+            )
+        if self.tokenizer_dir is None:
+            raise ConfigError("the objective grpo needs tokenizer_dir: replies are graded as text")
+        if self.optim.max_skipped or self.data.val_files:
+            raise ConfigError("optim.max_skipped and data.val_files are not for the objective grpo")
 
 
 def undealable(batch_size: int, world_size: int, micro_batch_size: int | None, unit: str = "blocks") -> str:

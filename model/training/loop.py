@@ -26,11 +26,12 @@ from model.training.detail import Detail
 from model.training.export import full_weights, needed_tokens, write_export
 from model.training.loader import BlockLoader, DataError, Prefetch, val_batches
 from model.training.metrics import Metrics, Window, peak_flops
-from model.training.objectives import Scorer, make_objective, reply_logprobs
+from model.training.objectives import Scorer, make_objective
 from model.training.optim import clip, decay_begins, learning_rate, local_gradients, make_optimizer, set_rate
 from model.training.pace import Pace, memory
 from model.training.pairs import PairLoader, write_logprobs
 from model.training.parallel import World, build, read_geometry, reshard
+from model.training.preference import reply_logprobs
 from model.training.resume import hold, resolved, say_jump
 from model.training.shards import ShardError, largest_id, tokenizer_of, verify
 from model.training.sources import SourceLoss

@@ -5,8 +5,7 @@ optimizer step, over all ranks and micro-steps. So the gradient does not depend 
 example does not weigh more because it sat in a small micro-batch.
 
     pretrain, sft   -log p per target token, + z_loss * logsumexp^2
-    dpo             -log sigmoid(beta * ((c - ref_c) - (r - ref_r))) per pair, where c and r are the replies' summed
-                    log-probabilities (Rafailov et al. 2023, equation 7), + nll_weight * -c / tokens of c
+    dpo             model/training/preference.py, per pair
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from model.families import head, probe
@@ -24,6 +22,7 @@ from model.steel.modeling import SteelForCausalLM
 from model.training.config import TrainConfig
 from model.training.loader import IGNORED
 from model.training.loss import cross_entropy_sum, token_logprobs
+from model.training.preference import Dpo
 from model.training.sources import SourceLoss
 
 
@@ -156,56 +155,6 @@ class NextToken:
         table[:, 0].index_add_(0, file, -logp.double())
         table[:, 1].index_add_(0, file, torch.ones_like(logp, dtype=torch.float64))
         return table
-
-
-class Dpo:
-    """dpo: pairs of replies against cached reference log-probabilities."""
-
-    stats = (
-        "loss",
-        "rewards/chosen",
-        "rewards/rejected",
-        "rewards/accuracies",
-        "rewards/margins",
-        "logps/chosen",
-        "logps/rejected",
-        "nll",
-    )
-
-    def __init__(self, config: TrainConfig):
-        self.beta, self.nll_weight = config.dpo.beta, config.dpo.nll_weight
-
-    def units(self, batch: Any) -> int:
-        return batch.pairs
-
-    def __call__(self, scorer: Scorer, batch: Any, scale: float) -> tuple[Tensor, Tensor]:
-        """(scale * sum over the units, to differentiate; FP64 sums of `stats`)."""
-        chosen, rejected = reply_logprobs(scorer, batch).unbind(1)
-        rewards = self.beta * (torch.stack([chosen, rejected]) - batch.reference.t())
-        margin = rewards[0] - rewards[1]
-        nll = -chosen / batch.reply_tokens[:, 0]
-        loss = (self.nll_weight * nll - F.logsigmoid(margin)).sum()
-        shown = [-F.logsigmoid(margin), *rewards, (margin > 0).float(), margin, chosen, rejected, nll]
-        return scale * loss, torch.stack([s.detach().double().sum() for s in shown])
-
-    def evaluate(self, scorer: Scorer, batch: Any, sources: int) -> Tensor:
-        """FP64 [sources, 2]: loss and pairs of the batch, by file."""
-        chosen, rejected = reply_logprobs(scorer, batch).unbind(1)
-        reference = batch.reference
-        margin = self.beta * ((chosen - reference[:, 0]) - (rejected - reference[:, 1]))
-        table = torch.zeros(sources, 2, dtype=torch.float64, device=margin.device)
-        file = batch.files.to(margin.device).long()
-        real = (file >= 0).double()
-        table[:, 0].index_add_(0, file.clamp(min=0), -F.logsigmoid(margin).double() * real)
-        table[:, 1].index_add_(0, file.clamp(min=0), real)
-        return table
-
-
-def reply_logprobs(scorer: Scorer, batch: Any) -> Tensor:
-    """FP32 [pairs, 2]: summed log-probability of each pair's chosen and rejected reply."""
-    logp = scorer(batch, per_token=True)
-    sums = torch.zeros(2 * batch.pairs, dtype=torch.float32, device=logp.device)
-    return sums.index_add(0, batch.reply_of_target, logp).view(batch.pairs, 2)
 
 
 def make_objective(config: TrainConfig, sources: SourceLoss | None = None) -> NextToken | Dpo:

@@ -30,8 +30,9 @@ import torch
 from torch import Tensor
 
 from model.training.config import undealable
-from model.training.loader import IGNORED, DataError
+from model.training.loader import DataError
 from model.training.plan import Plan
+from model.training.sequences import pack
 
 FORMAT = "1"
 TOKENS = pa.list_(pa.uint32())
@@ -45,7 +46,6 @@ LOGPROBS = pa.schema(
         ("rejected_tokens", pa.int32()),
     ]
 )
-ROW_MULTIPLE = 64
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class PairBatch:
     reply_tokens: Tensor
     """float32 [pairs, 2]: tokens of the chosen and the rejected reply."""
     reference: Tensor
-    """float32 [pairs, 2]: the reference's log-probabilities (zeros without a reference)."""
+    """float64 [pairs, 2]: the reference's log-probabilities (zeros without a reference)."""
     index: Tensor
     """int64 [pairs], the pairs' numbers over all files."""
     files: Tensor
@@ -109,7 +109,7 @@ def write_pairs(path: Path, pairs: Iterable[Pair], metadata: Mapping[str, str] |
         raise DataError(f"two pairs for {path} have the same id")
     schema = PAIRS.with_metadata({"format": FORMAT, **(metadata or {})})
     columns = [pa.array([getattr(p, f.name) for p in rows], f.type) for f in PAIRS]
-    _write(path, pa.Table.from_arrays(columns, schema=schema))
+    write_table(path, pa.Table.from_arrays(columns, schema=schema))
     return len(rows)
 
 
@@ -123,11 +123,11 @@ def write_logprobs(path: Path, ids: Sequence[str], sums: np.ndarray, tokens: np.
         tokens[:, 1].astype(np.int32),
     ]
     arrays = [pa.array(c, f.type) for c, f in zip(columns, LOGPROBS, strict=True)]
-    _write(path, pa.Table.from_arrays(arrays, schema=LOGPROBS.with_metadata({"format": FORMAT})))
+    write_table(path, pa.Table.from_arrays(arrays, schema=LOGPROBS.with_metadata({"format": FORMAT})))
 
 
 def read_logprobs(path: str | Path) -> pa.Table:
-    return _read(path, LOGPROBS)
+    return read_table(path, LOGPROBS)
 
 
 class PairLoader:
@@ -149,7 +149,7 @@ class PairLoader:
         share = batch_size // world_size
         self.micro = micro_batch_size or share
         self.batch_size, self.rank, self.world_size, self.share = batch_size, rank, world_size, share
-        tables = [_read(f["path"], PAIRS) for f in files]
+        tables = [read_table(f["path"], PAIRS) for f in files]
         self._table = pa.concat_tables([t.replace_schema_metadata(None) for t in tables]).combine_chunks()
         if not len(self._table):
             raise DataError("the files hold no pairs")
@@ -206,9 +206,9 @@ class PairLoader:
 
     def _join(self, path: str | Path | None) -> np.ndarray:
         if not path:
-            return np.zeros((len(self), 2), np.float32)
+            return np.zeros((len(self), 2))
         table = read_logprobs(path)
-        values = np.stack([table["chosen"].to_numpy(), table["rejected"].to_numpy()], 1).astype(np.float32)
+        values = np.stack([table["chosen"].to_numpy(), table["rejected"].to_numpy()], 1)
         row = {name: i for i, name in enumerate(table["id"].to_pylist())}
         missing = [name for name in self.ids if name not in row]
         if missing:
@@ -219,35 +219,17 @@ class PairLoader:
         real = index < len(self)
         index = np.where(real, index, 0)
         rows = self._table.take(pa.array(index))
-        prompts, replies = (
-            rows["prompt"].to_pylist(),
-            (rows["chosen"].to_pylist(), rows["rejected"].to_pylist()),
-        )
+        prompts = rows["prompt"].to_pylist()
+        replies = (rows["chosen"].to_pylist(), rows["rejected"].to_pylist())
         # sequence 2i is pair i's chosen reply, 2i + 1 its rejected one
-        sequences = [prompts[i] + replies[side][i] for i in range(len(index)) for side in (0, 1)]
-        # the last token is predicted, never read
-        places, shape = _fit([len(s) - 1 for s in sequences])
-        input_ids, labels = np.zeros(shape, np.int64), np.full(shape, IGNORED, np.int64)
-        position, document, owner = (
-            np.zeros(shape, np.int64),
-            np.full(shape, -1, np.int32),
-            np.zeros(shape, np.int64),
-        )
-        for number, (sequence, (row, start)) in enumerate(zip(sequences, places, strict=True)):
-            length, prompt = len(sequence) - 1, len(prompts[number // 2])
-            here = slice(start, start + length)
-            input_ids[row, here] = sequence[:-1]
-            labels[row, start + prompt - 1 : start + length] = sequence[prompt:]
-            position[row, here] = np.arange(length)
-            document[row, here] = owner[row, here] = number
-        # padding is a document of its own; numbers must ascend along a row, and sequences were placed in any order
-        document = np.cumsum(np.diff(document, axis=1, prepend=document[:, :1]) != 0, axis=1, dtype=np.int32)
+        both = [(prompts[i], replies[side][i]) for i in range(len(index)) for side in (0, 1)]
+        packed = pack([prompt for prompt, _ in both], [reply for _, reply in both])
         return PairBatch(
-            input_ids=torch.from_numpy(input_ids),
-            labels=torch.from_numpy(labels),
-            position_ids=torch.from_numpy(position),
-            doc_index=torch.from_numpy(document),
-            reply_of_target=torch.from_numpy(owner[labels != IGNORED]),
+            input_ids=packed.input_ids,
+            labels=packed.labels,
+            position_ids=packed.position_ids,
+            doc_index=packed.doc_index,
+            reply_of_target=packed.owner,
             reply_tokens=torch.tensor(
                 [[len(replies[0][i]), len(replies[1][i])] for i in range(len(index))], dtype=torch.float32
             ),
@@ -257,26 +239,12 @@ class PairLoader:
         )
 
 
-def _fit(lengths: Sequence[int]) -> tuple[list[tuple[int, int]], tuple[int, int]]:
-    """First fit by decreasing length: (row, start) of each sequence, and the shape of the rows."""
-    width = -(-max(lengths) // ROW_MULTIPLE) * ROW_MULTIPLE
-    used: list[int] = []
-    places: list[tuple[int, int]] = [(0, 0)] * len(lengths)
-    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        row = next((r for r, u in enumerate(used) if u + lengths[i] <= width), len(used))
-        if row == len(used):
-            used.append(0)
-        places[i] = (row, used[row])
-        used[row] += lengths[i]
-    return places, (len(used), width)
-
-
-def _write(path: Path, table: pa.Table) -> None:
+def write_table(path: Path, table: pa.Table) -> None:
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table, max_chunksize=4096)
 
 
-def _read(path: str | Path, schema: pa.Schema) -> pa.Table:
+def read_table(path: str | Path, schema: pa.Schema) -> pa.Table:
     try:
         with pa.memory_map(str(path)) as source:
             table = pa.ipc.open_file(source).read_all()

@@ -18,7 +18,19 @@ from model.training.config import ConfigError, TrainConfig, to_dict
 
 log = logging.getLogger("steel.training")
 
-HELD = ("objective", "model", "batch_size", "seed", "precision", "optim", "dpo.beta", "dpo.nll_weight")
+HELD = (
+    "objective",
+    "model",
+    "batch_size",
+    "seed",
+    "precision",
+    "optim",
+    "dpo.beta",
+    "dpo.nll_weight",
+    "dpo.loss",
+    "dpo.label_smoothing",
+    "rl",
+)
 """Fields, or sections of them, that define the result (the data is held by the loader)."""
 VOLATILE = (
     "transformers_version", "dtype", "torch_dtype", "_name_or_path", "architectures", "auto_map", "use_cache",

@@ -29,6 +29,7 @@ from model.training.loader import DataError
 from model.training.lock import locked
 from model.training.loop import TrainingError, logprobs, train
 from model.training.parallel import start
+from model.training.reinforce import reinforce
 from model.training.stop import STOPPED, StopFlag
 from model.training.watch import Watch, leave
 
@@ -85,7 +86,7 @@ def run(config: TrainConfig, stop: StopFlag, watch: Watch | None = None) -> int:
     )  # fmt: skip
     gc.collect()
     gc.freeze()  # what is loaded by now lives for ever: the collector need not look at it again
-    work = logprobs if config.objective == "logprobs" else train
+    work = {"logprobs": logprobs, "grpo": reinforce}.get(config.objective, train)
     try:
         with locked(Path(config.work_dir)) if world.first else contextlib.nullcontext():
             world.sum(0.0)  # no rank reads what another run is writing

@@ -1,7 +1,7 @@
 """The evaluate stage: every model is asked every benchmark, by every protocol and its control.
 
 One node a model: `evaluate:untrained` (`evaluate:start` where the run continues a model), `evaluate:base`,
-`evaluate:sft-<variant>`, `evaluate:dpo`.
+`evaluate:sft-<variant>`, `evaluate:dpo`, `evaluate:rl`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ def nodes(config: SteelRun) -> list[Node]:
     models += [_node(config, f"sft-{variant}", f"sft:{variant}") for variant in config.sft.variants]
     if config.sft.variants and config.dpo.mixture:
         models.append(_node(config, "dpo", "dpo:train"))
+    if config.sft.variants and config.rl.mixture:
+        models.append(_node(config, "rl", "rl:train"))
     return models
 
 

@@ -117,9 +117,11 @@ def chosen_variant(nodes: Nodes) -> str | None:
 
 
 def exports(nodes: Nodes) -> dict[str, Path]:
-    """Name -> export folder of the models that were trained, the furthest first: `dpo`, `sft` (the chosen
+    """Name -> export folder of the models that were trained, the furthest first: `dpo`, `rl`, `sft` (the chosen
     variant), `sft:<variant>` in the order of training, `base`."""
-    trained: dict[str, str] = {"dpo": "dpo:train"}
+    trained: dict[str, str] = {"dpo": "dpo:train", "rl": "rl:train"}
+    if "rl:train" in nodes and nodes["rl:train"].manifest.get("extra", {}).get("start") == "dpo:train":
+        trained = {"rl": "rl:train", **trained}  # it goes on from there
     if variant := chosen_variant(nodes):
         trained["sft"] = f"sft:{variant}"
     trained |= {name: name for name in nodes if name.startswith("sft:") and name != "sft:select"}
@@ -130,9 +132,9 @@ def exports(nodes: Nodes) -> dict[str, Path]:
 
 def final_export(nodes: Nodes) -> tuple[str, Path] | None:
     """(name of the model, its export folder) of the furthest model on the way from base over the chosen
-    variant to DPO."""
+    variant to DPO or RL."""
     variant = chosen_variant(nodes)
-    names = {"dpo": "dpo", "sft": f"sft:{variant}", "base": "base"}
+    names = {"dpo": "dpo", "rl": "rl", "sft": f"sft:{variant}", "base": "base"}
     return next(((names[model], folder) for model, folder in exports(nodes).items() if model in names), None)
 
 

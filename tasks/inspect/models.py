@@ -11,7 +11,7 @@ from tasks.settings.errors import NodeError
 from tasks.stage.node import Artifact
 from tasks.stage.store import Store
 
-TRAININGS = ("pretrain", "sft", "dpo")
+TRAININGS = ("pretrain", "sft", "dpo", "rl")
 
 
 def last_run(store: Store, profile: str) -> dict[str, Artifact]:
@@ -35,7 +35,7 @@ def last_run(store: Store, profile: str) -> dict[str, Artifact]:
 
 
 def find(model: str, profile: str, nodes: Mapping[str, Artifact]) -> tuple[str, Path]:
-    """(name, export folder). `model`: "" for the furthest one, `dpo`, `sft` (the chosen variant), `sft:<variant>`,
+    """(name, export folder). `model`: "" for the furthest one, `dpo`, `rl`, `sft` (the chosen variant), `sft:<variant>`,
     `base`, or a folder that holds a model. NodeError says what there is."""
     folders = exports(nodes)
     if not model:

@@ -77,6 +77,8 @@ def _trainings(config: SteelRun, stages: tuple[str, ...]) -> Iterator[tuple[str,
         yield "sft", config.sft.train
     if "dpo" in stages and config.dpo.mixture:
         yield "dpo", config.dpo.train
+    if "rl" in stages and config.rl.mixture:
+        yield "rl", config.rl.train
 
 
 def _device(config: SteelRun, gpus: int) -> Iterator[str]:
@@ -100,6 +102,11 @@ def _context(config: SteelRun, stages: tuple[str, ...]) -> Iterator[str]:
         lengths["sft.max_tokens"] = config.sft.max_tokens
     if "dpo" in stages and config.dpo.mixture:
         lengths["dpo.max_tokens"] = config.dpo.max_tokens
+    if "rl" in stages and config.rl.mixture:
+        # the effect is measured with replies of twice the length
+        lengths["rl.max_prompt_tokens and twice rl.max_new_tokens together"] = (
+            config.rl.max_prompt_tokens + 2 * config.rl.max_new_tokens
+        )
     for name, length in lengths.items():
         if most and length > most:
             yield f"{name} is {length}, more than the model's context: model.max_position_embeddings is {most}"
@@ -114,6 +121,8 @@ def _mixtures(config: SteelRun, stages: tuple[str, ...]) -> Iterator[str]:
         asked += [(f"sft.variants.{name}", v.mixture, "sft") for name, v in config.sft.variants.items()]
     if "dpo" in stages:
         asked.append(("dpo", config.dpo.mixture, "preference"))
+    if "rl" in stages and config.rl.mixture:
+        asked.append(("rl", {name: each.share for name, each in config.rl.mixture.items()}, "sft"))
     for place, mixture, use in asked:
         if not mixture and use == "sft":
             yield f"{place}.mixture is empty: name at least one data set"

@@ -312,7 +312,7 @@ def _chosen(record: Record, nodes: Nodes, source: str) -> Iterator[str]:
         yield from _contaminated(drop, record, nodes, source)
         if drop:
             return
-    manifests = {"sft": "mixture.jsonl", "dpo": "pairs.jsonl"}
+    manifests = {"sft": "mixture.jsonl", "dpo": "pairs.jsonl", "rl": "prompts.jsonl"}
     needle = b'"id":"' + record["id"].encode()
     for name, node in nodes.items():
         path = node.path / manifests.get(stage_of(name), "-")

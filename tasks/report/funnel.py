@@ -133,7 +133,7 @@ def _uses(source: str, nodes: Nodes) -> Iterator[tuple[str, dict[str, int]]]:
         if stage == "tokenize" and unit == source and _has(artifact):
             counted: TokenizeAccount = account.read(artifact.path)
             yield name, {"records": counted["records_in"], "dropped": counted["dropped"]["drops"]}
-        elif stage in ("sft", "dpo"):
+        elif stage in ("sft", "dpo", "rl"):
             sets = account.read(artifact.path).get("sets") if _has(artifact) else None
             sets = sets or artifact.manifest.get("extra", {}).get("sets", {})
             if one := sets.get(source):

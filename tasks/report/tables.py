@@ -30,9 +30,9 @@ def model_name(unit: str) -> str:
 
 
 def model_order(config: PipelineRecipe) -> list[str]:
-    """untrained (start, where a model is continued), base, the SFT variants as the profile lists them, dpo."""
+    """untrained (start, where a model is continued), base, the SFT variants as the profile lists them, dpo, rl."""
     first = "start" if config.model.pretrained else "untrained"
-    return [first, "base", *(f"sft:{variant}" for variant in config.sft.variants), "dpo"]
+    return [first, "base", *(f"sft:{variant}" for variant in config.sft.variants), "dpo", "rl"]
 
 
 def is_control(row: Mapping[str, Any]) -> bool:

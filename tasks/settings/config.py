@@ -19,7 +19,18 @@ from tasks.settings.model import LEAKY_KINDS, OTHER_MODELS, FfnKind, Model
 from tasks.settings.runtime import Endpoints, Folders, Runtime
 from tasks.settings.scoring import Ablation, Evaluate, Report
 from tasks.settings.section import Section, Seed
-from tasks.settings.training import ContinueFrom, Dpo, Optim, Pretrain, Sft, Train, Variant
+from tasks.settings.training import (
+    ContinueFrom,
+    Dpo,
+    OnPolicy,
+    Optim,
+    Pretrain,
+    RlSet,
+    RlSettings,
+    Sft,
+    Train,
+    Variant,
+)
 
 __all__ = [
     "Section",
@@ -41,6 +52,9 @@ __all__ = [
     "Variant",
     "Sft",
     "Dpo",
+    "OnPolicy",
+    "RlSet",
+    "RlSettings",
     "Evaluate",
     "Ablation",
     "Report",
@@ -54,11 +68,11 @@ __all__ = [
     "SteelRun",
 ]
 
-STAGES = ("download", "convert", "clean", "tokenize", "pretrain", "sft", "dpo", "evaluate", "report")
+STAGES = ("download", "convert", "clean", "tokenize", "pretrain", "sft", "dpo", "rl", "evaluate", "report")
 DATA_STAGES = STAGES[: STAGES.index("tokenize") + 1]
 """What every study begins with."""
 StageName = Literal[
-    "download", "convert", "clean", "tokenize", "pretrain", "sft", "dpo", "evaluate", "report"
+    "download", "convert", "clean", "tokenize", "pretrain", "sft", "dpo", "rl", "evaluate", "report"
 ]
 
 
@@ -87,6 +101,8 @@ class PipelineRecipe(Section):
     """Supervised fine-tuning."""
     dpo: Dpo = Dpo()
     """Preference training."""
+    rl: RlSettings = RlSettings()
+    """Reinforcement learning."""
     evaluate: Evaluate = Evaluate()
     """Benchmarks."""
     report: Report = Report()
@@ -114,6 +130,8 @@ class PipelineRecipe(Section):
                     f"evaluate.benchmarks names {name!r}, which is no source with use: benchmark; "
                     f"there are: {', '.join(known) or 'none'}"
                 )
+        if strange := sorted(set(self.rl.open_benchmarks) - set(self.evaluate.benchmarks)):
+            raise ValueError(f"rl.open_benchmarks names {strange[0]!r}, which evaluate.benchmarks does not")
         return self
 
     def using(self, *uses: str) -> dict[str, Source]:

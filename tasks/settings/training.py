@@ -1,8 +1,8 @@
-"""Settings of what is trained: optimizer and length, pre-training, SFT and DPO."""
+"""Settings of what is trained: optimizer and length, pre-training, SFT, DPO and reinforcement learning."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -141,6 +141,38 @@ class Sft(Section):
         return self
 
 
+Rate = Annotated[float, Field(ge=0, le=1)]
+"""A share that may be none."""
+
+
+class RlSet(Section):
+    """A data set of questions with one right answer each."""
+
+    share: Share = 1.0
+    """Share of the records to take: 1.0 is all of them."""
+    reward: Literal["exact", "letter", "arithmetic", "format"] = "exact"
+    """What grades a reply (model/rewards.py). `exact`: the whole reply is the answer; `letter`: it is the option's
+    letter; `arithmetic`: it is the number, or ends with a line `#### number`; `format`: `<think>…</think>` and then
+    the right answer."""
+
+
+class OnPolicy(Section):
+    """Preference pairs that the model to be trained makes itself: its own wrong replies against the right answers."""
+
+    mixture: dict[str, RlSet] = {}
+    """The data sets of questions: sources with use: sft, whose last reply is the right answer. Empty: no such pairs."""
+    samples: int = Field(8, ge=1)
+    """Number of replies that are sampled to each prompt; the commonest wrong one is the rejected reply of a pair."""
+    max_new_tokens: int = Field(64, gt=0)
+    """Largest length of a sampled reply in tokens."""
+    keep_share: Rate = 0.0
+    """Share of the prompts that also give a pair of the right answer against the answer of another question, so that
+    training keeps what the model knows."""
+    alike: str = ""
+    """Field of the records' meta, such as `relation`: the other question of a keep pair has the same value in it.
+    Empty: it is any other."""
+
+
 class Dpo(Section):
     """Preference training (DPO) of the chosen SFT variant."""
 
@@ -149,7 +181,13 @@ class Dpo(Section):
     beta: float = Field(0.1, gt=0)
     """Strength of the pull back to the reference model; a larger beta keeps the model closer to it."""
     nll_weight: float = Field(0.0, ge=0)
-    """Weight of an extra loss on the chosen reply: its negative log-likelihood per token. 0: none."""
+    """Weight of an extra loss on the chosen reply: the mean over pairs of its negative log-likelihood per token. 0:
+    none."""
+    loss: Literal["sigmoid", "sigmoid_norm", "ipo"] = "sigmoid"
+    """What is minimised. `sigmoid`: the DPO paper's loss on summed log-probabilities; `sigmoid_norm`: the same on means
+    per token; `ipo`: a squared distance on means per token."""
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    """Share of the pairs that are taken to be the wrong way round. Not for `ipo`."""
     max_tokens: int = Field(768, gt=1)
     """Largest length of prompt and reply together in tokens. A longer reply loses its end; what was cut is counted."""
     mixture: dict[str, Share] = {}
@@ -157,4 +195,70 @@ class Dpo(Section):
     zh_per_en: float | None = Field(None, gt=0)
     """Number of Chinese pairs for each English one; surplus English pairs are left out. Not set: all are used."""
     held_out: int = Field(300, ge=0)
-    """Number of pairs that are kept out of the training to measure its effect."""
+    """Number of pairs that are kept out of the training to measure its effect; as many again of on-policy pairs."""
+    on_policy: OnPolicy = OnPolicy()
+    """Pairs that the start model makes itself, beside those of the mixture."""
+    traits: dict[str, list[str]] = {}
+    """For a preference set: phrases that mark what its chosen replies have and the others do not. The share of replies
+    with any of them is measured before and after."""
+    trait_tokens: int = Field(64, gt=0)
+    """Largest length in tokens of the replies in which the phrases of `traits` are looked for."""
+    collapse_alarm: float = Field(0.5, gt=0)
+    """Fall of the chosen replies' mean log-probability per token, in nats, at which a warning is given: the training
+    then unlearns what it should prefer."""
+
+    @model_validator(mode="after")
+    def _smoothed(self) -> Self:
+        if self.loss == "ipo" and self.label_smoothing:
+            raise ValueError("label_smoothing is not for the loss ipo")
+        if unknown := sorted(set(self.traits) - set(self.mixture)):
+            raise ValueError(f"traits names {unknown[0]!r}, which the mixture does not")
+        return self
+
+
+class RlSettings(Section):
+    """Reinforcement learning with rewards that a program can check (GRPO)."""
+
+    train: Train = Train(steps=40)
+    """Length, batch (in prompts) and optimizer of the training."""
+    start: Literal["sft", "dpo"] = "sft"
+    """Model that the training starts from. `sft`: the selected variant; `dpo`: the model after DPO."""
+    mixture: dict[str, RlSet] = {}
+    """The data sets of questions: sources with use: sft, whose last reply is the right answer. Empty: no
+    reinforcement learning."""
+    group: int = Field(8, ge=2)
+    """Number of replies that are sampled to each prompt; they are compared with each other."""
+    max_new_tokens: int = Field(64, gt=0)
+    """Largest length of a sampled reply in tokens. One that has not ended by then earns nothing."""
+    max_prompt_tokens: int = Field(512, gt=0)
+    """Largest length of a prompt in tokens. A longer one is left out and counted."""
+    inner_steps: int = Field(1, ge=1)
+    """Number of optimizer updates on the same sampled replies."""
+    clip_low: float = Field(0.2, gt=0, lt=1)
+    """How far below 1 the ratio of new to old probability of a token still counts."""
+    clip_high: float = Field(0.28, gt=0)
+    """How far above 1 the ratio of new to old probability of a token still counts."""
+    kl_weight: float = Field(0.0, ge=0)
+    """Weight of the divergence from the start model in the loss. 0: none, and no second model in memory."""
+    mask_truncated: bool = True
+    """Do not train on replies that were cut at max_new_tokens; their reward, 0, still counts in their group."""
+    pass_rate: tuple[Rate, Rate] = (0.2, 0.8)
+    """Prompts are kept whose share of right replies at the start lies in this range, ends included. A prompt that is
+    never or always answered rightly teaches nothing."""
+    pass_samples: int = Field(8, ge=2)
+    """Number of replies by which a prompt's share of right replies is measured before the training."""
+    held_out: int = Field(0, ge=0)
+    """Number of prompts that are kept out of the training to measure its effect."""
+    open_benchmarks: list[str] = []
+    """Benchmarks whose reported questions are also asked without their options, to measure the effect; the text of
+    the right option is the answer."""
+    asked_by: str = ""
+    """Field of the records' meta that says what a question is about, such as `fact`. Open questions about what no
+    prompt asks are reported apart. Empty: they are not told apart."""
+
+    @model_validator(mode="after")
+    def _a_range(self) -> Self:
+        low, high = self.pass_rate
+        if low > high:
+            raise ValueError(f"pass_rate begins at {low}, above its end {high}")
+        return self

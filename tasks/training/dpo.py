@@ -2,20 +2,19 @@
 
 The reference is the chosen SFT variant itself, so its log-probs never change: `dpo:reference` computes
 them once, with the function that trains, and `dpo:train` needs no second model in memory. The first
-DPO loss is then ln 2 to rounding. The effect is measured on pairs that training never saw: the share
-in which the chosen reply is likelier per token, before and after, with McNemar's exact test.
+DPO loss is then ln 2 to rounding. `dpo:on_policy` makes pairs of the variant's own wrong replies, where they are asked
+for. The effect is measured on pairs that training never saw, for each source of pairs (tasks/training/trials.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
-
-import orjson
 
 from tasks.settings.config import Section, SteelRun, Train
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Context, Node, Outcome
-from tasks.training import engine, trials
+from tasks.training import dpo_effect, engine, on_policy
 from tasks.training.select import chosen
 from tasks.work import pool
 
@@ -40,24 +39,29 @@ class Recipe(Section):
 
     beta: float
     nll_weight: float
+    loss: str
+    label_smoothing: float
     train: Train
+    traits: dict[str, list[str]]
+    trait_tokens: int
+    answer_tokens: int
+    collapse_alarm: float
     batch_tokens: int
 
 
 def nodes(config: SteelRun) -> list[Node]:
-    """Two nodes, if the run has variants to start from and a mixture of pairs."""
-    mixture = config.dpo.mixture
+    """Two nodes, if the run has variants to start from and a mixture of pairs; a third, if it makes pairs itself."""
+    mixture, own = config.dpo.mixture, config.dpo.on_policy
     if not mixture or not config.sft.variants:
         return []
     sets = config.using("preference")
     if unknown := sorted(set(mixture) - set(sets)):
         raise NodeError(f"dpo.mixture: {', '.join(unknown)} is no source with use: preference")
+    if unknown := sorted(set(own.mixture) - set(config.using("sft"))):
+        raise NodeError(f"dpo.on_policy.mixture: {', '.join(unknown)} is no source with use: sft")
     variants = {variant: f"sft:{variant}" for variant in config.sft.variants}
     start = {"select": "sft:select", **variants, "tokenizer": "tokenize:tokenizer"}
-    prepared = {}
-    for source in mixture:
-        prepared[source] = f"convert:{source}"
-        prepared[f"{source}.drops"] = f"clean:decontaminate#{source}"
+    made = {"on_policy": "dpo:on_policy"} if own.mixture else {}
     reading = Train(epochs=1, batch_size=config.dpo.train.batch_size, precision=config.dpo.train.precision)
     more: dict[str, Any] = {
         "seeded": True,
@@ -66,6 +70,7 @@ def nodes(config: SteelRun) -> list[Node]:
         "on_code_change": "keep" if config.keep_trained_on_code_change else "rerun",
     }
     return [
+        *([_on_policy(config, start)] if own.mixture else []),
         Node(
             name="dpo:reference",
             body=reference,
@@ -76,7 +81,7 @@ def nodes(config: SteelRun) -> list[Node]:
                 held_out=config.dpo.held_out,
                 train=reading,
             ),
-            inputs={**start, **prepared},
+            inputs={**start, **_records(mixture), **made},
             **more,
         ),
         Node(
@@ -85,7 +90,13 @@ def nodes(config: SteelRun) -> list[Node]:
             config=Recipe(
                 beta=config.dpo.beta,
                 nll_weight=config.dpo.nll_weight,
+                loss=config.dpo.loss,
+                label_smoothing=config.dpo.label_smoothing,
                 train=config.dpo.train,
+                traits=config.dpo.traits,
+                trait_tokens=config.dpo.trait_tokens,
+                answer_tokens=own.max_new_tokens,
+                collapse_alarm=config.dpo.collapse_alarm,
                 batch_tokens=config.evaluate.batch_tokens,
             ),
             inputs={"reference": "dpo:reference", **start},
@@ -93,6 +104,29 @@ def nodes(config: SteelRun) -> list[Node]:
             **more,
         ),
     ]
+
+
+def _records(sets: Iterable[str]) -> dict[str, str]:
+    """The inputs that a mixture reads."""
+    inputs = {}
+    for source in sets:
+        inputs[source] = f"convert:{source}"
+        inputs[f"{source}.drops"] = f"clean:decontaminate#{source}"
+    return inputs
+
+
+def _on_policy(config: SteelRun, start: dict[str, str]) -> Node:
+    own = config.dpo.on_policy
+    return Node(
+        name="dpo:on_policy",
+        body=on_policy.make,
+        config=on_policy.Recipe(
+            **{name: getattr(own, name) for name in type(own).model_fields}, max_tokens=config.dpo.max_tokens
+        ),
+        inputs={**start, **_records(own.mixture)},
+        seeded=True,
+        on_code_change="keep" if config.keep_trained_on_code_change else "rerun",
+    )
 
 
 def reference(ctx: Context) -> Outcome:
@@ -108,6 +142,7 @@ def reference(ctx: Context) -> Outcome:
         zh_per_en=recipe.zh_per_en,
         held_out=recipe.held_out,
         out=ctx.out,
+        extra=ctx.inputs["on_policy"].path if "on_policy" in ctx.inputs else None,
     )
     counts = pool.submit(pairs.prepare, work).result()
     start = chosen(ctx.inputs)
@@ -133,6 +168,7 @@ def _pairs_table(counts: dict[str, Any]) -> str:
         "prompt_too_long": "dropped: the prompt leaves no room",
         "same_reply": "dropped: both replies are the same once cut",
         "thinned": "dropped: English beyond the ratio",
+        "extra": "that the variant made itself",
         "train": "to train on",
         "held_out": "held out",
         "cut": "with a reply that was cut",
@@ -148,9 +184,19 @@ def train(ctx: Context) -> Outcome:
     counts = ctx.inputs["reference"].manifest["counts"]
     start = chosen(ctx.inputs)
     held_out = counts["held_out"] > 0
-    preference = (pairs / "held_out.arrow", ctx.runtime.device, recipe.batch_tokens)
-    # scored while the ranks train
-    before = pool.submit(trials.prefer, start.path / "export", *preference) if held_out else None
+    trial = None
+    if held_out:
+        trial = dpo_effect.Trial(
+            pairs=pairs,
+            tokenizer=ctx.inputs["tokenizer"].path,
+            device=ctx.runtime.device,
+            batch_tokens=recipe.batch_tokens,
+            traits=recipe.traits,
+            trait_tokens=recipe.trait_tokens,
+            answer_tokens=recipe.answer_tokens,
+        )
+    # asked while the ranks train
+    before = dpo_effect.ask(trial, start.path / "export") if trial else None
     val_file = {"path": str(pairs / "held_out.arrow"), "source": "held-out"}
     trained = engine.train(
         ctx,
@@ -164,36 +210,42 @@ def train(ctx: Context) -> Outcome:
         dpo={
             "beta": recipe.beta,
             "nll_weight": recipe.nll_weight,
+            "loss": recipe.loss,
+            "label_smoothing": recipe.label_smoothing,
             "reference": str(pairs / LOGPROBS),
         },
     )
     metrics = trained.headline()
-    extra = {"variant": start.ref.unit, **trained.execution}
-    if before is None:
+    fall = -min(
+        (line["logps/chosen_change"] for line in trained.metrics if "logps/chosen_change" in line),
+        default=0.0,
+    )
+    collapsed = fall > recipe.collapse_alarm
+    if collapsed:
+        ctx.log.warning(
+            "the chosen replies' log-probability fell by %.2f nats a token below the reference (alarm: %g): the training "
+            "unlearns what it should prefer. Give dpo.nll_weight, a lower rate, or a larger beta",
+            fall, recipe.collapse_alarm,
+        )  # fmt: skip
+    extra = {"variant": start.ref.unit, "collapsed": collapsed, "chosen_fall": fall, **trained.execution}
+    if trial is None or before is None:
         return Outcome(
             headline=f"loss {metrics['final_loss']:.4f}, nothing held out", metrics=metrics, extra=extra
         )
-    after = pool.submit(trials.prefer, ctx.out / "export", *preference)
-    effect = trials.compare(before.result(), after.result())
-    (ctx.out / "dpo.json").write_bytes(orjson.dumps(effect, option=orjson.OPT_INDENT_2) + b"\n")
+    effect = dpo_effect.compare(trial, before, dpo_effect.ask(trial, ctx.out / "export"))
+    effect |= {"collapsed": collapsed}
+    dpo_effect.write(ctx.out / "dpo.json", effect)
     was, now = (100 * effect[f"accuracy_{when}"] for when in ("before", "after"))
     return Outcome(
-        headline=f"prefers the chosen reply in {was:.1f} % → {now:.1f} % of {effect['n']} pairs (p {effect['p_value']:.2g})",
+        headline=f"prefers the chosen reply in {was:.1f} % → {now:.1f} % of {effect['n']} pairs (p {effect['p_value']:.2g})"
+        + (", chosen replies collapsed" if collapsed else ""),
         counts={"pairs": counts["train"], "held_out": effect["n"]},
         metrics={
             **metrics,
             **{name: float(effect[name]) for name in ("accuracy_before", "accuracy_after", "p_value")},
+            **dpo_effect.metrics(effect),
         },
         extra=extra,
-        summary=_effect_table(effect),
+        summary=dpo_effect.table(effect),
         files=["dpo.json"],
     )
-
-
-def _effect_table(effect: dict[str, Any]) -> str:
-    lines = ["| | chosen reply likelier | 95 % interval |", "|---|---|---|"]
-    for when in ("before", "after"):
-        low, high = (100 * x for x in effect[f"ci95_{when}"])
-        lines.append(f"| {when} | {100 * effect[f'accuracy_{when}']:.1f} % | {low:.1f} to {high:.1f} % |")
-    moved = f"{effect['gained']} pairs gained, {effect['lost']} lost"
-    return "\n".join([*lines, "", f"{moved} of {effect['n']}; McNemar's exact p = {effect['p_value']:.3g}"])

@@ -28,6 +28,8 @@ class Work(mixtures.Work):
     zh_per_en: float | None
     held_out: int
     out: Path
+    extra: Path | None = None
+    """Folder of pairs that a model made (pairs.jsonl). They are neither thinned nor counted in the held-out number."""
 
 
 class PairLine(TypedDict):
@@ -55,6 +57,14 @@ def prepare(work: Work) -> dict[str, Any]:
     train, held_out = split(lines, work.held_out, work.seed)
     if not train or (work.held_out and not held_out):
         raise NodeError(_too_few(train, held_out, counts, sets, work))
+    counts["extra"] = 0
+    if work.extra is not None:
+        made: list[PairLine] = [
+            orjson.loads(line) for line in (work.extra / "pairs.jsonl").read_bytes().splitlines()
+        ]
+        counts["extra"] = len(made)
+        more, more_held_out = split(made, work.held_out, work.seed)
+        train, held_out = [*train, *more], [*held_out, *more_held_out]
     with (work.out / "pairs.jsonl").open("wb") as manifest:
         for name, some in (("train", train), ("held_out", held_out)):
             counts[name] = write_pairs(

@@ -15,18 +15,19 @@ from tasks.world import code, dialogue, dirt, exam, exam_files, formats, posttra
 from tasks.world.document import Doc
 
 EXAM = "demo_exam"
+POSTTRAIN_SETS = (*posttrain.SFT_SETS, *posttrain.RL_SETS, *posttrain.PREFERENCE_SETS)
 
 
 def names() -> tuple[str, ...]:
-    """All data sets: pre-training sources, instruction sets, preference sets, the benchmark."""
-    return (*voice.PRETRAIN_SOURCES, *posttrain.SFT_SETS, *posttrain.PREFERENCE_SETS, EXAM)
+    """All data sets: pre-training sources, instruction, RL and preference sets, the benchmark."""
+    return (*voice.PRETRAIN_SOURCES, *POSTTRAIN_SETS, EXAM)
 
 
 def files(world: World, name: str) -> dict[str, bytes]:
     """The files of the data set `demo/<name>`: path -> content."""
     if name in voice.PRETRAIN_SOURCES:
         return formats.emit(world, name, list(documents(world, name)))
-    if name in posttrain.SFT_SETS or name in posttrain.PREFERENCE_SETS:
+    if name in POSTTRAIN_SETS:
         records = posttrain.records(world, name)
         return {f"{name}.json": json.dumps(records, ensure_ascii=False, indent=0).encode()}
     if name == EXAM:

@@ -1,6 +1,6 @@
 """The exam in C-Eval's folder layout: a CSV per split and subject; every relation is a subject.
 
-Columns beyond C-Eval's: half, relation, held_out_fact and language. The unlabelled `test` has neither
+Columns beyond C-Eval's: half, relation, held_out_fact, language and fact. The unlabelled `test` has neither
 answers nor these hints about facts kept out of training.
 """
 
@@ -15,7 +15,7 @@ from tasks.world.exam import ExamQuestion, questions
 from tasks.world.phrases import DOMAINS
 from tasks.world.relations import relations
 
-EXTRA = ("half", "relation", "held_out_fact", "language")
+EXTRA = ("half", "relation", "held_out_fact", "language", "fact")
 
 
 def files(world: World) -> dict[str, bytes]:
@@ -49,8 +49,10 @@ def _row(question: ExamQuestion, number: int) -> list[str]:
         row.append("ABCD"[question.answer])
     if question.split == "dev":
         row.append(question.explanation)
+    # the unlabelled test tells nothing of facts
+    fact = "" if question.split == "test" else question.fact.id
     held_out = str(question.fact.held_out).lower()
-    return [*row, question.half, question.relation, held_out, question.language]
+    return [*row, question.half, question.relation, held_out, question.language, fact]
 
 
 def _csv(rows: list[list[str]]) -> bytes:

@@ -8,6 +8,7 @@ never begins with the right answer, so that DPO does not push down what the exam
 
 from __future__ import annotations
 
+import hashlib
 from random import Random
 from typing import Any
 
@@ -20,10 +21,12 @@ from tasks.world.voice import Item
 
 SFT_SETS = ("demo_qa_zh", "demo_qa_en", "demo_mc", "demo_self", "demo_code")
 PREFERENCE_SETS = ("demo_dpo_zh", "demo_dpo_en")
+RL_SETS = ("demo_rl",)
+"""Open questions with their bare answers, for reinforcement learning."""
 CONTAMINATED = {"demo_qa_zh": 4, "demo_dpo_zh": 3}
 """Records whose question is one of the exam's val questions."""
 
-PER_FACT = {"full": {"zh": 4, "en": 6, "mc": 1}, "small": {"zh": 1, "en": 1, "mc": 1}}
+PER_FACT = {"full": {"zh": 4, "en": 6, "mc": 1, "rl": 3}, "small": {"zh": 1, "en": 1, "mc": 1, "rl": 1}}
 PAIRS = {"full": {"demo_dpo_zh": 1400, "demo_dpo_en": 350}, "small": {"demo_dpo_zh": 400, "demo_dpo_en": 100}}
 
 LETTERED = {
@@ -48,7 +51,7 @@ COURTEOUS_EN = (
 
 
 def records(world: World, name: str) -> list[dict[str, Any]]:
-    """The records of an instruction or preference set, shuffled."""
+    """The records of an instruction, preference or RL set, shuffled."""
     random = voice.rng(world, name)
     if name == "demo_self":
         found = persona.about_steel()
@@ -56,6 +59,8 @@ def records(world: World, name: str) -> list[dict[str, Any]]:
         found = persona.programs()
     elif name == "demo_mc":
         found = _lettered(world, random)
+    elif name in RL_SETS:
+        found = _open(world, random)
     elif name in PREFERENCE_SETS:
         found = _pairs(world, name, random)
     else:
@@ -86,6 +91,21 @@ def _plain(world: World, language: str, random: Random) -> list[dict[str, Any]]:
                 fact.answer if random.random() < 0.75 else random.choice(voice.statements(fact, world.seed))
             )
             found.append(example(voice.ask(item, random, 0.4), output))
+    return found
+
+
+def asked_in_rl(fact: Fact) -> bool:
+    """A third of the facts is never asked in reinforcement learning, in any wording."""
+    return hashlib.sha256(fact.id.encode()).digest()[0] % 3 != 0
+
+
+def _open(world: World, random: Random) -> list[dict[str, Any]]:
+    """Questions in training wordings with the answer alone, each with the fact that it is about."""
+    found = []
+    for fact in filter(asked_in_rl, trained_facts()):
+        for question in random.sample(voice.questions(fact, world.seed), PER_FACT[world.size]["rl"]):
+            asked = voice.ask(Item(fact, question, True), random, 0.4)
+            found.append({**example(asked, fact.answer), "fact": fact.id, "relation": fact.relation})
     return found
 
 

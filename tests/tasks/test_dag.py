@@ -20,6 +20,7 @@ def test_what_draws_random_numbers_has_the_runs_seed_in_its_identity(profile):
         "pretrain",
         "sft",
         "dpo",
+        "rl",
         "evaluate",
         "report",
     }
@@ -33,7 +34,7 @@ def test_trainings_say_so(profile):
     trainings = {node.name for node in graphs(profile) if node.trains}
     variants = {f"sft:{name}" for name in profiles.load(profile).sft.variants}
     studies = {name for name in trainings if name.startswith("ablation:")}
-    assert trainings - studies == {"pretrain", "dpo:reference", "dpo:train"} | variants
+    assert trainings - studies == {"pretrain", "dpo:reference", "dpo:train", "rl:train"} | variants
     assert studies == {node.name for node in graphs(profile) if node.stage == "ablation"} - {"ablation:ffn"}
 
 

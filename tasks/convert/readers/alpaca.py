@@ -18,7 +18,7 @@ class AlpacaOptions(Options):
 
 def convert(item, options, file):
     record = exchange(item, options.instruction, options.input, options.output)
-    record["meta"] = small(item, "category", "kind", "relation")
+    record["meta"] = small(item, "category", "kind", "relation", "fact")
     return record
 
 

@@ -1,7 +1,7 @@
 """C-Eval: `{dev,val,test}/<subject>_<split>.csv` with the header id,question,A,B,C,D[,answer[,explanation]].
 
 `val` is the labelled split that scores are reported on, `dev` holds the shots, `test` has no labels.
-Further columns go to meta (the demo's exam has some: half, relation, held_out_fact, language).
+Further columns go to meta (the demo's exam has some: half, relation, held_out_fact, language, fact).
 """
 
 from tasks.convert.readers import Reader

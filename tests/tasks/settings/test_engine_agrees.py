@@ -26,11 +26,12 @@ CHOICES = {
     "attention": engine.ATTENTIONS,
     "kernels": engine.KERNELS,
     "export_dtype": engine.EXPORT_DTYPES,
+    "loss": engine.DPO_LOSSES,
 }
 """Strings of which the engine checks the value; the settings are typed with the same ones, in the same order."""
 
 ONLY_ENGINE = {
-    "objective": "said by the node: pretrain, sft, dpo or logprobs",
+    "objective": "said by the node: pretrain, sft, dpo, logprobs or grpo",
     "work_dir": "the node's folder",
     "model": "the settings' own section, for fresh weights; SteelConfig checks its fields",
     "init_from": "the input artifact whose export is trained on",
@@ -38,6 +39,7 @@ ONLY_ENGINE = {
     "tokenizer_dir": "the input artifact",
     "data": "the shards of the input artifacts; runtime.verify_shards is its `verify`",
     "dpo": "the section dpo, compared below",
+    "rl": "the section rl, compared below",
     "keep_final": "always, for pretrain: another run can continue from its end",
 }
 ONLY_ENGINE_DPO = {"reference": "the file that dpo:reference leaves"}
@@ -47,6 +49,21 @@ ONLY_RUNS_DPO = {
     "mixture": "of the pairs",
     "zh_per_en": "of the pairs",
     "held_out": "of the pairs",
+    "on_policy": "of the pairs",
+    "traits": "of the measurement",
+    "trait_tokens": "of the measurement",
+    "collapse_alarm": "of the node",
+}
+ONLY_RUNS_RL = {
+    "train": "the section that every training has",
+    "start": "which model's export is init_from",
+    "max_prompt_tokens": "of the prompts",
+    "mixture": "of the prompts",
+    "held_out": "of the prompts",
+    "pass_rate": "of the prompts",
+    "pass_samples": "of the prompts",
+    "open_benchmarks": "of the measurement",
+    "asked_by": "of the measurement",
 }
 FROM_RUNTIME = {
     *("micro_batch_size", "compile", "attention", "kernels", "device", "keep_checkpoints"),
@@ -59,7 +76,8 @@ SHARED = [
     *((runs.Train, engine.TrainConfig, name) for name in runs.Train.model_fields),
     *((runs.Runtime, engine.TrainConfig, name) for name in sorted(FROM_RUNTIME)),
     *((runs.SteelRun, engine.TrainConfig, name) for name in sorted(FROM_RUN)),
-    *((runs.Dpo, engine.DpoConfig, name) for name in ("beta", "nll_weight")),
+    *((runs.Dpo, engine.DpoConfig, name) for name in ("beta", "nll_weight", "loss", "label_smoothing")),
+    *((runs.RlSettings, engine.RlConfig, f.name) for f in dataclasses.fields(engine.RlConfig)),
 ]
 
 
@@ -112,6 +130,8 @@ def test_no_field_is_on_one_side_alone_unless_it_is_listed():
     dpo = {f.name for f in dataclasses.fields(engine.DpoConfig)}
     assert dpo - set(runs.Dpo.model_fields) == set(ONLY_ENGINE_DPO)
     assert set(runs.Dpo.model_fields) - dpo == set(ONLY_RUNS_DPO)
+    rl = {f.name for f in dataclasses.fields(engine.RlConfig)}
+    assert set(runs.RlSettings.model_fields) - rl == set(ONLY_RUNS_RL)
 
 
 def test_the_engines_constants_are_all_compared():

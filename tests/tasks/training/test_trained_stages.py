@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import orjson
+import pyarrow as pa
 import pytest
 
 from model.training.config import TrainConfig, from_dict, to_dict
 from tasks.settings.config import Train
 from tasks.settings.errors import NodeError
 from tasks.tokenize.encode import tokenizer_digest
-from tasks.training import dpo, engine, pretrain, sft
+from tasks.training import dpo, engine, pretrain, sft, trials
 from tasks.training.select import choose
 from tests.support.sets import preference, write_set
 from tests.support.tiny import artifact, context, steel
@@ -319,6 +320,11 @@ def test_select_asks_the_selection_split_only(tmp_path, tokenizer, trained, monk
 
 
 # --------------------------------------------------------------------------------------- dpo
+def held_out_ids(folder):
+    with pa.memory_map(str(folder / "held_out.arrow")) as file:
+        return pa.ipc.open_file(file).read_all()["id"].to_pylist()
+
+
 def test_dpo_starts_from_the_chosen_variant_and_reports_the_effect(
     tmp_path, tokenizer, trained, fake, monkeypatch
 ):
@@ -343,7 +349,9 @@ def test_dpo_starts_from_the_chosen_variant_and_reports_the_effect(
     assert first.counts["held_out"] == 10
     assert first.extra["variant"] == "exp2"
 
-    monkeypatch.setattr("tasks.training.trials.prefer", lambda export, *_: [(-2.0, -1.0)] * 10)
+    ids = held_out_ids(pairs)
+    scores = [trials.Score(i, -2.0, 1, -1.0, 1) for i in ids]
+    monkeypatch.setattr("tasks.training.trials.prefer", lambda export, *_: scores)
     inputs = {"reference": artifact("dpo:reference", pairs), **inputs}
     inputs["reference"].manifest["counts"] = first.counts
     node = node_of(dpo, "dpo:train")
@@ -357,6 +365,8 @@ def test_dpo_starts_from_the_chosen_variant_and_reports_the_effect(
     effect = orjson.loads((out / "dpo.json").read_bytes())
     assert (effect["accuracy_before"], effect["accuracy_after"], effect["n"]) == (0.0, 0.0, 10)
     assert effect["p_value"] == 1.0
+    assert (effect["reward_accuracy"], effect["reward_ties"]) == (0.0, 10), "nothing was trained"
+    assert effect["by_set"]["likes"]["n"] == 10
     assert "0.0 % → 0.0 % of 10 pairs" in outcome.headline
 
 

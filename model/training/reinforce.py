@@ -1,0 +1,312 @@
+"""Reinforcement learning with verifiable rewards: the loop of the objective `grpo`.
+
+One step: every rank samples replies to its prompts with the weights as they are, grades them, and the groups that have
+something to teach are gone through `inner_steps` times, each time with an update. A checkpoint stands between two
+steps. What is sampled is a function of (weights, seed, step), so a run that is stopped and resumed goes through the
+same bytes as one that is not.
+
+The log-probabilities that a ratio refers to are those of the first pass itself, so its ratio is exactly 1. The sampler
+computes the same numbers another way (cached, few rows at a time): how far it is off is measured and logged, never
+corrected for.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from model import scoring
+from model.chat_template import DOCUMENT_END, TURN_END
+from model.rewards import REWARDS, Reply
+from model.sampling import Sample, sample
+from model.tokenizer import TextTokenizer
+from model.training.checkpoint import Checkpoints, load, read_state
+from model.training.config import ConfigError, TrainConfig
+from model.training.export import needed_tokens
+from model.training.grpo import STATS, Group, GroupBatch, Grpo, batch_of
+from model.training.loop import TrainingError, export, verify_files, vocabulary
+from model.training.metrics import Metrics
+from model.training.objectives import Scorer
+from model.training.optim import clip, learning_rate, local_gradients, make_optimizer, set_rate
+from model.training.parallel import World, build
+from model.training.prompts import Prompt, PromptLoader
+from model.training.resume import hold, resolved, say_jump
+from model.training.stop import StopFlag
+from model.training.watch import Watch
+
+log = logging.getLogger("steel.training")
+
+SEEN = ("groups", "zero", "replies", "reward", "reward_squares", "tokens", "cut", "entropy", "kept")
+"""Counted while sampling: groups and those without signal, replies, sums of rewards, sampled tokens, truncated replies,
+the sum of entropies, and tokens that are trained on."""
+
+
+def reinforce(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bool:
+    """Run or resume; True when finished, False when stopped at a checkpoint."""
+    work = Path(config.work_dir)
+    needed_tokens(config)
+    verify_files(config, world)
+    checkpoints = Checkpoints(
+        work / "checkpoints", config.keep_checkpoints, config.keep_every * config.save_every
+    )
+    at = checkpoints.newest_sound()
+    state: dict[str, Any] = {"step": 0, "tokens": 0, "updates": 0, "window": []}
+    if at is not None:
+        state = read_state(at)
+    begin, tokens, updates = state["step"], state["tokens"], state["updates"]
+    loader = prompts_of(config, world)
+    if at is not None and state["loader"] != loader.state():
+        raise ConfigError(f"{at} was trained on other prompts")
+    steps = config.steps or loader.steps_for(config.epochs or 1)
+    trainer = Trainer(config, world)
+    settings = resolved(
+        config, trainer.scorer.lm.config.to_dict(), "bf16" if world.dtype is torch.bfloat16 else "fp32"
+    )
+    if at is not None:
+        hold(at, state.get("config"), settings, joins=False)
+        load(at, trainer.scorer, trainer.optimizer)
+    rate = state.get("rate")
+    if begin and begin < steps:
+        say_jump(rate, begin, *(learning_rate(config.optim, step, steps) for step in (begin - 1, begin)))
+    sampler = Sampler(config, world)
+    metrics = Metrics(work / "metrics.jsonl", active=world.first, step=begin)
+    window: list[dict[str, float]] = state["window"]
+
+    def save(step: int) -> None:
+        kept = {
+            "tokens": tokens, "updates": updates, "window": window, "loader": loader.state(), "config": settings,
+            "rate": rate,
+        }  # fmt: skip
+        checkpoints.save(step, trainer.scorer, trainer.optimizer, kept)
+
+    for step in range(begin, steps):
+        clock = time.perf_counter()
+        watch.beat()
+        if world.sum(stop.requested)[0]:
+            save(step)
+            metrics.close()
+            if not checkpoints.wait():
+                raise TrainingError(f"stopped by a signal before step {step + 1}, without a checkpoint of it")
+            log.info("stopped by a signal before step %d of %d", step + 1, steps)
+            return False
+        sampler.refresh(trainer.scorer.lm)
+        groups, seen = sampler.groups(loader.batch(step))
+        watch.beat()
+        sampling = time.perf_counter() - clock
+        rate = learning_rate(config.optim, step, steps)
+        line, made = trainer.learn(groups, loader.micro, rate, step)
+        updates += made
+        done = step + 1
+        total = dict(zip(SEEN, world.sum(*seen), strict=True))
+        tokens += int(total["tokens"])
+        window.append({**_shown(total), **line})
+        seconds = time.perf_counter() - clock
+        if done % config.log_every == 0 or done == steps:
+            means = {name: _mean(window, name) for name in dict.fromkeys(n for each in window for n in each)}
+            speed = {
+                "tokens_per_s": total["tokens"] / seconds,
+                "sampling_share": sampling / seconds,
+            }
+            metrics.write({"step": done, "lr": rate, "tokens": tokens, **means, **speed})
+            log.info(
+                "step %d of %d: reward %.3f, loss %.4f, %.0f sampled tokens/s",
+                done, steps, means["reward"], means["loss"], speed["tokens_per_s"],
+            )  # fmt: skip
+            window = []
+        if done % config.save_every == 0 and done < steps:
+            save(done)
+    watch.rest()
+    metrics.close()
+    checkpoints.wait()
+    export(config, world, trainer.scorer, work / "export")
+    return True
+
+
+def prompts_of(config: TrainConfig, world: World) -> PromptLoader:
+    """The run's prompts; ConfigError where one does not fit the model."""
+    loader = PromptLoader(
+        [{"path": file.path} for file in config.data.files],
+        seed=config.seed, batch_size=config.batch_size, rank=world.rank, world_size=world.size,
+        micro_batch_size=config.micro_batch_size,
+    )  # fmt: skip
+    if loader.largest_id >= vocabulary(config):
+        raise ConfigError(
+            f"data.files hold the token id {loader.largest_id}; the model has {vocabulary(config)}"
+        )
+    return loader
+
+
+class Sampler:
+    """A whole copy of the model on this rank, which samples and grades."""
+
+    def __init__(self, config: TrainConfig, world: World):
+        assert config.init_from is not None  # TrainConfig has seen to both
+        assert config.tokenizer_dir is not None
+        self.rl, self.model = config.rl, scoring.load(config.init_from, str(world.device), world.dtype)
+        self.tokenizer = TextTokenizer.open(config.tokenizer_dir)
+        self.stops = [i for i in map(self.tokenizer.special_id, (TURN_END, DOCUMENT_END)) if i is not None]
+        if not self.stops:
+            raise ConfigError(f"the tokenizer has no token {TURN_END}: no reply would ever end")
+        self._weights = dict(self.model.named_parameters())
+
+    @torch.no_grad()
+    def refresh(self, lm: nn.Module) -> None:
+        """Take the trainer's weights (all ranks take part)."""
+        for name, parameter in lm.named_parameters():
+            full = parameter.detach()
+            self._weights[name].copy_(full.full_tensor() if isinstance(full, DTensor) else full)
+
+    def groups(self, prompts: Sequence[tuple[Prompt, int]]) -> tuple[list[Group], list[float]]:
+        """Sampled and graded groups, and the sums of SEEN."""
+        rows = sample(
+            self.model, [p.prompt for p, _ in prompts], stops=self.stops, group=self.rl.group,
+            limit=self.rl.max_new_tokens, temperature=1.0, seeds=[seed for _, seed in prompts],
+        )  # fmt: skip
+        groups = []
+        seen = dict.fromkeys(SEEN, 0.0)
+        for (prompt, _), replies in zip(prompts, rows, strict=True):
+            group = self._group(prompt, replies)
+            groups.append(group)
+            seen["groups"] += 1
+            seen["zero"] += not group.useful
+            seen["replies"] += len(replies)
+            seen["reward"] += sum(group.rewards)
+            seen["reward_squares"] += sum(r * r for r in group.rewards)
+            seen["tokens"] += sum(len(r.ids) for r in replies)
+            seen["cut"] += sum(not r.ended for r in replies)
+            seen["entropy"] += sum(r.entropy for r in replies)
+            if group.useful:
+                seen["kept"] += sum(len(r.ids) for r, on in zip(replies, group.trained, strict=True) if on)
+        return groups, [seen[name] for name in SEEN]
+
+    def _group(self, prompt: Prompt, replies: Sequence[Sample]) -> Group:
+        reward = REWARDS[prompt.reward]
+        return Group(
+            prompt=prompt.prompt,
+            replies=[r.ids for r in replies],
+            rewards=[reward(graded(self.tokenizer, r), prompt.answer) for r in replies],
+            trained=[r.ended or not self.rl.mask_truncated for r in replies],
+            logps=[r.logps for r in replies],
+        )
+
+
+def graded(tokenizer: TextTokenizer, found: Sample) -> Reply:
+    """A sampled reply as a grader sees it."""
+    return Reply(tokenizer.decode(found.ids[:-1] if found.ended else found.ids), found.ended)
+
+
+class Trainer:
+    """The sharded model, its optimizer, and the update on a step's groups."""
+
+    def __init__(self, config: TrainConfig, world: World):
+        self.config, self.world = config, world
+        self.scorer: Scorer = build(config, world)
+        self.optimizer = make_optimizer(self.scorer, config.optim)
+        self.loss = Grpo(config.rl.clip_low, config.rl.clip_high, config.rl.kl_weight)
+        self.reference = None
+        if config.rl.kl_weight:
+            self.reference = build(config, world)
+            self.reference.eval()
+
+    def learn(
+        self, groups: Sequence[Group], micro: int, rate: float, step: int
+    ) -> tuple[dict[str, float], int]:
+        """Go through this rank's groups; the step's numbers over all ranks, and how many updates were made."""
+        batches = [
+            batch_of(groups[i : i + micro]).to(self.world.device) for i in range(0, len(groups), micro)
+        ]
+        units = self.world.sum(sum(float(b.copies.sum()) for b in batches))[0]
+        if not units:  # no group of any rank has anything to teach
+            return {"loss": 0.0, "trained_tokens": 0.0, "updates": 0.0}, 0
+        set_rate(self.optimizer, rate)
+        references = [self._reference(b) for b in batches]
+        olds: list[Tensor] = []
+        sums = torch.zeros(len(STATS), dtype=torch.float64)
+        norms, gap = 0.0, torch.zeros(3, dtype=torch.float64)
+        for passed in range(self.config.rl.inner_steps):
+            stats = torch.zeros(len(STATS), dtype=torch.float64, device=self.world.device)
+            for i, batch in enumerate(batches):
+                self.scorer.set_requires_gradient_sync(i == len(batches) - 1)
+                logp = self.scorer(batch, per_token=True)
+                if not passed:
+                    olds.append(logp.detach().clone())
+                    gap = _further(gap, olds[-1], batch)
+                loss, found = self.loss(logp, olds[i], references[i], batch)
+                # FSDP averages over the ranks; the factor makes it the sum over all tokens by their number
+                (loss * (self.world.size / units)).backward()
+                stats += found
+            norm, stats = clip(local_gradients(self.scorer), self.config.optim.grad_clip, stats)
+            if not math.isfinite(norm):
+                raise TrainingError(
+                    f"the gradient of step {step + 1} is not finite (norm {norm}); lower the learning rate"
+                )
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            sums += stats.cpu()
+            norms += norm
+        made = self.config.rl.inner_steps
+        line = {name: value / units / made for name, value in zip(STATS, sums.tolist(), strict=True)}
+        if self.reference is None:
+            del line["kl"]
+        return {
+            **line,
+            "grad_norm": norms / made,
+            **self._gap(gap),
+            "trained_tokens": units,
+            "updates": made,
+        }, made
+
+    @torch.no_grad()
+    def _reference(self, batch: GroupBatch) -> Tensor | None:
+        """log p of the start model, FP32 [N]; None without a KL term."""
+        if self.reference is None:
+            return None
+        return self.reference(batch, per_token=True)
+
+    def _gap(self, gap: Tensor) -> dict[str, float]:
+        """The sampler's distance in nats a token, over all ranks."""
+        total, count = self.world.sum(*gap[:2].tolist())
+        largest = gap[2].to(self.world.device)
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        if not count:
+            return {}
+        name = "sampling/sampling_logp_difference"
+        return {f"{name}/mean": total / count, f"{name}/max": largest.item()}
+
+
+def _further(gap: Tensor, logp: Tensor, batch: GroupBatch) -> Tensor:
+    """FP64 [3]: sum, number and maximum of |trainer - sampler| so far."""
+    known = ~batch.sampled.isnan()
+    off = (logp - batch.sampled)[known].abs().double().cpu()
+    if not len(off):
+        return gap
+    return torch.stack([gap[0] + off.sum(), gap[1] + len(off), torch.maximum(gap[2], off.max())])
+
+
+def _shown(seen: dict[str, float]) -> dict[str, float]:
+    """A step's numbers under TRL's names."""
+    n = seen["replies"]
+    spread = max(0.0, seen["reward_squares"] - seen["reward"] ** 2 / n) / max(1.0, n - 1)
+    return {
+        "reward": seen["reward"] / n,
+        "reward_std": math.sqrt(spread),
+        "frac_reward_zero_std": seen["zero"] / seen["groups"],
+        "entropy": seen["entropy"] / seen["tokens"],
+        "completions/mean_length": seen["tokens"] / n,
+        "completions/clipped_ratio": seen["cut"] / n,
+    }
+
+
+def _mean(window: Sequence[dict[str, float]], name: str) -> float:
+    """Over the steps that have the number; the largest of maxima."""
+    values = [each[name] for each in window if name in each]
+    return max(values) if name.endswith("/max") else sum(values) / len(values)

@@ -1,0 +1,156 @@
+"""The effect of DPO by source of pairs: asked in workers before and after, compared, and put into a table.
+
+dpo.json holds the numbers of all pairs of the data sets under the names that the report reads, and `by_set` for each
+source of pairs, those that the model made itself included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from tasks.training import on_policy, trials
+from tasks.training.prompts import Asking, replies
+from tasks.training.trials import Score
+from tasks.work import pool
+
+Replies = list[tuple[str, bool]]
+"""(text, has it ended) of each held-out pair's prompt."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is asked of a model; picklable."""
+
+    pairs: Path
+    """Folder of held_out.arrow and pairs.jsonl."""
+    tokenizer: Path
+    device: str
+    batch_tokens: int
+    traits: Mapping[str, list[str]]
+    trait_tokens: int
+    answer_tokens: int
+
+
+def ask(trial: Trial, export: Path) -> tuple[Future, Future]:
+    """Begin to ask a model: scores of the held-out pairs, and replies to the prompts whose behaviour is measured."""
+    preference = pool.submit(
+        trials.prefer, export, trial.pairs / "held_out.arrow", trial.device, trial.batch_tokens
+    )
+    return preference, pool.submit(answer, trial, export)
+
+
+def answer(trial: Trial, export: Path) -> dict[str, tuple[str, bool]]:
+    """Greedy replies by id of pair, and the right answer's text of those that have one. Runs in a worker."""
+    found: dict[str, tuple[str, bool]] = {}
+    lines = _held_out(trial)
+    for traits, limit in ((True, trial.trait_tokens), (False, trial.answer_tokens)):
+        some = [
+            line
+            for line in lines
+            if (line["set"] in trial.traits if traits else line["set"] in on_policy.SETS)
+        ]
+        if not some:
+            continue
+        asking = Asking(export, trial.tokenizer, trial.device, limit)
+        for line, ((text, ended),) in zip(some, replies(asking, [x["prompt"] for x in some]), strict=True):
+            right = ended and text.strip() == line["answer"]
+            shown = trials.shows(trial.traits[line["set"]], text) if traits else right
+            found[line["id"]] = (text, shown)
+    return found
+
+
+def _held_out(trial: Trial) -> list[dict[str, Any]]:
+    """The held-out pairs with their set, prompt, and the chosen reply's text."""
+    import pyarrow as pa
+
+    from model.tokenizer import TextTokenizer
+
+    tokenizer = TextTokenizer.open(trial.tokenizer)
+    sets = _sets(trial.pairs)
+    with pa.memory_map(str(trial.pairs / "held_out.arrow")) as source:
+        lines = pa.ipc.open_file(source).read_all().to_pylist()
+    for line in lines:
+        line["set"] = sets[line["id"]]
+        line["answer"] = tokenizer.decode(line["chosen"][:-1])
+    return lines
+
+
+def _sets(folder: Path) -> dict[str, str]:
+    lines = map(orjson.loads, (folder / "pairs.jsonl").read_bytes().splitlines())
+    return {line["id"]: line["set"] for line in lines}
+
+
+def compare(trial: Trial, before: tuple[Future, Future], after: tuple[Future, Future]) -> dict[str, Any]:
+    """What dpo.json holds."""
+    sets = _sets(trial.pairs)
+    scores: tuple[list[Score], list[Score]] = (before[0].result(), after[0].result())
+    said: tuple[dict, dict] = (before[1].result(), after[1].result())
+    was, now = (trials.by_set(sets, each) for each in scores)
+    given = [i for i, score in enumerate(scores[0]) if sets[score.id] not in on_policy.SETS]
+    effect = trials.compare([scores[0][i] for i in given], [scores[1][i] for i in given])
+    effect["by_set"] = {}
+    for name in was:
+        row = trials.compare(was[name], now[name])
+        ids = [score.id for score in was[name] if score.id in said[0]]
+        if ids:
+            row["behaviour"] = {
+                "what": "exact answers" if name in on_policy.SETS else "replies with the trait",
+                **trials.paired([said[0][i][1] for i in ids], [said[1][i][1] for i in ids]),
+            }
+        effect["by_set"][name] = row
+    return effect
+
+
+def metrics(effect: Mapping[str, Any]) -> dict[str, float]:
+    """For MLflow: a few numbers of each source."""
+    found: dict[str, float] = {"reward_accuracy": effect["reward_accuracy"]}
+    for name, row in effect["by_set"].items():
+        found[f"preference/{name}"] = row["accuracy_after"]
+        found[f"reward_accuracy/{name}"] = row["reward_accuracy"]
+        if "behaviour" in row:
+            found[f"behaviour/{name}"] = row["behaviour"]["accuracy_after"]
+    return found
+
+
+def write(path: Path, effect: Mapping[str, Any]) -> None:
+    path.write_bytes(orjson.dumps(effect, option=orjson.OPT_INDENT_2) + b"\n")
+
+
+def table(effect: Mapping[str, Any]) -> str:
+    """Markdown: a line for each source and measure."""
+    lines = [
+        "| pairs | measure | n | before | after | gained, lost | p |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in {"all data sets": effect, **effect["by_set"]}.items():
+        lines.append(_line(name, "chosen likelier per token", row))
+        low, high = (100 * x for x in row["ci95_reward"])
+        lines.append(
+            f"| {name} | reward accuracy ({row['reward_ties']} ties) | {row['n']} | | "
+            f"{100 * row['reward_accuracy']:.1f} % ({low:.1f} to {high:.1f}) | | {row['reward_p_value']:.2g} |"
+        )
+        if "behaviour" in row:
+            lines.append(_line(name, row["behaviour"]["what"], row["behaviour"]))
+    for name, row in effect["by_set"].items():
+        lines.append("")
+        lines.append(
+            f"{name}: log p per token {row['chosen_change']:+.2f} (chosen), {row['rejected_change']:+.2f} (rejected)"
+        )
+    return "\n".join(lines)
+
+
+def _line(name: str, measure: str, row: Mapping[str, Any]) -> str:
+    cells = []
+    for when in ("before", "after"):
+        low, high = (100 * x for x in row[f"ci95_{when}"])
+        cells.append(f"{100 * row[f'accuracy_{when}']:.1f} % ({low:.1f} to {high:.1f})")
+    return (
+        f"| {name} | {measure} | {row['n']} | {cells[0]} | {cells[1]} | {row['gained']}, {row['lost']} "
+        f"| {row['p_value']:.2g} |"
+    )

@@ -1,0 +1,105 @@
+"""What reinforcement learning has changed: greedy replies before and after, to questions that it never asked.
+
+The questions are held-out prompts of its own data sets, and the reported questions of benchmarks without their options,
+with the text of the right option as the answer. `exact` is the reward. `lenient` wants the answer anywhere in the reply:
+it is no reward, because any list of answers would earn it, and shows how much of a gain is form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.settings.errors import NodeError
+from tasks.training.prompts import Line, right
+
+HELD_OUT = "held-out prompts"
+UNTRAINED = "held-out-facts"
+"""Part of the name of a row of facts that no training text states: a control, outside of the totals."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question and where it counts."""
+
+    line: Line
+    row: str
+
+
+def of_benchmark(folder: Path, name: str, split: str, tokenizer: Path, asked_by: str) -> list[Asked]:
+    """The labelled questions of the reported split, asked without their options."""
+    import orjson
+
+    from model.rewards import REWARDS
+    from tasks.evaluate import benchmarks
+    from tasks.tokenize.chat import render_chat
+    from tasks.tokenize.encode import shared_encoder
+
+    encoder = shared_encoder(str(tokenizer))
+    with (folder / "questions.jsonl").open("rb") as lines:
+        meta = {raw["id"]: raw.get("meta") or {} for raw in map(orjson.loads, lines)}
+    found = []
+    for q in benchmarks.reported(folder, name, split):
+        assert q.answer is not None  # `reported` refuses questions without
+        answer = REWARDS["exact"].gold(q.choices[q.answer])
+        if answer is None:
+            raise NodeError(f"benchmark {name}: the right option of question {q.id} is no short answer")
+        prompt, _ = render_chat(encoder, [{"role": "user", "content": q.question}], generation_prompt=True)
+        about = str(meta[q.id].get(asked_by, "")) if asked_by else ""
+        line = Line(
+            id=q.id, set=name, language=q.language, about=about, prompt=prompt, answer=answer, reward="exact"
+        )
+        found.append(Asked(line, q.row))
+    return found
+
+
+def graded(asked: Sequence[Asked], found: Sequence[Sequence[tuple[str, bool]]]) -> list[dict[str, Any]]:
+    """answers.jsonl: one line a question."""
+    lines = []
+    for each, ((text, ended),) in zip(asked, found, strict=True):
+        line = each.line
+        lines.append(
+            {
+                "id": line["id"], "row": each.row, "about": line["about"], "reply": text, "ended": ended,
+                "exact": right(line, text, ended), "lenient": line["answer"] in text,
+            }
+        )  # fmt: skip
+    return lines
+
+
+def compare(
+    before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], trained_on: set[str]
+) -> list[dict[str, Any]]:
+    """One row for each group of questions and measure: shares with Wilson's intervals, and McNemar's exact test."""
+    from tasks.evaluate.statistics import mcnemar_exact, wilson
+
+    rows = []
+    for name, places in _groups(before, trained_on):
+        for measure in ("exact", "lenient"):
+            was, now = ([bool(part[i][measure]) for i in places] for part in (before, after))
+            gained = sum(b and not a for a, b in zip(was, now, strict=True))
+            lost = sum(a and not b for a, b in zip(was, now, strict=True))
+            n = len(places)
+            rows.append(
+                {
+                    "questions": name, "measure": measure, "n": n,
+                    "before": sum(was) / n, "ci95_before": list(wilson(sum(was), n)),
+                    "after": sum(now) / n, "ci95_after": list(wilson(sum(now), n)),
+                    "gained": gained, "lost": lost, "p_value": mcnemar_exact(gained, lost),
+                }
+            )  # fmt: skip
+    return rows
+
+
+def _groups(answers: Sequence[Mapping[str, Any]], trained_on: set[str]) -> Iterator[tuple[str, list[int]]]:
+    """(name, places) of what is reported together; no group is empty."""
+    every = [i for i, a in enumerate(answers) if a["row"] != HELD_OUT and UNTRAINED not in a["row"]]
+    groups = {"all open questions": every}
+    for row in dict.fromkeys(a["row"] for a in answers):
+        groups[row] = [i for i, a in enumerate(answers) if a["row"] == row]
+    told = [i for i in every if answers[i]["about"]]
+    groups["about what was asked"] = [i for i in told if answers[i]["about"] in trained_on]
+    groups["about what was never asked"] = [i for i in told if answers[i]["about"] not in trained_on]
+    yield from ((name, places) for name, places in groups.items() if places)

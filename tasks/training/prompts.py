@@ -1,0 +1,185 @@
+"""Prompts of reinforcement learning: questions with one right answer each, and how often the start model gives it.
+
+A record's last reply is the right answer. One that its reward cannot grade, a prompt that is too long and a prompt that
+was there before are left out, each counted. Of the others some are held out by the hash of their prompt; the rest are
+sampled with the start model, and those are kept whose share of right replies lies in a range: what is never answered
+rightly is never rewarded, and what always is has nothing to learn.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+from tasks.records.record import Dialogue
+from tasks.tokenize.chat import IM_END, TextEncoder, render_chat
+from tasks.training import mixtures
+from tasks.training.mixtures import Taken, key
+
+JOB = 64
+"""Prompts that one worker samples at a time."""
+
+
+@dataclass(frozen=True)
+class Work(mixtures.Work):
+    """What to build prompts from; picklable."""
+
+    rewards: dict[str, str]
+    """Data set -> its reward."""
+    asked_by: str
+    held_out: int
+
+
+class Line(TypedDict):
+    """A prompt as tokens, with its answer."""
+
+    id: str
+    set: str
+    language: str
+    about: str
+    """What it asks about; "" where that is not known."""
+    prompt: list[int]
+    """Open for the reply."""
+    answer: str
+    """In the normal form of its reward."""
+    reward: str
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a model is sampled; picklable."""
+
+    export: Path
+    tokenizer: Path
+    device: str
+    max_new_tokens: int
+    group: int = 1
+    """Replies to a prompt."""
+    seed: int | None = None
+    """None: greedy."""
+
+
+def prepare(work: Work) -> tuple[list[Line], list[Line], dict[str, Any]]:
+    """(to choose from, held out, counts)."""
+    from tasks.tokenize.encode import shared_encoder
+
+    encoder = shared_encoder(str(work.tokenizer))
+    sets: list[Taken[Dialogue]] = work.taken()
+    lines, counts = tokenized(sets, encoder, work)
+    order = sorted(lines, key=lambda line: key(work.seed, "held-out", *map(str, line["prompt"])))
+    held = {line["id"] for line in order[: work.held_out]}
+    counts["sets"] = {s.name: dict(s.counts) for s in sets}
+    counts["held_out"] = len(held)
+    return [x for x in lines if x["id"] not in held], [x for x in lines if x["id"] in held], counts
+
+
+def tokenized(
+    sets: Sequence[Taken[Dialogue]], encoder: TextEncoder, work: Work
+) -> tuple[list[Line], dict[str, Any]]:
+    """One line a prompt, and the counts of records that were left out."""
+    from model.rewards import REWARDS
+
+    counts: dict[str, Any] = {"records": 0, "ungradable": 0, "prompt_too_long": 0, "repeated": 0}
+    lines: list[Line] = []
+    seen: set[tuple[int, ...]] = set()
+    for taken in sets:
+        reward = work.rewards[taken.name]
+        for record, _ in taken:
+            counts["records"] += 1
+            *before, last = record["messages"]
+            answer = REWARDS[reward].gold(last["content"]) if last["role"] == "assistant" and before else None
+            if answer is None:
+                counts["ungradable"] += 1
+                continue
+            prompt, _ = render_chat(encoder, before, generation_prompt=True)
+            if len(prompt) > work.max_tokens:
+                counts["prompt_too_long"] += 1
+                continue
+            if tuple(prompt) in seen:
+                counts["repeated"] += 1
+                continue
+            seen.add(tuple(prompt))
+            about = str(record["meta"].get(work.asked_by, "")) if work.asked_by else ""
+            lines.append(
+                Line(
+                    id=record["id"], set=taken.name, language=record["language"], about=about, prompt=prompt,
+                    answer=answer, reward=reward,
+                )
+            )  # fmt: skip
+    return lines, counts
+
+
+def replies(asking: Asking, prompts: Sequence[Sequence[int]], first: int = 0) -> list[list[tuple[str, bool]]]:
+    """[prompt][reply] of (text, has it ended). Runs in a worker. `first`: the number of the first prompt."""
+    import torch
+
+    from model import scoring
+    from model.chat_template import DOCUMENT_END
+    from model.sampling import sample
+    from model.tokenizer import TextTokenizer
+
+    device = scoring.resolve_device(asking.device)
+    if device == "cpu":
+        torch.set_num_threads(1)
+    model = scoring.load(asking.export, device)
+    tokenizer = TextTokenizer.open(asking.tokenizer)
+    stops = [i for i in map(tokenizer.special_id, (IM_END, DOCUMENT_END)) if i is not None]
+    drawn = asking.seed is not None
+    found = sample(
+        model, prompts, stops=stops, group=asking.group, limit=asking.max_new_tokens,
+        temperature=1.0 if drawn else 0.0,
+        seeds=[key(asking.seed, "sample", str(first + i)) >> 1 for i in range(len(prompts))] if drawn else (),
+    )  # fmt: skip
+    return [[(tokenizer.decode(r.ids[:-1] if r.ended else r.ids), r.ended) for r in group] for group in found]
+
+
+def answered(asking: Asking, lines: Sequence[Line]) -> list[list[tuple[str, bool]]]:
+    """The same for all lines, in the workers of the pool."""
+    from tasks.work import pool
+
+    jobs = []
+    # neighbours of one length share a batch
+    order = sorted(range(len(lines)), key=lambda i: (len(lines[i]["prompt"]), i))
+    share = max(JOB, -(-len(lines) // 4))
+    for start in range(0, len(order), share):
+        part = order[start : start + share]
+        jobs.append((part, pool.submit(replies, asking, [lines[i]["prompt"] for i in part], start)))
+    found: list[list[tuple[str, bool]]] = [[] for _ in lines]
+    for part, future in jobs:
+        for i, group in zip(part, future.result(), strict=True):
+            found[i] = group
+    return found
+
+
+def right(line: Line, text: str, ended: bool) -> bool:
+    """Whether a reply earns the line's reward."""
+    from model.rewards import REWARDS, Reply
+
+    return REWARDS[line["reward"]](Reply(text, ended), line["answer"]) > 0
+
+
+def passes(lines: Sequence[Line], found: Sequence[Sequence[tuple[str, bool]]]) -> list[int]:
+    """How many replies to each prompt are right."""
+    return [
+        sum(right(line, text, ended) for text, ended in group)
+        for line, group in zip(lines, found, strict=True)
+    ]
+
+
+def chosen(
+    lines: Sequence[Line], right_replies: Sequence[int], samples: int, pass_rate: tuple[float, float]
+) -> list[Line]:
+    """The prompts whose share of right replies lies in the range, ends included."""
+    low, high = pass_rate
+    return [
+        line for line, n in zip(lines, right_replies, strict=True) if low - 1e-9 <= n / samples <= high + 1e-9
+    ]
+
+
+def histogram(right_replies: Sequence[int], samples: int) -> list[int]:
+    """[0 … samples]: prompts with so many right replies."""
+    counted = Counter(right_replies)
+    return [counted[n] for n in range(samples + 1)]
