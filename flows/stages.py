@@ -45,7 +45,7 @@ def walk(spec: FlowSpec, config: SteelRun, stages: Sequence[str], force: Iterabl
     status = "KILLED"
     before: list[State] = []  # makes the arrows of the graph
     try:
-        for stage in stages:
+        for stage in (stage for stage in stages if stage in {node.stage for node in runner.nodes.values()}):
             watch.stage(stage)
             state = _stage_task(runner, stage)(return_state=True, wait_for=before)
             watch.stage_ended(stage, state)
