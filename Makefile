@@ -26,19 +26,20 @@ STUDY      ?=
 CANCEL     ?=
 TEMPERATURE ?= 0
 TOP_P      ?= 1
+PORT       ?=
 
 PYTHON := .venv/bin/python
 CLI    := $(PYTHON) -m flows.cli
 # a file stays with one worker; the long story of tests/e2e is begun first (tests/conftest.py)
 PYTEST  = OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 WORKERS ?= 2
-PROSE    = $(wildcard *.md) .ci .github bench deployments docs flows kernels model tasks tests Makefile prefect.yaml
+PROSE    = $(wildcard *.md) .ci .github bench deployments docs flows kernels model serve tasks tests Makefile prefect.yaml
 REQUEST = --profile '$(PROFILE)' \
           $(if $(UNTIL),--until '$(UNTIL)') $(if $(FORCE),--force '$(FORCE)') $(if $(SET),--set '$(SET)') \
           $(if $(SOURCES),--sources '$(SOURCES)') $(if $(POSTTRAIN),--posttrain '$(POSTTRAIN)') \
           $(if $(TOKENIZER),--tokenizer '$(TOKENIZER)') $(if $(BENCHMARKS),--benchmarks '$(BENCHMARKS)')
 
-.PHONY: help setup peers run ablation plan sources preview check trace chat watch up down status test test-full coverage hooks lint format
+.PHONY: help setup peers run ablation plan sources preview check trace chat chat-web serve watch up down status test test-full coverage hooks lint format
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +78,12 @@ trace: setup ## what became of a record: ID=id or its first digits, FILE:POSITIO
 
 chat: setup ## talk to the last trained model; MODEL=dpo|sft|sft:NAME|base|FOLDER TEMPERATURE=0.7 TOP_P=0.9
 	@$(CLI) chat $(REQUEST) --model '$(MODEL)' --temperature $(TEMPERATURE) --top-p $(TOP_P)
+
+serve: setup ## an OpenAI-compatible server: MODEL=dpo|sft|base|FOLDER (several with commas) PORT=8040; a key: STEEL_API_KEY
+	@$(CLI) serve $(REQUEST) --model '$(MODEL)' $(if $(PORT),--port $(PORT))
+
+chat-web: setup ## the same with all models of the profile, for its chat page: prints the address
+	@$(CLI) serve $(REQUEST) --model '$(if $(MODEL),$(MODEL),all)' $(if $(PORT),--port $(PORT))
 
 watch: setup ## follow the newest flow run
 	@$(CLI) watch

@@ -89,7 +89,8 @@ def walk(spec: FlowSpec, config: SteelRun, stages: Sequence[str], force: Iterabl
 def _walk_stages(run: Run, stages: Sequence[str]) -> State | None:
     """The state of the first stage that did not end well, or None."""
     before: list[State] = []  # makes the arrows of the graph
-    for stage in stages:
+    has_nodes = {node.stage for node in run.runner.nodes.values()}
+    for stage in [stage for stage in stages if stage in has_nodes]:
         run.journal.stage(stage)
         state = _stage_task(run, stage)(return_state=True, wait_for=before)
         run.journal.stage_ended(stage, state)

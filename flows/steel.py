@@ -1,6 +1,6 @@
 """The flow `steel`: the whole pipeline, and each stage of it.
 
-    download → convert → clean → tokenize → pretrain → sft → dpo → rl → evaluate → report
+    download → convert → clean → tokenize → pretrain → sft → dpo → rl → evaluate → export → report
 
 The nodes inside the stages are declared in tasks/dag.py and walked by flows/stages.py. Deployments of
 this flow are in prefect.yaml.

@@ -90,21 +90,22 @@ class TextTokenizer:
         ends = (self.special_id(token) for token in (self.chat.turn_end, self.chat.document_end))
         return list(dict.fromkeys(i for i in ends if i is not None))
 
-    @property
-    def added(self) -> list[str]:
-        """The added tokens."""
-        return list(self._ids)
-
     def special_id(self, token: str) -> int | None:
         """The id of an added token, None where there is none of that name."""
         return self._ids.get(token)
 
+    @property
+    def added(self) -> list[str]:
+        """The names of all added tokens."""
+        return list(self._ids)
+
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """The text of ids; transformers' streamers call it, too."""
-        return self._whole.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        return self.whole.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
     @cached_property
-    def _whole(self) -> Any:
+    def whole(self) -> Any:
+        """The tokenizer with its added tokens, which decodes; it would make special tokens from text."""
         return Tokenizer.from_str(_dump({**json.loads(self.text_json), **self._rest}))
 
     def _refuse_special_from_text(self, special: set[str], where: str) -> None:

@@ -10,6 +10,7 @@ from tasks.clean import node as clean
 from tasks.convert import node as convert
 from tasks.download import node as download
 from tasks.evaluate import node as evaluate
+from tasks.export import node as export
 from tasks.report import node as report
 from tasks.settings.config import DATA_STAGES, STAGES, SteelRun
 from tasks.stage.node import Node
@@ -22,7 +23,8 @@ DATA = (download, convert, clean, tokenize)
 def build(config: SteelRun) -> dict[str, Node]:
     """All nodes of the pipeline by name, each after its inputs. Raises ValueError on an input that nobody makes."""
     nodes = [node for room in (*DATA, pretrain, sft, dpo, rl, evaluate) for node in room.nodes(config)]
-    return _graph([*nodes, *report.nodes(config, [node.name for node in nodes])], STAGES)
+    names = [node.name for node in nodes]
+    return _graph([*nodes, *export.nodes(config, names), *report.nodes(config, names)], STAGES)
 
 
 def study(config: SteelRun, room: Any) -> dict[str, Node]:

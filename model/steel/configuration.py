@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig
 FFN_KINDS = ("dense", "token", "prefix", "merge", "paper", "released")
 LEAKY_KINDS = ("paper", "released")
 EXPERT_KINDS = ("double_swiglu", "swiglu")
+ROUTER_KINDS = ("cosine", "linear")
 
 
 class SteelConfig(PreTrainedConfig):
@@ -52,6 +53,9 @@ class SteelConfig(PreTrainedConfig):
     `paper`, `released`: running over the whole document, later tokens included (for study and old weights)."""
     expert: str = "double_swiglu"
     """`double_swiglu`: h = silu(x G1) * (x U1), f(x) = silu(h G2) * (h U2). `swiglu`: f(x) = h D."""
+    router: str = "cosine"
+    """`cosine`: l = scale * cos(x, phi_s). `linear`: l = scale * x phi_s / sqrt(hidden_size), which starts alike and has
+    the form of other libraries' mixtures of experts. `dense` has none."""
     num_experts: int = 6
     slots_per_expert: int = 1
     """Columns of phi per expert. Kinds without slots add up an expert's weights."""
@@ -75,6 +79,8 @@ class SteelConfig(PreTrainedConfig):
             raise ValueError(f"ffn: {self.ffn} is unknown. Choose one of {', '.join(FFN_KINDS)}.")
         if self.expert not in EXPERT_KINDS:
             raise ValueError(f"expert: {self.expert} is unknown. Choose one of {', '.join(EXPERT_KINDS)}.")
+        if self.router not in ROUTER_KINDS:
+            raise ValueError(f"router: {self.router} is unknown. Choose one of {', '.join(ROUTER_KINDS)}.")
         if self.hidden_size % (2 * self.num_attention_heads):
             raise ValueError(
                 f"hidden_size {self.hidden_size} does not split into {self.num_attention_heads} heads of even size."
@@ -87,6 +93,13 @@ class SteelConfig(PreTrainedConfig):
             raise ValueError(
                 "num_experts, slots_per_expert, expert_width and merge_segment must be at least 1."
             )
+
+    def to_dict(self) -> dict:
+        """Without the router where it is the first kind: folders keep the bytes that they had before there was a choice."""
+        values = super().to_dict()
+        if values.get("router") == ROUTER_KINDS[0]:
+            del values["router"]
+        return values
 
     def refuse_leakage(self) -> None:
         """Raise unless this model may be trained: it is causal, or its leak is asked for."""

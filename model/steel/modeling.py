@@ -175,7 +175,10 @@ class SteelModel(SteelPreTrainedModel):
                 "attention_mask has zeros and doc_index is given, too. Number padding as a document of its own in "
                 "doc_index, and give no mask."
             )
-        if doc_index is None and position_ids is not None and not use_cache:
+        paged = (
+            "attention_instances" in kwargs or "cache" in kwargs
+        )  # serving: attention keeps the documents apart
+        if doc_index is None and position_ids is not None and not use_cache and not paged:
             doc_index = self.documents(position_ids, attention_mask, past_key_values)
         use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
         if use_cache and past_key_values is None and doc_index is None:

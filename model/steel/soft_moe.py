@@ -1,6 +1,7 @@
 """The Soft MoE: every expert sees every token, a router weighs them. Here: experts, router, and the kinds by token.
 
     l_ts = scale * cos(x_t, phi_s)                   router, FP32; C_ts = softmax over the slots s
+    l_ts = scale * x_t phi_s / sqrt(d)               the same with `router: linear`
     y_t  = sum_e C_te f_e(x_t)                       `token`; f_e: double SwiGLU or SwiGLU
 
 `dense` is one f as wide as all experts. `prefix`, `paper` and `released` (slots.py) give the experts mixtures of tokens;
@@ -104,7 +105,7 @@ class SteelFFN(nn.Module):
 
     def __init__(self, config: SteelConfig):
         super().__init__()
-        self.kind = config.ffn
+        self.kind, self.linear_router = config.ffn, config.router == "linear"
         self.routed = config.ffn != "dense"
         self.num_experts, self.merge_segment = config.num_experts, config.merge_segment
         if self.routed:
@@ -136,6 +137,8 @@ class SteelFFN(nn.Module):
     def logits(self, x_ND: Tensor) -> Tensor:
         """l [N, P] in FP32."""
         x_ND = x_ND.float()
+        if self.linear_router:
+            return self.scale.float() * (x_ND @ self.phi.float()) * x_ND.shape[-1] ** -0.5
         length_N1 = torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True).clamp_min(1e-12)
         cosine = x_ND @ F.normalize(self.phi.float(), dim=0) / length_N1
         return self.scale.float() * cosine

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from model.export import forms, splits
 from model.training import resume
 from model.training.config import ConfigError, undealable
 from tasks.clean import assets
@@ -31,6 +32,7 @@ def complaints(config: SteelRun, stages: tuple[str, ...], gpus: int) -> Iterator
     yield from _mixtures(config, stages)
     yield from _batches(config, stages, gpus)
     yield from _data(config, stages)
+    yield from _export(config, stages)
     yield from _held(config)
     yield from _artifacts(config.runtime.artifacts)
 
@@ -163,6 +165,28 @@ def _data(config: SteelRun, stages: tuple[str, ...]) -> Iterator[str]:
         yield "tokenize.val_share is 0, and the ablation compares validation losses: hold some documents out"
 
 
+def _export(config: SteelRun, stages: tuple[str, ...]) -> Iterator[str]:
+    """The model can leave in every form that is wanted, known before it is trained."""
+    if "export" not in stages:
+        return
+    if stages[-1] == "export" and not config.export.forms:
+        yield f"export.forms is empty: name the forms to write ({', '.join(forms.FORMS)})"
+    for form in config.export.forms:
+        yield from (f"export.forms: {line}" for line in _complaint_of_form(config, form))
+
+
+def _complaint_of_form(config: SteelRun, form: str) -> Iterator[str]:
+    geometry = config.model.geometry
+    if reason := forms.refusal(form, geometry, fold_cosine=config.export.fold_cosine):
+        yield reason
+    elif form == "gguf":
+        if find_spec("gguf") is None:
+            yield "gguf needs the package gguf (requirements.txt), which is not installed"
+        own = config.runtime.folders.tokenizer if config.tokenize.tokenizer == "folder" else None
+        if own is not None and (own / "tokenizer.json").is_file():
+            yield from _complaint(lambda: splits.split_name(own))
+
+
 def _held(config: SteelRun) -> Iterator[str]:
     yield from _complaint(lambda: resume.check_allowed(config.runtime.allow_changed))
 
@@ -177,7 +201,7 @@ def _artifacts(folder: Path) -> Iterator[str]:
 def _complaint(check: Callable[[], object]) -> Iterator[str]:
     try:
         check()
-    except (NodeError, ConfigError) as error:
+    except (NodeError, ConfigError, forms.FormError) as error:
         yield str(error)
 
 

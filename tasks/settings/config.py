@@ -4,7 +4,7 @@ Two kinds of setting, never mixed: the *recipe* (everything but `runtime`) defin
 enters fingerprints; `runtime` says how it is executed (paths, devices, process counts) and never
 does. Unknown keys are refused everywhere, so that a typo cannot vanish.
 
-The sections stand in modules of their own (data, model, training, scoring, runtime); all of them can be had from here.
+The sections stand in modules of their own (data, model, training, scoring, export, runtime); all of them can be had from here.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pydantic import model_validator
 
 from tasks.settings import names
 from tasks.settings.data import Assets, Clean, Convert, Source, Tokenize, WebFile, World
+from tasks.settings.export import Export
 from tasks.settings.model import LEAKY_KINDS, OTHER_MODELS, FfnKind, Model
 from tasks.settings.runtime import Endpoints, Folders, Runtime
 from tasks.settings.scoring import Ablation, Evaluate, Report
@@ -57,6 +58,7 @@ __all__ = [
     "RlSettings",
     "Evaluate",
     "Ablation",
+    "Export",
     "Report",
     "Folders",
     "Endpoints",
@@ -68,11 +70,23 @@ __all__ = [
     "SteelRun",
 ]
 
-STAGES = ("download", "convert", "clean", "tokenize", "pretrain", "sft", "dpo", "rl", "evaluate", "report")
+STAGES = (
+    "download",
+    "convert",
+    "clean",
+    "tokenize",
+    "pretrain",
+    "sft",
+    "dpo",
+    "rl",
+    "evaluate",
+    "export",
+    "report",
+)
 DATA_STAGES = STAGES[: STAGES.index("tokenize") + 1]
 """What every study begins with."""
 StageName = Literal[
-    "download", "convert", "clean", "tokenize", "pretrain", "sft", "dpo", "rl", "evaluate", "report"
+    "download", "convert", "clean", "tokenize", "pretrain", "sft", "dpo", "rl", "evaluate", "export", "report"
 ]
 
 
@@ -105,6 +119,8 @@ class PipelineRecipe(Section):
     """Reinforcement learning."""
     evaluate: Evaluate = Evaluate()
     """Benchmarks."""
+    export: Export = Export()
+    """Forms in which the last model leaves."""
     report: Report = Report()
     """The report's sample generations."""
     keep_trained_on_code_change: bool = False

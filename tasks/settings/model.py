@@ -47,6 +47,9 @@ class Model(Section):
     token; `paper` and `released`: kinds that do, for study only."""
     expert: Literal["double_swiglu", "swiglu"] = "double_swiglu"
     """Inner form of an expert. `double_swiglu`: two gated layers, as in Steel-LLM; `swiglu`: one."""
+    router: Literal["cosine", "linear"] = "cosine"
+    """How a Soft MoE layer weighs its experts. `cosine`: by scale * cos(x, phi), as in Steel-LLM; `linear`: by
+    scale * x·phi / sqrt(hidden_size), with which `ffn: token` and `expert: swiglu` can leave as Qwen2-MoE."""
     num_experts: int = Field(6, gt=0)
     """Number of experts of a Soft MoE layer."""
     slots_per_expert: int = Field(1, gt=0)
@@ -102,6 +105,13 @@ class Model(Section):
         return self.transformers is None and self.pretrained is None
 
     @property
+    def geometry(self) -> dict[str, Any]:
+        """The fields of config.json as far as they are known before training."""
+        if self.own:
+            return self.model_dump(mode="json")
+        return self.transformers if self.transformers is not None else self._brought()
+
+    @property
     def context(self) -> int | None:
         """Largest number of positions; None: not known here."""
         return self._field("max_position_embeddings")
@@ -115,11 +125,12 @@ class Model(Section):
         if self.own:
             value: int | None = getattr(self, name)
             return value
-        if self.transformers is not None:
-            return self.transformers.get(name)
+        return self.geometry.get(name)
+
+    def _brought(self) -> dict[str, Any]:
         assert self.pretrained is not None
         try:
-            return json.loads((self.pretrained / "config.json").read_text("utf-8")).get(name)
+            return json.loads((self.pretrained / "config.json").read_text("utf-8"))
         except (OSError, ValueError) as error:
             raise NodeError(
                 f"model.pretrained: {self.pretrained}/config.json cannot be read ({error})"

@@ -66,6 +66,7 @@ ONLY_RUNS_RL = {
     "asked_by": "of the measurement",
 }
 FROM_RUNTIME = {
+    *("detail_every", "peak_tflops", "profile_steps"),
     *("micro_batch_size", "compile", "attention", "kernels", "device", "keep_checkpoints"),
     *("keep_every", "watchdog_seconds", "backend_timeout_seconds", "allow_changed"),
 }

@@ -1,0 +1,33 @@
+"""The export stage: one node a form that `export.forms` names, of the last model of the run.
+
+`export:steel`, `export:qwen2`, `export:qwen2_moe`, `export:gguf`. Each reads all that the report reads, for the card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tasks.export.body import Recipe, export
+from tasks.settings.config import Export, SteelRun
+from tasks.stage.node import Node
+
+
+def nodes(config: SteelRun, names: Iterable[str]) -> list[Node]:
+    """A node for each form; `names` are all other nodes of the run, each an input under its own name."""
+    names = list(names)
+    # what the card tells of the run; of the settings of this stage only those of the form count
+    run = config.recipe.model_copy(update={"export": Export()})
+    return [
+        Node(
+            name=f"export:{form}",
+            body=export,
+            config=Recipe(
+                form=form,
+                dtypes=config.export.gguf if form == "gguf" else [],
+                fold_cosine=config.export.fold_cosine,
+                run=run,
+            ),
+            inputs={name: name for name in names},
+        )
+        for form in config.export.forms
+    ]
