@@ -267,7 +267,7 @@ def _same_password(records: Mapping[str, processes.Record], auth: str) -> None:
 def _command(name: str, at: Addresses, state: State) -> list[str]:
     python = [sys.executable, "-m"]
     if name == "prefect":
-        return [*python, "prefect", "server", "start", "--host", HOST, "--port", str(at.prefect_port)]
+        return [*python, "flows.prefect_server", "--host", HOST, "--port", str(at.prefect_port)]
     if name == "mlflow":
         return [*python, "flows.mlflow_server", str(at.mlflow_port)]
     return [*python, "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", "steel"]

@@ -39,6 +39,10 @@ QUEUES = ("pipelines", "stages")
 """Of the pool: whole pipelines and studies, and single stages. One run of each goes on at a time."""
 
 
+RETENTION_SECONDS = 90 * 24 * 3600
+"""How long Prefect keeps a flow run that has ended, with its logs."""
+
+
 @dataclass(frozen=True)
 class State:
     """The state folder and what lies where in it."""
@@ -152,8 +156,24 @@ def prefect_settings(state: State, at: Addresses, auth: str) -> dict[str, Any]:
             # a busy 2-core machine: SQLite answers late, and late must not mean "database is locked"
             "database": {"timeout": 60.0, "connection_timeout": 60.0},
             "ui": {"show_promotional_content": False},
+            # loops of a server that one person uses: rarer, and off where nothing here needs them
+            "services": {
+                "late_runs": {"loop_seconds": 60},
+                "foreman": {"loop_seconds": 60},
+                "scheduler": {"recent_deployments_loop_seconds": 20},
+                "pause_expirations": {
+                    "enabled": False
+                },  # flows.watch keeps a suspended run without a time-out
+                "cleanup_reconciler": {"enabled": False},
+                "repossessor": {"enabled": False},  # nothing holds a lease
+                # the flow says itself that it was cancelled; this is the net, longer than a save
+                "cancellation_cleanup": {"loop_seconds": 60, "cancelling_timeout_seconds": 90},
+                # events, logs and artifacts of old runs go after RETENTION; MLflow keeps what counts
+                "db_vacuum": {"enabled": "events,flow_runs", "retention_period": RETENTION_SECONDS},
+            },
+            "events": {"proactive_granularity": "PT20S", "retention_period": "P7D"},
         },
-        "worker": {"query_seconds": 1.0},
+        "worker": {"query_seconds": 5.0},
         # the shortest beat Prefect takes; the automation in flows.deploy waits for three
         "flows": {"heartbeat_frequency": 30},
         "results": {"default_serializer": "json"},

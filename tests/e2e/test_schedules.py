@@ -46,7 +46,7 @@ def test_a_schedule_makes_runs_and_the_server_logs_no_error(tmp_path):
     with running(state, "prefect") as (_, environment, _):
         begun = time.monotonic()
         done = subprocess.run(
-            [sys.executable, "-c", SCHEDULE, "30"], env=environment, cwd=ROOT, capture_output=True, text=True
+            [sys.executable, "-c", SCHEDULE, "90"], env=environment, cwd=ROOT, capture_output=True, text=True
         )
         print(f"{time.monotonic() - begun:.0f} s", done.stdout, done.stderr)
     assert errors(state.folder, ("prefect",)) == []

@@ -59,7 +59,7 @@ def expected(state: State, auth: str) -> dict:
         "analytics": False,
         "timeout": 60.0,
         "connection": 60.0,
-        "query": 1.0,
+        "query": 5.0,
         "beat": 30,
         "serializer": "json",
         "colors": False,
