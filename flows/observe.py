@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 from prefect.logging import get_run_logger
+from prefect.settings import PREFECT_API_URL
 from prefect.states import State
 
 from flows.reporter import Reporter
@@ -20,9 +21,11 @@ from tasks.stage.runner import Runner
 PROGRESS_SECONDS = 2.0
 
 
-def started(runner: Runner, reporter: Reporter) -> None:
+def started(runner: Runner, reporter: Reporter, spec: FlowSpec) -> None:
     """Open the MLflow run and show the exact configuration."""
-    run = runner.begin()
+    page = spec.latest(runner.store.root, runner.config.profile) / spec.page
+    here = f"{_ui()}/runs/flow-run/{runner.flow_run_id}"
+    run = runner.begin(f"Prefect: [{runner.flow_run_id}]({here})\n\nNewest result: `{page}`")
     config = yaml.safe_dump(runner.config.model_dump(mode="json"), allow_unicode=True, sort_keys=False)
     text = f"MLflow: [{run}]({runner.tracker.url(run)})\n\n```yaml\n{config}```\n"
     reporter.markdown(text, key="configuration", description=f"profile {runner.config.profile}, resolved")
@@ -149,6 +152,10 @@ class Journal:
         result = runner.done.get(self.spec.result)
         if status == "FINISHED" and result:
             self.spec.publish(self._folder, result.path, self.stages)
+
+
+def _ui() -> str:
+    return PREFECT_API_URL.value().removesuffix("/api")
 
 
 def _results(runner: Runner, stage: str) -> list[Any]:

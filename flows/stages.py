@@ -66,7 +66,7 @@ def walk(spec: FlowSpec, config: SteelRun, stages: Sequence[str], force: Iterabl
     pool.configure(config.runtime.data_workers)
     reporter = Reporter(run_id)
     run = Run(runner, reporter, observe.Journal(runner, spec))
-    observe.started(runner, reporter)
+    observe.started(runner, reporter, spec)
     watch = Watch(run_id, runner.stop)
     status = "KILLED"
     with watch.obeyed():

@@ -6,7 +6,9 @@ witness, and the next run that meets it records it again.
 
 from __future__ import annotations
 
+import getpass
 import logging
+import os
 import socket
 import threading
 from collections.abc import Iterator, Mapping
@@ -28,6 +30,12 @@ from tasks.stage.tracking import (
     VERSION,
     Tracker,
 )
+
+SHOWN = ("seed", "model", "pretrain", "sft", "dpo", "rl", "evaluate")
+"""Sections of the configuration that are the pipeline run's parameters; the rest is in its config.yaml."""
+HEADLINES = ("pretrain", "sft", "dpo", "rl", "evaluate", "ablation")
+"""Stages whose nodes' metrics the pipeline's run repeats."""
+USER, NOTE = "mlflow.user", "mlflow.note.content"
 
 log = logging.getLogger(__name__)
 
@@ -57,29 +65,47 @@ class Recording:
         """Tags that pipeline and node runs share: what was run, where, by which code."""
         code = {COMMIT: self.commit, VERSION: self.version}
         known = {key: value for key, value in code.items() if value}
-        return {**self._run, "host": socket.gethostname(), **known}
+        source = {USER: _user(), "mlflow.source.name": "steel", "mlflow.source.type": "LOCAL"}
+        return {**self._run, "host": socket.gethostname(), **source, **known}
 
-    def begin(self, config: Any) -> str:
-        """Open the pipeline's run, with the resolved config as its artifact; its id."""
+    def begin(self, config: Mapping[str, Any], note: str = "") -> str:
+        """Open the pipeline's run, with what decides the model as its parameters and the config as its artifact.
+
+        `note` is its description, Markdown. Returns the run's id.
+        """
         name = f"pipeline-{self._run[PROFILE]}"
+        tags = {**self.origin, **({NOTE: note} if note else {})}
         self._pipeline = self._tracker.patiently(
-            lambda: self._tracker.start("pipeline", name, None, self.origin), "a new run"
+            lambda: self._tracker.start("pipeline", name, None, tags), "a new run"
         )
         self._tracker.document(self._pipeline, config, "config.yaml")
+        shown = {key: config[key] for key in SHOWN if key in config}
+        self._tracker.params(self._pipeline, {PROFILE.rpartition(".")[2]: self._run[PROFILE], **shown})
         return self._pipeline
 
-    def end(self, status: str, reused: Mapping[str, str], nodes_run: int) -> None:
-        """Close the pipeline's run; `reused` are the runs of reused nodes by name."""
+    def end(
+        self, status: str, reused: Mapping[str, str], nodes_run: int, done: Mapping[str, Artifact] = {}
+    ) -> None:
+        """Close the pipeline's run; `reused` are the runs of reused nodes by name, `done` every node's artifact.
+
+        The metrics of trainings and evaluations are repeated in it: MLflow sums nothing up.
+        """
         counts = {"nodes_reused": len(reused), "nodes_run": nodes_run}
+        for node, artifact in done.items():
+            if stage_of(node) in HEADLINES:
+                values = artifact.manifest["metrics"]
+                counts.update({f"{node.replace(':', '/')}/{key}": value for key, value in values.items()})
         tags = {"steel.reused_runs": ",".join(reused.values())[:7900]}
         with unless_away("MLflow does not take the end of the pipeline's run"):
             self._tracker.document(self._pipeline, dict(reused), "reused.json")
             self._tracker.metrics(self._pipeline, [(k, v, 0) for k, v in counts.items()])
             self._tracker.finish(self._pipeline, status, tags)
 
-    def end_stage(self, stage: str, status: str) -> None:
-        """Close the run of a stage, if any of its nodes ran."""
+    def end_stage(self, stage: str, status: str, numbers: Mapping[str, float] = {}) -> None:
+        """Close the run of a stage, if any of its nodes ran, with the stage's own numbers as metrics."""
         if run := self._stages.pop(stage, None):
+            with unless_away(f"MLflow does not take the numbers of {stage}"):
+                self._tracker.metrics(run, [(key, value, 0) for key, value in numbers.items()])
             self.close(run, status)
 
     def open(self, node: str, tags: Mapping[str, str]) -> str:
@@ -119,3 +145,10 @@ class Recording:
                     "a new run",
                 )
             return self._stages[stage]
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user has no name
+        return str(os.getuid())

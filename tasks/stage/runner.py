@@ -195,20 +195,32 @@ class Runner:
         return f" ({'; '.join(names[:4])}{' …' if len(names) > 4 else ''})" if names else ""
 
     # --------------------------------------------------------------------------- running
-    def begin(self) -> str:
-        """Open the pipeline's MLflow run, with the resolved config as its artifact."""
-        self.pipeline_run = self.recording.begin(self.config.model_dump(mode="json"))
+    def begin(self, note: str = "") -> str:
+        """Open the pipeline's MLflow run, with the resolved config as its artifact and `note` as its description."""
+        self.pipeline_run = self.recording.begin(self.config.model_dump(mode="json"), note)
         return self.pipeline_run
 
     def end(self, status: str) -> None:
         """Close the pipeline's run; it lists the node runs it reused."""
         if self.pipeline_run:
             reused = {r.name: r.run_id for r in self.results.values() if r.state == "Cached"}
-            self.recording.end(status, reused, len(self.results) - len(reused))
+            self.recording.end(status, reused, len(self.results) - len(reused), self.done)
 
     def end_stage(self, stage: str, status: str) -> None:
         """Close the MLflow run of a stage, if any of its nodes ran."""
-        self.recording.end_stage(stage, status)
+        mine = [
+            self.results[n.name] for n in self.nodes.values() if n.stage == stage and n.name in self.results
+        ]
+        numbers: dict[str, float] = {
+            "nodes": len(mine),
+            "nodes_reused": sum(result.state == "Cached" for result in mine),
+            "seconds": round(sum(result.seconds for result in mine), 3),
+        }
+        for result in mine:
+            counts = self.done[result.name].manifest["counts"] if result.name in self.done else {}
+            for key, value in counts.items():
+                numbers[key] = numbers.get(key, 0) + value
+        self.recording.end_stage(stage, status, numbers)
 
     def run(
         self,

@@ -35,6 +35,12 @@ AWAY = (MlflowException, requests.RequestException, ConnectionError)
 PATIENCE_SECONDS = 600.0
 """How long a call that a node cannot start without waits for a server that is away."""
 _POLL_SECONDS = 2.0
+_EXPERIMENT_TAGS = {
+    # else the page opens on an overview of prompts and traces, which is empty
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.note.content": "Runs of Steel: a `pipeline` run for each flow run, below it one for each stage that did "
+    "something, below that one for each node. Numbers to compare stand in the pipeline's run.",
+}
 _BATCH = 500
 _IDS = 400
 """Run ids in one question: the parser of filters stops at 10,000 tokens."""
@@ -89,10 +95,18 @@ class Tracker:
     def _experiment(self) -> str:
         experiment = self.client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
-            return self.client.create_experiment(EXPERIMENT)
+            try:
+                return self.client.create_experiment(EXPERIMENT, tags=_EXPERIMENT_TAGS)
+            except RestException as error:  # two first runs at once: the other one was faster
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                experiment = self.client.get_experiment_by_name(EXPERIMENT)
         if experiment.lifecycle_stage == "deleted":
             log.warning("the MLflow experiment %s was deleted: it is restored, with its runs", EXPERIMENT)
             self.client.restore_experiment(experiment.experiment_id)
+        for key, value in _EXPERIMENT_TAGS.items():  # one that an older version made
+            if experiment.tags.get(key) != value:
+                self.client.set_experiment_tag(experiment.experiment_id, key, value)
         return experiment.experiment_id
 
     def patiently(self, call: Callable[[], Answer], what: str) -> Answer:
@@ -241,7 +255,7 @@ class Tracker:
             try:
                 self.client.log_inputs(run_id, entries)
             except MlflowException as error:
-                if "UNIQUE" not in str(error):
+                if "unique" not in str(error).lower():  # SQLite and PostgreSQL say it in other letters
                     raise
                 self.client.log_inputs(run_id, entries)
 
@@ -254,6 +268,10 @@ class Tracker:
                 raise
             return ""  # no such run
         return info.status if info.lifecycle_stage == "active" else ""
+
+    def page(self) -> str:
+        """The page of all runs in the MLflow UI."""
+        return f"{self.uri}/#/experiments/{self.experiment}/runs?workflowType=machine_learning"
 
     def url(self, run_id: str) -> str:
         """The page of a run in the MLflow UI."""

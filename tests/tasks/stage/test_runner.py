@@ -250,3 +250,36 @@ def test_the_artifacts_of_a_node_are_found_newest_first(world):
     assert {artifact.node for artifact in artifacts} == {"download:scan"}
     assert artifacts[0].path == store.final("download:scan", artifacts[0].fingerprint)
     assert list(store.artifacts("download:nothing")) == []
+
+
+def test_the_pipelines_run_stands_for_itself(world):
+    """Parameters, headline metrics and description are in it; stage runs carry their own numbers."""
+
+    def train(ctx: Context) -> Outcome:
+        return Outcome(metrics={"val_loss": 2.5}, counts={"tokens": 7})
+
+    tag = uuid.uuid4().hex
+    runner = world(Node("pretrain", train, {"tag": tag}), *two(tag))
+    runner.end_stage("pretrain", "FINISHED")
+    client = world.tracker.client
+    run = client.get_run(runner.pipeline_run)
+    assert run.data.metrics["pretrain/val_loss"] == 2.5
+    assert run.data.params["seed"] == "1"
+    assert run.data.params["pretrain.optim.lr"]
+    assert run.data.params["profile"] == runner.config.profile
+    assert run.data.tags["mlflow.user"]
+    [stage] = client.search_runs(
+        [world.tracker.experiment],
+        f"tags.`steel.kind` = 'stage' and tags.`mlflow.parentRunId` = '{runner.pipeline_run}' "
+        "and tags.`mlflow.runName` = 'pretrain'",
+    )
+    assert stage.data.metrics == {
+        "nodes": 1,
+        "nodes_reused": 0,
+        "seconds": stage.data.metrics["seconds"],
+        "tokens": 7,
+    }
+    assert (
+        client.get_experiment(world.tracker.experiment).tags["mlflow.experimentKind"]
+        == "custom_model_development"
+    )
