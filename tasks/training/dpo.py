@@ -109,6 +109,7 @@ def reference(ctx: Context) -> Outcome:
         held_out=recipe.held_out,
         out=ctx.out,
     )
+    ctx.progress(0.0, "making the pairs")
     counts = pool.submit(pairs.prepare, work).result()
     start = chosen(ctx.inputs)
     parts = [part for part in PARTS if counts[part]]
