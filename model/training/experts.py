@@ -11,6 +11,7 @@ second time, outside of the graph. Models of transformers with a top-k router: w
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -94,7 +95,7 @@ def numbers(table: list[float], layers: int, count: int) -> dict[str, Any]:
         if tokens:
             total = sum(load) or 1.0
             loads.append([round(x / total, 6) for x in load])
-            entropies.append(round(entropy / tokens / torch.tensor(float(count)).log().item(), 6))
+            entropies.append(round(entropy / tokens / math.log(count), 6))
     if not loads:
         return {}
     return {

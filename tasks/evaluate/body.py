@@ -5,6 +5,7 @@ Leaves results.json (rows with intervals), answers.jsonl (every single answer, f
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tasks.evaluate.protocols import Form
 from tasks.settings.config import Section
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Context, Outcome
-from tasks.work import pool
+from tasks.work import pool, told
 
 
 class Recipe(Section):
@@ -52,8 +53,9 @@ def evaluate(ctx: Context) -> Outcome:
         device=ctx.runtime.device,
         untrained_seed=ctx.seed if recipe.model == "untrained" else None,
     )
-    ctx.progress(0.1, f"{len(questions)} questions")
-    answers = pool.submit(scorer.run, task).result()
+    ctx.progress(0.0, f"{len(questions):,} questions")
+    with told.teller() as tell:
+        answers = told.result(ctx, pool.submit(scorer.run, replace(task, tell=tell)), tell)
     table = results.rows(recipe.model, answers)
     prompts_cut = sum(row.get("prompts_cut", 0) for row in table)
     if prompts_cut:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ class Task:
     controls: bool
     batch_tokens: int
     device: str
+    tell: Callable[[float, str], None] | None = None
+    """Gets the share of the passes that are done, and the one that begins."""
     untrained_seed: int | None = None
     """Set: the export's geometry with weights drawn from this seed, instead of its weights."""
 
@@ -52,8 +54,13 @@ def run(task: Task) -> list[dict[str, Any]]:
     else:
         model = scoring.untrained(task.export, task.untrained_seed, device)
     answers = []
-    for protocol in task.protocols:
-        for blank in (False, True) if task.controls else (False,):
+    blanks = (False, True) if task.controls else (False,)
+    passes = len(task.protocols) * len(blanks)
+    for at, protocol in enumerate(task.protocols):
+        for blank in blanks:
+            if task.tell is not None:
+                what = f"{protocol}, {CONTROL}" if blank else protocol
+                task.tell((at * len(blanks) + blank) / passes, f"{len(task.questions):,} questions, {what}")
             cuts: list[int] = []
             scores = ask(model, encoder, task.questions, protocol, task.form, blank, batch_tokens, cuts)
             answers += [

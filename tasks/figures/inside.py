@@ -31,7 +31,7 @@ def source_loss(curve: Curve) -> Figure:
     ordered = sorted(
         series, key=lambda name: -series[name][-1][1]
     )  # the legend in the order of the lines' ends
-    _lines(axes, {name: series[name] for name in ordered})
+    _lines(axes, series, ordered)
     axes.set_ylabel("loss (nats per token)")
     axes.legend(
         [f"{name}  {series[name][-1][1]:.2f}" for name in ordered],
@@ -50,12 +50,13 @@ def training_norms(curve: Curve, loads: Sequence[Sequence[float]]) -> Figure:
     panels = {label: series for label, series in panels.items() if series}
     figure, grid = new(HEIGHT, columns=len(panels) + bool(loads), share_y=False)
     grid = grid if isinstance(grid, list) else [grid]
+    names = list(dict.fromkeys(name for series in panels.values() for name in series))
     for axes, (label, series) in zip(grid, panels.items(), strict=False):
-        _lines(axes, series)
+        _lines(axes, series, names)
         axes.set_yscale("log")
         axes.set_title(label, fontsize=9.5, loc="left", color=style.INK)
-    names = list(dict.fromkeys(name for series in panels.values() for name in series))
-    handles = [line for line in grid[0].get_lines()][: len(names)]
+    shown = {line.get_label(): line for axes in grid for line in axes.get_lines()}
+    handles = [shown[name] for name in names]
     figure.legend(
         handles, names, loc="outside lower center", ncols=len(names), fontsize=8.5, handlelength=1.6
     )
@@ -78,13 +79,17 @@ def _loads(axes: Axes, loads: Sequence[Sequence[float]]) -> None:
     number_ticks(axes.xaxis)
 
 
-def _lines(axes: Axes, series: Mapping[str, Points]) -> None:
-    for index, points in enumerate(series.values()):
+def _lines(axes: Axes, series: Mapping[str, Points], names: Sequence[str]) -> None:
+    """`names`: of all panels, in the order of their colours."""
+    for name in (name for name in names if name in series):
+        points, index = series[name], names.index(name)
         colour = style.SERIES[index % len(style.SERIES)]
         dash = DASHES[min(index // len(style.SERIES), len(DASHES) - 1)]
         mark = "o" if len(points) < FEW else ""
         style_of = (0, dash) if dash else "-"
-        axes.plot(*zip(*points, strict=True), color=colour, lw=1.4, ls=style_of, marker=mark, ms=2.8)
+        axes.plot(
+            *zip(*points, strict=True), color=colour, lw=1.4, ls=style_of, marker=mark, ms=2.8, label=name
+        )
     axes.set_xlabel("step")
     axes.grid(axis="y")
     axes.margins(x=0.01)

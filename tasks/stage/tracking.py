@@ -199,6 +199,16 @@ class Tracker:
         for start in range(0, len(batch), _BATCH):
             self.client.log_batch(run_id, metrics=batch[start : start + _BATCH])
 
+    def logged(self, run_id: str) -> set[str]:
+        """The names of the metrics that a run has."""
+        try:
+            return set(self.client.get_run(run_id).data.metrics)
+        except AWAY as error:
+            log.warning(
+                "MLflow does not tell the metrics of a run (%s): steps may appear twice", one_line(error)
+            )
+            return set()
+
     def logged_step(self, run_id: str, name: str) -> int:
         """The last step of a metric's history, -1 if it has none."""
         try:
@@ -293,13 +303,14 @@ class RunTrack:
         self.tracker, self.run_id = tracker, run_id
         self._backlog: list[tuple[str, float, int]] = []
         self._last_step: dict[str, int] = {}
+        self._logged: set[str] | None = None
         self._flushed = 0.0
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         for name, value in values.items():
             if step is not None:
                 if name not in self._last_step:  # a resumed run has a history: no step twice
-                    self._last_step[name] = self.tracker.logged_step(self.run_id, name)
+                    self._last_step[name] = self._history(name)
                 if step <= self._last_step[name]:
                     continue
                 self._last_step[name] = step
@@ -312,6 +323,12 @@ class RunTrack:
             log.warning(
                 "MLflow does not take metrics (%s); %d kept for later", one_line(error), len(self._backlog)
             )
+
+    def _history(self, name: str) -> int:
+        """The last step of a metric. A new run, asked once, has none of any: a training has a hundred names."""
+        if self._logged is None:
+            self._logged = self.tracker.logged(self.run_id)
+        return self.tracker.logged_step(self.run_id, name) if _metric_name(name) in self._logged else -1
 
     def params(self, values: Mapping[str, Any]) -> None:
         self.tracker.patiently(lambda: self.tracker.params(self.run_id, values), "parameters")

@@ -144,6 +144,7 @@ def reference(ctx: Context) -> Outcome:
         out=ctx.out,
         extra=ctx.inputs["on_policy"].path if "on_policy" in ctx.inputs else None,
     )
+    ctx.progress(0.0, "making the pairs")
     counts = pool.submit(pairs.prepare, work).result()
     start = chosen(ctx.inputs)
     parts = [part for part in PARTS if counts[part]]

@@ -230,11 +230,26 @@ class FakeRun:
         }
 
     def pretrain(self) -> None:
-        files = {"metrics.jsonl": self._loss(800, 6.2, 1.9), **self._export()}
+        files = {"metrics.jsonl": [*self._loss(800, 6.2, 1.9), *self._detail(800)], **self._export()}
         facts = {"ranks": 2, "threads_per_rank": 1, "device": "cpu"}
         numbers = {"final_loss": 1.9, "val_loss": 2.0, "tokens_per_s": 12345.6, "unigram_loss": 5.43}
         inputs = ("tokenize:manifest", "tokenize:tokenizer")
         self.add("pretrain", files, inputs, seconds=142.3, extra=facts, metrics=numbers)
+
+    @staticmethod
+    def _detail(steps: int) -> list[dict[str, Any]]:
+        """The lines of a training that cost more."""
+        groups = ("embeddings", "attention", "ffn", "router", "norms", "head")
+        return [
+            {
+                "step": step,
+                "loss_by_source": {name: 2 + i + 100 / step for i, name in enumerate(PRETRAIN)},
+                "grad_norm_by_group": {name: 1 / (i + 1) for i, name in enumerate(groups)},
+                "update_ratio_by_group": {name: 1e-3 / (i + 1) for i, name in enumerate(groups)},
+                "expert_load_by_layer": [[0.3, 0.45, 0.25]] * 4,
+            }
+            for step in range(50, steps + 1, 50)
+        ]
 
     def sft(self) -> None:
         for variant, settings in self.config.sft.variants.items():

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
 from model.steel import SteelConfig
 from model.steel.attention import Documents
 from model.steel.layout import Layout
 from model.steel.modeling import SteelModel
 from model.training import memory
+from model.training.sources import SourceLoss
 from tests.support import engine_helpers as helpers
 from tests.support.memory_questions import question
 
@@ -62,11 +65,16 @@ def test_merge_asks_each_layer_for_its_segments(asked: Counter[str], layers: int
 
 
 WAITING = ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__int__", "__float__")
-LOOP = ("loop.py", "optim.py", "parallel.py", "metrics.py")
+LOOP = (
+    *("loop.py", "optim.py", "parallel.py", "metrics.py"),
+    *("detail.py", "experts.py", "groups.py", "pace.py", "sources.py", "trace.py"),
+)
 
 
-def test_the_loop_asks_three_times_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The batch's units (with the signal to stop), the gradient's norm, and what is reported."""
+@pytest.mark.parametrize("detail_every", [100, 1])
+def test_the_loop_asks_three_times_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, detail_every: int):
+    """The batch's units (with the signal to stop), the gradient's norm, and what is reported; once more where a step is
+    looked at."""
     seen: Counter[str] = Counter()
 
     def counted(name: str):
@@ -85,8 +93,9 @@ def test_the_loop_asks_three_times_a_step(tmp_path: Path, monkeypatch: pytest.Mo
     def questions(steps: int) -> Counter[str]:
         seen.clear()
         values = helpers.settings(
-            tmp_path / str(steps), data={"files": files}, steps=steps, log_every=100, save_every=100
-        )
+            tmp_path / str(steps), data={"files": files}, steps=steps, log_every=100, save_every=100,
+            detail_every=detail_every,
+        )  # fmt: skip
         assert helpers.engine(values) == 0
         return Counter(seen)
 
@@ -99,7 +108,19 @@ def test_the_loop_asks_three_times_a_step(tmp_path: Path, monkeypatch: pytest.Mo
         "parallel.py: tolist": 5,
         "optim.py: item": 5,
         "loop.py: tolist": 5,
+        **({"detail.py: tolist": 5} if detail_every == 1 else {}),
     }
+
+
+def test_the_loss_by_source_asks_nothing():
+    """Fake tensors have no values: a question to them is an error."""
+    with FakeTensorMode():
+        batch = replace(memory.blocks(2, 16, 3), sources=torch.zeros(6, dtype=torch.long))
+        sums = SourceLoss(["zhihu", "code"], torch.device("cpu"))
+        sums.add(batch, sums.room(batch))
+        assert sums.take().shape == (4,)
+        with pytest.raises(DynamicOutputShapeException):
+            (batch.labels != -100).nonzero()
 
 
 @pytest.mark.parametrize(

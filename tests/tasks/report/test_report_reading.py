@@ -106,4 +106,4 @@ def test_node_and_body(run, tmp_path, monkeypatch):
     for name in outcome.files:
         assert (tmp_path / name).stat().st_size > 100
     assert "answer to 你是谁？" in (tmp_path / "report.html").read_text("utf-8")
-    assert len(list((tmp_path / "figures").glob("*.svg"))) == 7
+    assert len(list((tmp_path / "figures").glob("*.svg"))) == 9
