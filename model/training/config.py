@@ -137,6 +137,10 @@ class TrainConfig:
     """Save a checkpoint after the last step, too, and keep the one with which the decay of wsd begins: another run can
     continue from them."""
     export_dtype: str = "float32"
+    export_every: int = 0
+    """Every so many steps the model is exported to exports/step-…, beside the training (0: at the end only)."""
+    export_steps: list[int] = field(default_factory=list)
+    """Steps at which it is, too."""
     allow_changed: list[str] = field(default_factory=list)
     """Fields that define the result (`optim.lr`, `precision`; model/training/resume.py lists them) and may differ from
     those of the checkpoint to go on from; any other that differs is refused."""
@@ -177,7 +181,9 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, not {value}")
-        for name in ("keep_every", "watchdog_seconds", "backend_timeout_seconds"):
+        if any(step < 1 for step in self.export_steps):
+            raise ConfigError(f"export_steps must be at least 1, not {min(self.export_steps)}")
+        for name in ("keep_every", "export_every", "watchdog_seconds", "backend_timeout_seconds"):
             if (value := getattr(self, name)) is not None and value < 0:
                 raise ConfigError(f"{name} must not be negative: {value}")
         if self.continue_from is not None and self.objective != "pretrain":

@@ -26,6 +26,7 @@ from tasks.work import pool
 RUNTIME = (
     *("micro_batch_size", "compile", "attention", "kernels", "device", "keep_checkpoints"),
     *("keep_every", "watchdog_seconds", "backend_timeout_seconds", "allow_changed"),
+    *("export_every", "export_steps"),
 )
 """Fields of `runtime` that the engine has under the same name."""
 

@@ -51,6 +51,7 @@ ONLY_RUNS_DPO = {
 FROM_RUNTIME = {
     *("micro_batch_size", "compile", "attention", "kernels", "device", "keep_checkpoints"),
     *("keep_every", "watchdog_seconds", "backend_timeout_seconds", "allow_changed"),
+    *("export_every", "export_steps"),
 }
 FROM_RUN = {"seed"}
 
