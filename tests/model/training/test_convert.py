@@ -115,7 +115,7 @@ def test_damage_and_nonsense_are_one_line(data, tmp_path, capsys):
     assert main([str(tmp_path / "nowhere"), str(tmp_path / "out")]) == 2
     assert "there is no checkpoint" in capsys.readouterr().err
     file = next(checkpoint.glob("__0_*"))
-    file.write_bytes(file.read_bytes()[:-1] + b"\0")
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
     with pytest.raises(DamagedError, match="has changed since it was written"):
         convert(checkpoint, tmp_path / "out")
     assert not (tmp_path / "out").exists()
