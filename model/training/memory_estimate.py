@@ -88,7 +88,8 @@ def _peak(question: dict[str, Any], train: TrainConfig, lm: PreTrainedModel, row
     kept = _kept(lm, lines, question["length"])
     blocks = len(network.blocks(lm))
     head = lm.get_output_embeddings().weight
-    classes, hidden, tokens = *head.shape, lines * question["length"]
+    classes, hidden = head.shape
+    tokens = lines * question["length"]
     chunk = cross_entropy.default_chunk(tokens, classes, hidden, size)
     micro_steps = question["micro"] and train.batch_size > rows * question["ranks"]
     parts = {
