@@ -1,6 +1,6 @@
 """`make plan GPUS=8xH100`: what a profile would cost on GPUs, as text. Needs no data, no servers and no GPU.
 
-Exit code 1 and one line for what does not fit.
+Exit code 1 and a line each for what is wrong with the settings there, or one for what does not fit.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flows.settings import State
-from tasks.inspect import cost
+from tasks.inspect import cost, preflight
 from tasks.inspect.cost import Cost
 from tasks.inspect.gpus import Fleet, fleet
 from tasks.settings import profiles
@@ -28,6 +28,10 @@ def show(profile: str, overrides: Mapping[str, Any], gpus: str) -> int:
     try:
         config = profiles.load(profile, dict(overrides))
         machines = fleet(gpus)
+        wrong = list(preflight.complaints(config, cost.STAGES, machines.per_node))
+        if wrong:
+            print("\n".join(wrong), file=sys.stderr)
+            return 1
         costs = cost.costs(config, machines, State.default().folder / "plans")
     except NodeError as error:
         print(error, file=sys.stderr)
@@ -42,7 +46,7 @@ def text(config: Any, machines: Fleet, costs: list[Cost]) -> Iterator[str]:
     yield f"{config.profile} on {machines} (data sheet: {gpu.memory:g} GB, {gpu.tflops:g} TFLOP/s BF16, {gpu.bandwidth:g} GB/s)"
     yield (
         f"{first['parameters']:,} parameters, {first['parameters_without_embeddings']:,} without embeddings; "
-        f"FFN {config.model.ffn}"
+        f"{_model(config)}"
     )
     for each in costs:
         yield ""
@@ -54,6 +58,14 @@ def text(config: Any, machines: Fleet, costs: list[Cost]) -> Iterator[str]:
         yield f"  {_bytes(size):>12}  {name}"
     yield ""
     yield from _assumptions(config, machines, costs)
+
+
+def _model(config: Any) -> str:
+    if config.model.own:
+        return f"FFN {config.model.ffn}"
+    return str(
+        (config.model.transformers or {}).get("model_type") or f"continued from {config.model.pretrained}"
+    )
 
 
 def _memory(each: Cost) -> Iterator[str]:
@@ -118,10 +130,16 @@ def _bytes(size: float) -> str:
 def _assumptions(config: Any, machines: Fleet, costs: list[Cost]) -> Iterator[str]:
     gpu = machines.gpu
     yield "assumed"
-    yield (
-        f"  memory: the engine's step by torch's FSDPMemTracker on fake tensors. Not counted, and {cost.reserve(gpu.memory):.1f} GB "
-        "are left for it (a guess): CUDA context, NCCL, cuBLAS, fragmentation"
-    )
+    if any(each.answer.get("estimated") for each in costs):
+        yield (
+            "  memory: an estimate, for this is no model of Steel's own: what autograd keeps of its forward, and what FSDP2 holds"
+            f". {cost.reserve(gpu.memory):.1f} GB are left for what is not counted (a guess)"
+        )
+    else:
+        yield (
+            f"  memory: the engine's step by torch's FSDPMemTracker on fake tensors. Not counted, and {cost.reserve(gpu.memory):.1f} "
+            "GB are left for it (a guess): CUDA context, NCCL, cuBLAS, fragmentation"
+        )
     yield f"  speed: {gpu.mfu[0]:.0%} to {gpu.mfu[1]:.0%} of the peak ({gpu.anchors})"
     yield (
         f"  at worst, too: {machines.link:g} GB/s each way between GPUs and nothing of it behind computation. Nothing has been "

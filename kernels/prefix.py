@@ -169,7 +169,7 @@ def _slots(x: Tensor, logits: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
     slots = logits.shape[2]
     _forward[(slots * -(-width // TILE_D), batch)](
         x, logits, starts, z, lse, length, width, slots,
-        BLOCK_T=TILE_T, BLOCK_D=TILE_D, PRECISION=_precision(), num_warps=4,
+        BLOCK_T=TILE_T, BLOCK_D=TILE_D, PRECISION=_precision(), num_warps=8,
     )  # fmt: skip
     return z, lse
 

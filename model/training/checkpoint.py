@@ -58,6 +58,8 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int, keep_every: int = 0):
         """Keep the `keep` newest, and those whose step is a multiple of `keep_every` (0: no others)."""
         self.folder, self.keep, self.keep_every = folder, keep, keep_every
+        self.held: set[int] = set()
+        """Steps whose checkpoints stay until they are taken out of it (first rank)."""
         self.failed = 0
         """Saves that this process has begun and could not finish."""
         self._group: dist.ProcessGroup | None = None
@@ -202,6 +204,8 @@ class Checkpoints:
     def _remove_old(self, spare: int | None) -> None:
         found = self.complete()
         for at in [at for at in found if at != spare][: -self.keep]:
+            if at in self.held:
+                continue
             if not self.keep_every or at % self.keep_every:
                 _remove(found[at])
 

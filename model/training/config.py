@@ -171,6 +171,10 @@ class TrainConfig:
     """Save a checkpoint after the last step, too, and keep the one with which the decay of wsd begins: another run can
     continue from them."""
     export_dtype: str = "float32"
+    export_every: int = 0
+    """Every so many steps the model is exported to exports/step-…, beside the training (0: at the end only)."""
+    export_steps: list[int] = field(default_factory=list)
+    """Steps at which it is, too."""
     allow_changed: list[str] = field(default_factory=list)
     """Fields that define the result (`optim.lr`, `precision`; model/training/resume.py lists them) and may differ from
     those of the checkpoint to go on from; any other that differs is refused."""
@@ -223,7 +227,10 @@ class TrainConfig:
             )
         if self.peak_tflops is not None and self.peak_tflops <= 0:
             raise ConfigError(f"peak_tflops must be above 0, not {self.peak_tflops}")
-        for name in ("detail_every", "keep_every", "watchdog_seconds", "backend_timeout_seconds"):
+        if any(step < 1 for step in self.export_steps):
+            raise ConfigError(f"export_steps must be at least 1, not {min(self.export_steps)}")
+        counts = ("detail_every", "keep_every", "export_every", "watchdog_seconds", "backend_timeout_seconds")
+        for name in counts:
             if (value := getattr(self, name)) is not None and value < 0:
                 raise ConfigError(f"{name} must not be negative: {value}")
         if self.continue_from is not None and self.objective != "pretrain":

@@ -24,6 +24,7 @@ from model.training.checkpoint import STATE, Checkpoints, DamagedError, check, l
 from model.training.config import ConfigError, TrainConfig
 from model.training.detail import Detail
 from model.training.export import full_weights, needed_tokens, write_export
+from model.training.exports import Exports
 from model.training.loader import BlockLoader, DataError, Prefetch, val_batches
 from model.training.metrics import Metrics, Window, peak_flops
 from model.training.objectives import Scorer, make_objective
@@ -95,6 +96,7 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
         decay_begins(config.optim, steps) if config.keep_final and config.optim.schedule == "wsd" else None
     )
     ready = Prefetch(loader, 2 if world.device.type == "cuda" else 0, steps, world.device)
+    exports = Exports(config, checkpoints, begin, active=world.first)
     skips = Skips(config.optim, state.get("skips"))
     metrics = Metrics(work / "metrics.jsonl", active=world.first, step=begin)
     window = Window(objective.stats, state["window"])
@@ -113,6 +115,7 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
     for step in range(begin, steps):
         clock = time.perf_counter()
         watch.beat()
+        exports.poll()
         trace.begin(step + 1)
         with pace.reading():
             batches = ready.batch(step)
@@ -122,6 +125,7 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
         pace.meet(seconds)
         if stopping:
             trace.close(step)
+            exports.stop()
             save(step)
             ready.close()
             metrics.close()
@@ -201,7 +205,9 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
             (done % config.save_every == 0 and done < steps)
             or done == spare
             or (done == steps and config.keep_final)
+            or (exports.due(done) and done < steps)
         ):
+            exports.add(done)
             save(done)
 
     watch.rest()
@@ -210,6 +216,7 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
     metrics.close()
     if not checkpoints.wait() and config.keep_final:
         raise TrainingError("the training has ended, but its last checkpoint could not be saved")
+    exports.finish()
     export(config, world, scorer, work / "export")
     return True
 

@@ -1,7 +1,7 @@
 """What a run would cost on GPUs that may not be here: memory, time, disk. No data is needed, and no torch in this process.
 
-Memory is measured, not estimated: model.training.memory runs the engine's step under fake tensors, in a process of its
-own; its answers are kept, by a digest of the question and of the code of model/ and kernels/. Time is arithmetic on
+Memory of Steel's own models is measured, not estimated: model.training.memory runs the engine's step under fake tensors,
+in a process of its own; that of other models is estimated by model.training.memory_estimate. Answers are kept, by a digest of the question and of the code of model/ and kernels/. Time is arithmetic on
 data sheets and on what comparable trainings reach; nothing of it has been measured with this code.
 """
 
@@ -24,9 +24,10 @@ from tasks.settings.config import SteelRun, Train
 from tasks.settings.errors import NodeError
 from tasks.settings.files import write_json
 from tasks.settings.paths import ROOT
-from tasks.training.pretrain import rounded_vocab
+from tasks.training.pretrain import beginning, rounded_vocab
 
 STAGES = ("pretrain", "sft", "dpo")
+TRACKER, ESTIMATE = "model.training.memory", "model.training.memory_estimate"
 DOCUMENTS = 4
 """A row's; the memory of attention depends on it a little, that of the FFN kind `merge` more."""
 
@@ -101,9 +102,11 @@ def ask(questions: list[dict[str, Any]], cache: Path) -> list[dict[str, Any]]:
     missing = {
         place: question for place, question in zip(places, questions, strict=True) if not place.exists()
     }
-    if missing:
-        for place, answer in zip(missing, _track(list(missing.values())), strict=True):
-            write_json(place, answer)
+    for module in (TRACKER, ESTIMATE):
+        asked = {place: question for place, question in missing.items() if _module(question) == module}
+        if asked:
+            for place, answer in zip(asked, _track(list(asked.values()), module), strict=True):
+                write_json(place, answer)
     return [json.loads(place.read_text("utf-8")) for place in places]
 
 
@@ -178,19 +181,17 @@ def _trainings(config: SteelRun, fleet: Fleet) -> Iterator[Training]:
 def _question(config: SteelRun, training: Training, limit: float) -> dict[str, Any]:
     """For model.training.memory; only what decides the answer."""
     runtime, recipe = config.runtime, training.recipe
-    if not config.model.own:
-        raise NodeError("memory and time are planned for Steel's own models only")
-    model = config.model.model_dump(mode="json")
-    if model["vocab_size"] is None and config.tokenize.tokenizer == "folder":
-        raise NodeError("the vocabulary is that of a tokenizer that is not known yet: set model.vocab_size")
-    if model["vocab_size"] is None:
-        model["vocab_size"] = rounded_vocab(None, config.tokenize.vocab_size)
+    vocab_size = config.model.vocabulary
+    if vocab_size is None and config.tokenize.tokenizer == "folder":
+        field = "model.vocab_size" if config.model.own else "model.transformers.vocab_size"
+        raise NodeError(f"the vocabulary is that of a tokenizer that is not known yet: set {field}")
+    start = beginning(config.model, vocab_size or rounded_vocab(None, config.tokenize.vocab_size))
     return {
         "train": {
             "objective": "pretrain",
             "work_dir": "-",
             "data": {"files": [{"path": "-"}]},
-            "model": model,
+            **start,
             "steps": 1,
             "batch_size": recipe.batch_size,
             "precision": recipe.precision,
@@ -217,11 +218,18 @@ def _digest(question: Mapping[str, Any]) -> str:
     return digest.hexdigest()[:24]
 
 
-def _track(questions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _module(question: Mapping[str, Any]) -> str:
+    """What answers it."""
+    train = question.get("train", {})
+    other = "init_from" in train or "model_type" in (train.get("model") or {})
+    return ESTIMATE if other else TRACKER
+
+
+def _track(questions: list[dict[str, Any]], module: str) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "questions.json"
         file.write_text(json.dumps(questions), "utf-8")
-        command = [sys.executable, "-m", "model.training.memory", str(file)]
+        command = [sys.executable, "-m", module, str(file)]
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -90,6 +90,11 @@ class Runtime(Section):
     Any other field that defines the result and differs is refused."""
     keep_every: int = Field(0, ge=0)
     """Every so many checkpoints one is kept for good, beside the newest. 0: none."""
+    export_every: int = Field(0, ge=0)
+    """Every so many steps of a training its model is exported to exports/step-…, while the training goes on. 0: at the
+    end only."""
+    export_steps: list[int] = Field([])
+    """Steps at which a training exports its model, too."""
     encoder: Literal["auto", "fastokens", "tokenizers"] = "auto"
     """Library that turns text into token ids; the result is the same. `auto`: fastokens where it agrees with
     tokenizers."""

@@ -219,7 +219,7 @@ def list_files(folder: Path) -> list[dict[str, Any]]:
 def content_digest(files: list[Mapping[str, Any]], below: str = "") -> str:
     """Digest of the content of an artifact, or of its part below a folder.
 
-    Logs (clock times, absolute paths) and checkpoints (one file per rank, with absolute paths) are kept
+    Logs (clock times, absolute paths), checkpoints (one file per rank, with absolute paths) and the exports of other steps are kept
     and checked but are not content: a training that is repeated with the same weights must not rerun
     what depends on it.
     """
@@ -230,7 +230,7 @@ def content_digest(files: list[Mapping[str, Any]], below: str = "") -> str:
 
 
 def is_log(path: str) -> bool:
-    return path.startswith(("logs/", "checkpoints/")) or path.rpartition("/")[2] in LOGS
+    return path.startswith(("logs/", "checkpoints/", "exports/")) or path.rpartition("/")[2] in LOGS
 
 
 def file_digest(path: Path) -> str:

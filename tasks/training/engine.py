@@ -27,6 +27,7 @@ RUNTIME = (
     *("micro_batch_size", "compile", "attention", "kernels", "device", "keep_checkpoints"),
     *("keep_every", "watchdog_seconds", "backend_timeout_seconds", "allow_changed"),
     *("detail_every", "peak_tflops", "profile_steps"),
+    *("export_every", "export_steps"),
 )
 """Fields of `runtime` that the engine has under the same name."""
 

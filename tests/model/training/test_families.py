@@ -200,6 +200,25 @@ def test_a_tokenizer_of_its_own_special_tokens_is_kept_on_continuing(data, tmp_p
     assert type(lm).__name__ == "Qwen2ForCausalLM"
 
 
+@pytest.mark.parametrize(
+    ("dtype", "shards"), [(torch.float32, "20KB"), (torch.bfloat16, "20KB"), (torch.bfloat16, "5GB")]
+)
+def test_a_folder_in_shards_or_in_bf16_is_continued(dtype, shards, data, tmp_path):
+    """Starts from the very numbers of the folder (a step at a rate of 1e-30 moves a zero)."""
+    lm = built(MODELS["qwen2-tied"]).lm.to(dtype)
+    lm.save_pretrained(tmp_path / "folder", max_shard_size=shards)
+    files = list((tmp_path / "folder").glob("*.safetensors"))
+    assert (len(files) > 1) == (shards == "20KB")
+    frozen = {"lr": 1e-30, "warmup_steps": 0, "weight_decay": 0.0}
+    values = settings(tmp_path / "run", data, model=None, init_from=str(tmp_path / "folder"), optim=frozen)
+    assert tiny.engine(values) == 0
+    made = AutoModelForCausalLM.from_pretrained(tmp_path / "run/export", dtype=torch.float32)
+    for name, weight in lm.named_parameters():
+        assert torch.allclose(made.get_parameter(name), weight.float(), rtol=0, atol=1e-28), name
+    expected = loss_of_documents(tmp_path / "folder", [Path(data["val_files"][0]["path"])])
+    assert val_loss(tmp_path / "run") == pytest.approx(expected, abs=1e-5)
+
+
 def test_stopped_and_resumed_is_uninterrupted_to_the_bit(data, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert tiny.engine(settings(whole, data, model=MODELS["gpt2"])) == 0

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flows import cost as page
-from flows.settings import State
+from flows.settings import ROOT, State
 from tasks.inspect import cost
 from tasks.inspect.gpus import GPUS, NETWORK, fleet
 from tasks.settings import profiles
@@ -48,7 +48,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path) -> list[dict[str, Any]]:
     """The questions that reach the tracker, which is not run."""
     seen: list[dict[str, Any]] = []
 
-    def track(questions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def track(questions: list[dict[str, Any]], module: str) -> list[dict[str, Any]]:
         seen.extend(questions)
         return [tracked(question) for question in questions]
 
@@ -119,11 +119,15 @@ def test_the_batch_is_dealt_to_every_rank(asked, tmp_path, gpus: str, ranks: int
 @pytest.mark.parametrize(
     ("gpus", "more", "words"),
     [
-        ("3xH100", {}, "pretrain: batch_size 512 cannot be shared evenly by 3 ranks"),
         (
             "8xH100",
             {"sft.train.batch_size": 96},
-            "sft: 12 a rank are no multiple of runtime.micro_batch_size 8",
+            "sft: 12 blocks a rank are no multiple of micro_batch_size 8 (sft.train.batch_size, 8 ranks)",
+        ),
+        (
+            "8xH100",
+            {"tokenize.block_size": 65_536},
+            "tokenize.block_size is 65536, more than the model's context",
         ),
         ("100x8xH100", {}, "cannot be shared evenly by 800 ranks"),
         ("8xA100-40", {"runtime.micro_batch_size": 16}, "set runtime.micro_batch_size=8"),
@@ -137,6 +141,14 @@ def test_what_does_not_fit_is_refused_in_one_line(asked, tmp_path, capsys, gpus,
     assert words in said.err
     assert len(said.err.strip().splitlines()) == 1
     assert not said.out
+
+
+def test_every_mistake_is_said_before_anything_is_tracked(asked, capsys):
+    assert page.show("steel-1b", tree(FINE), "3xH100") == 1
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(":")[0] for line in said] == ["pretrain", "sft", "dpo"]
+    assert "batch_size 512 cannot be shared evenly by 3 ranks" in said[0]
+    assert not asked
 
 
 def test_memory_that_is_too_small_for_one_row_is_said(asked, tmp_path, monkeypatch):
@@ -196,22 +208,45 @@ def test_disk_counts_checkpoints_exports_and_shards(asked, tmp_path):
     assert shards == pytest.approx(4 * 1_070_000 * 512 * 2049)
 
 
-@pytest.mark.parametrize("profile", ["demo", "smoke", "samples", "steel-100m", "steel-1b"])
+PROFILES = sorted(path.stem for path in (ROOT / "deployments/profiles").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("profile", PROFILES)
 def test_every_profile_has_a_plan_without_data(asked, tmp_path, capsys, profile: str):
-    fine = {**FINE, "runtime.nproc": 1} if profile.startswith("steel") else {"runtime.nproc": 1}
-    assert page.show(profile, tree(fine), "H200") == 0, capsys.readouterr().err
+    more: dict[str, Any] = {"runtime.nproc": 1}
+    if profile == "smollm2":  # its folder is made by whoever wants to run it
+        (tmp_path / "config.json").write_text(
+            json.dumps({"vocab_size": 300, "max_position_embeddings": 4096})
+        )
+        more["model.pretrained"] = str(tmp_path)
+    assert page.show(profile, tree(more), "H200") == 0, capsys.readouterr().err
     said = capsys.readouterr().out
     for words in (
         "parameters",
         "GFLOP a token",
         "tokens/s",
-        "GPU-hours",
         "checkpoints",
-        "Not counted",
+        "assumed",
         profile,
     ):
         assert words in said
-    assert json.loads(next(tmp_path.rglob("*.json")).read_text())["parameters"] == PARAMETERS
+    assert json.loads(next(tmp_path.rglob("plans/*.json")).read_text())["parameters"] == PARAMETERS
+
+
+def test_other_models_go_to_the_estimate(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        cost, "_track", lambda questions, module: [seen.append(module) or {} for _ in questions]
+    )
+    for model in ({"ffn": "dense"}, {"model_type": "qwen2"}):
+        cost.ask([{"train": {"model": model}}], tmp_path)
+    cost.ask([{"train": {"init_from": "/x"}}], tmp_path)
+    assert seen == [cost.TRACKER, cost.ESTIMATE, cost.ESTIMATE]
+
+
+def test_a_folder_that_is_not_there_is_one_line(asked, capsys):
+    assert page.show("smollm2", {"model": {"pretrained": "/nowhere"}}, "H200") == 1
+    assert "model.pretrained: /nowhere/config.json cannot be read" in capsys.readouterr().err
 
 
 def test_no_time_is_claimed_for_a_model_that_no_anchor_is_near(asked, tmp_path, capsys, monkeypatch):

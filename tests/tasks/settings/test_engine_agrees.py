@@ -69,6 +69,7 @@ FROM_RUNTIME = {
     *("detail_every", "peak_tflops", "profile_steps"),
     *("micro_batch_size", "compile", "attention", "kernels", "device", "keep_checkpoints"),
     *("keep_every", "watchdog_seconds", "backend_timeout_seconds", "allow_changed"),
+    *("export_every", "export_steps"),
 }
 FROM_RUN = {"seed"}
 
