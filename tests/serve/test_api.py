@@ -5,6 +5,7 @@ import threading
 
 import httpx
 import pytest
+import torch
 
 from model.chat_template import render_chat
 from model.scoring import choice_logprobs
@@ -26,9 +27,12 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def house(folder):
     offers = {"chat": Offer(folder), "base": Offer(folder, chat=False)}
-    with served(offers, Limits(slots=4, queue=8, max_new_tokens=500)) as (address, models):
-        with httpx.Client(base_url=address, timeout=60) as client:
-            yield client, models
+    limits = Limits(slots=4, queue=8, max_new_tokens=500)
+    with (
+        served(offers, limits) as (address, models),
+        httpx.Client(base_url=address, timeout=60) as client,
+    ):
+        yield client, models
 
 
 @pytest.fixture
@@ -69,11 +73,9 @@ def test_models_and_health(client):
 def test_a_reply_is_that_of_the_model(client, engine):
     reply = chat(client)
     ids, _ = render_chat(engine.tokenizer, QUESTION, generation_prompt=True)
-    import torch
-
-    made = engine.model.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)[
-        0, len(ids) :
-    ].tolist()
+    beyond = list(range(engine.known, engine.model.config.vocab_size))
+    settings = {"max_new_tokens": 8, "do_sample": False, "suppress_tokens": beyond}
+    made = engine.model.generate(torch.tensor([ids]), **settings)[0, len(ids) :].tolist()
     assert reply["choices"][0]["message"]["content"] == engine.tokenizer.decode(
         made, skip_special_tokens=True
     )
