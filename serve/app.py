@@ -235,21 +235,26 @@ async def _answer(
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         return StreamingResponse(frames, media_type="text/event-stream", headers=headers)
     answers = [replies.Answer() for _ in rows]
+    collected = asyncio.ensure_future(_collect(news, answers))
     try:
-        while any(answer.reason is None for answer in answers):
-            waiting = asyncio.ensure_future(news.get())
-            while not (await asyncio.wait([waiting], timeout=LOOK_SECONDS))[0]:
-                if await request.is_disconnected():
-                    waiting.cancel()
-                    return JSONResponse(None, 499)
-            index, event = waiting.result()
-            if event.error is not None:
-                raise ApiError(f"the model failed: {event.error}", status=500)
-            answers[index].add(event)
+        while not (await asyncio.wait([collected], timeout=LOOK_SECONDS))[0]:
+            if await request.is_disconnected():
+                return JSONResponse(None, 499)
+        collected.result()
     finally:
+        collected.cancel()
         for row in rows:
             row.leave()
     return shape.whole(answers, prompt_tokens)
+
+
+async def _collect(news: asyncio.Queue, answers: list[replies.Answer]) -> None:
+    """Until every answer is complete."""
+    while any(answer.reason is None for answer in answers):
+        index, event = await news.get()
+        if event.error is not None:
+            raise ApiError(f"the model failed: {event.error}", status=500)
+        answers[index].add(event)
 
 
 async def _frames(

@@ -5,6 +5,7 @@ import threading
 
 import httpx
 import pytest
+import torch
 
 from model.chat_template import render_chat
 from model.scoring import choice_logprobs
@@ -72,11 +73,9 @@ def test_models_and_health(client):
 def test_a_reply_is_that_of_the_model(client, engine):
     reply = chat(client)
     ids, _ = render_chat(engine.tokenizer, QUESTION, generation_prompt=True)
-    import torch
-
-    made = engine.model.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)[
-        0, len(ids) :
-    ].tolist()
+    beyond = list(range(engine.known, engine.model.config.vocab_size))
+    settings = {"max_new_tokens": 8, "do_sample": False, "suppress_tokens": beyond}
+    made = engine.model.generate(torch.tensor([ids]), **settings)[0, len(ids) :].tolist()
     assert reply["choices"][0]["message"]["content"] == engine.tokenizer.decode(
         made, skip_special_tokens=True
     )

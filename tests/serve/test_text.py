@@ -25,8 +25,8 @@ def written(tokenizer, ids, stops=()):
     return [*pieces, writer.rest()], False
 
 
-@settings(max_examples=40, deadline=None)
-@given(text=st.text(max_size=30))
+@settings(max_examples=25, deadline=None)
+@given(text=st.text(max_size=20))
 def test_the_pieces_are_the_text(tokenizer, text):
     ids = tokenizer.encode(text)
     assert "".join(written(tokenizer, ids)[0]) == tokenizer.decode(ids)
