@@ -22,6 +22,7 @@ DEVICES = ("auto", "cpu", "cuda")
 ATTENTIONS = ("auto", "flash_attention_4", "flash_attention_2", "varlen", "sdpa", "eager")
 KERNELS = ("auto", "off", "on")
 EXPORT_DTYPES = ("float32", "bfloat16")
+ADVANTAGES = ("group", "right")
 DPO_LOSSES = ("sigmoid", "sigmoid_norm", "ipo")
 
 
@@ -111,6 +112,7 @@ class RlConfig:
     """The ratio's part in the loss is clipped to 1 - clip_low ... 1 + clip_high."""
     kl_weight: float = 0.0
     """Of the divergence from the start model; 0: no reference model."""
+    advantage: str = "group"
     mask_truncated: bool = True
     """Replies without an end token are not trained on."""
 
@@ -248,6 +250,7 @@ class TrainConfig:
 
     def _check_rl(self) -> None:
         rl = self.rl
+        _one_of("rl.advantage", rl.advantage, ADVANTAGES)
         for name, least in (("group", 2), ("max_new_tokens", 1), ("inner_steps", 1)):
             if getattr(rl, name) < least:
                 raise ConfigError(f"rl.{name} must be at least {least}, not {getattr(rl, name)}")

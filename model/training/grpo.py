@@ -6,6 +6,9 @@
                 divided by the tokens of all replies that are trained on
     k3          exp(q - p) - (q - p) - 1, p and q the log-probabilities of the policy and of the start model
 
+With the advantage `right` it is rejection sampling instead (RAFT, Xiong et al. 2025): A is 1 for a right reply, and
+nothing else is trained on; on the first pass that is fine-tuning on the model's own right replies.
+
 A group whose rewards are all equal has no signal: it is left out and counted. A truncated reply is masked: its reward
 counts in its group's mean, its tokens are not trained on. Equal replies to a prompt are one sequence with a weight.
 """
@@ -78,20 +81,27 @@ def advantages(rewards: Sequence[float]) -> list[float]:
     return ((r - r.mean()) / (r.std() + EPSILON)).tolist()
 
 
-def batch_of(groups: Sequence[Group]) -> GroupBatch:
-    """The useful groups' replies that are trained on; a filler if there are none."""
+def gains(group: Group, advantage: str) -> list[float]:
+    """The advantage of each reply; 0: it is not trained on. `advantage`: `group` or `right`."""
+    if advantage == "right":
+        values = list(map(float, group.rewards))
+    else:
+        values = advantages(group.rewards) if group.useful else [0.0] * len(group.rewards)
+    return [value if on else 0.0 for value, on in zip(values, group.trained, strict=True)]
+
+
+def batch_of(groups: Sequence[Group], advantage: str = "group") -> GroupBatch:
+    """The replies that are trained on; a filler if there are none."""
     prompts: list[Sequence[int]] = []
     replies: list[Sequence[int]] = []
     gain: list[float] = []
     copies: list[float] = []
     sampled: list[Sequence[float]] = []
     for group in groups:
-        if not group.useful:
-            continue
         place: dict[tuple[int, ...], int] = {}
-        values = advantages(group.rewards)
+        values = gains(group, advantage)
         for i, reply in enumerate(group.replies):
-            if not group.trained[i]:
+            if not values[i]:
                 continue
             at = place.setdefault(tuple(reply), len(replies))
             if at < len(replies):

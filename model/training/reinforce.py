@@ -45,9 +45,9 @@ from model.training.watch import Watch
 
 log = logging.getLogger("steel.training")
 
-SEEN = ("groups", "zero", "replies", "reward", "reward_squares", "tokens", "cut", "entropy", "kept")
+SEEN = ("groups", "zero", "replies", "reward", "reward_squares", "tokens", "cut", "entropy")
 """Counted while sampling: groups and those without signal, replies, sums of rewards, sampled tokens, truncated replies,
-the sum of entropies, and tokens that are trained on."""
+and the sum of entropies."""
 
 
 def reinforce(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bool:
@@ -184,8 +184,6 @@ class Sampler:
             seen["tokens"] += sum(len(r.ids) for r in replies)
             seen["cut"] += sum(not r.ended for r in replies)
             seen["entropy"] += sum(r.entropy for r in replies)
-            if group.useful:
-                seen["kept"] += sum(len(r.ids) for r, on in zip(replies, group.trained, strict=True) if on)
         return groups, [seen[name] for name in SEEN]
 
     def _group(self, prompt: Prompt, replies: Sequence[Sample]) -> Group:
@@ -222,7 +220,8 @@ class Trainer:
     ) -> tuple[dict[str, float], int]:
         """Go through this rank's groups; the step's numbers over all ranks, and how many updates were made."""
         batches = [
-            batch_of(groups[i : i + micro]).to(self.world.device) for i in range(0, len(groups), micro)
+            batch_of(groups[i : i + micro], self.config.rl.advantage).to(self.world.device)
+            for i in range(0, len(groups), micro)
         ]
         units = self.world.sum(sum(float(b.copies.sum()) for b in batches))[0]
         if not units:  # no group of any rank has anything to teach

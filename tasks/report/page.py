@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.figures import curves, history, inside, style
-from tasks.report import environment, figures, graph_figure, notes, reading, tables
+from tasks.report import environment, figures, graph_figure, notes, post_training, reading, tables
 from tasks.report.tables import CONTROL_PROTOCOL
 from tasks.report.view import View
 from tasks.settings.config import PipelineRecipe
@@ -100,6 +100,8 @@ def render(view: View, drawings: dict[str, str]) -> str:
         origin=environment.origin(view.nodes),
         reading=reading,
         effect=tables.dpo_details(view.nodes),
+        dpo_rows=post_training.dpo_rows(view.nodes),
+        rl_rows=post_training.rl_rows(view.nodes),
         caveats=notes.caveats(view),
         config_yaml=config_yaml(view.config),
     )

@@ -9,11 +9,12 @@ from tasks.figures.style import big, count, interval, p_value, percent
 from tasks.report.tables import CHANCE, CONTROL_PROTOCOL, HELD_OUT, is_control
 
 
-def best_model(rows: list[dict[str, Any]], variant: str | None) -> str | None:
-    """The furthest tuned model with scores: dpo, else the chosen variant, else base."""
+def best_model(rows: list[dict[str, Any]], variant: str | None, rl_start: str = "sft") -> str | None:
+    """The furthest tuned model with scores: dpo, rl (before it, if it started there), the chosen variant, else base."""
     models = {row["model"] for row in rows}
+    last = ["rl", "dpo"] if rl_start == "dpo" else ["dpo", "rl"]
     order = [
-        "dpo",
+        *last,
         f"sft:{variant}",
         *sorted(m for m in models if m.startswith("sft:")),
         "base",

@@ -52,7 +52,7 @@ class View:
     @property
     def model(self) -> str | None:
         """The furthest model that has scores."""
-        return reading.best_model(self.benchmarks, self.variant)
+        return reading.best_model(self.benchmarks, self.variant, self.config.rl.start)
 
     @property
     def val_loss(self) -> float | None:

@@ -240,6 +240,9 @@ class RlSettings(Section):
     """How far above 1 the ratio of new to old probability of a token still counts."""
     kl_weight: float = Field(0.0, ge=0)
     """Weight of the divergence from the start model in the loss. 0: none, and no second model in memory."""
+    advantage: Literal["group", "right"] = "group"
+    """What a reply is worth. `group`: its reward against those of its group (GRPO); `right`: 1 for a right reply, and
+    nothing else is trained on (rejection sampling)."""
     mask_truncated: bool = True
     """Do not train on replies that were cut at max_new_tokens; their reward, 0, still counts in their group."""
     pass_rate: tuple[Rate, Rate] = (0.2, 0.8)

@@ -43,6 +43,7 @@ class Recipe(Section):
     clip_low: float
     clip_high: float
     kl_weight: float
+    advantage: str
     mask_truncated: bool
     train: Train
     open_benchmarks: dict[str, str]
@@ -251,7 +252,7 @@ def train(ctx: Context) -> Outcome:
             name: getattr(recipe, name)
             for name in (
                 *("group", "max_new_tokens", "inner_steps", "clip_low", "clip_high", "kl_weight"),
-                "mask_truncated",
+                *("advantage", "mask_truncated"),
             )
         },
     )

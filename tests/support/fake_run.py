@@ -68,7 +68,7 @@ class FakeRun:
 
     def build(self, until: str = "evaluate") -> FakeRun:
         """All stages up to and including one."""
-        for stage in ("download", "convert", "clean", "tokenize", "pretrain", "sft", "dpo", "evaluate"):
+        for stage in ("download", "convert", "clean", "tokenize", "pretrain", "sft", "dpo", "rl", "evaluate"):
             getattr(self, stage)()
             if stage == until:
                 break
@@ -288,12 +288,32 @@ class FakeRun:
         effect = {"accuracy_before": 184 / 300, "accuracy_after": 248 / 300, "n": 300, "p_value": 1.3e-9}
         effect |= {"ci95_before": list(wilson(184, 300)), "ci95_after": list(wilson(248, 300))}
         effect |= {"gained": 80, "lost": 16}
+        one = {**effect, "reward_accuracy": 0.91, "ci95_reward": list(wilson(273, 300)), "reward_ties": 3}
+        one |= {"reward_p_value": 1e-9}
+        effect["by_set"] = {
+            "demo_dpo_zh": one,
+            "on-policy": {**one, "behaviour": {"what": "exact answers", **effect}},
+        }
         self.add(
             "dpo:train", {"metrics.jsonl": curves, "dpo.json": effect, **self._export()}, ("dpo:reference",)
         )
 
+    def rl(self) -> None:
+        self.add("rl:prompts", {"prompts.jsonl": []}, ("sft:select",))
+        curves = self._loss(40, 0.01, -0.02, reward=(0.55, 0.81))
+        rows = [
+            {
+                "questions": "all open questions", "measure": "exact", "n": 1332,
+                "before": 1000 / 1332, "ci95_before": list(wilson(1000, 1332)),
+                "after": 1170 / 1332, "ci95_after": list(wilson(1170, 1332)),
+                "gained": 190, "lost": 20, "p_value": 1e-30,
+            }
+        ]  # fmt: skip
+        effect = {"start": f"sft:{list(self.config.sft.variants)[-1]}", "rows": rows}
+        self.add("rl:train", {"metrics.jsonl": curves, "rl.json": effect, **self._export()}, ("rl:prompts",))
+
     def evaluate(self) -> None:
-        models = ["untrained", "base", *(f"sft-{v}" for v in self.config.sft.variants), "dpo"]
+        models = ["untrained", "base", *(f"sft-{v}" for v in self.config.sft.variants), "dpo", "rl"]
         for unit in models:
             truth = TRUE_SCORE.get(unit, 0.95)
             rows, answers = [], []

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from model.training.config import ConfigError, from_dict
+from model.training.grpo import Group, batch_of
 from model.training.loader import DataError
 from model.training.prompts import Prompt, PromptLoader, write_prompts
 from tests.support import engine_helpers as tiny
@@ -44,6 +45,20 @@ def test_one_pass_has_a_ratio_of_exactly_one(base, tmp_path):
     for line in lines(tmp_path):
         assert line["clip_ratio/region_mean"] == 0
         assert line["updates"] == 1
+
+
+def test_rejection_sampling_trains_on_what_is_right_alone(base, tmp_path):
+    assert tiny.engine(rl.settings(base, tmp_path, steps=12, rl={"advantage": "right"})) == 0
+    shown = lines(tmp_path)
+    assert shown[-1]["reward"] > 0.9
+    assert shown[0]["loss"] < 0, "every advantage is 1"
+    group = Group([1], [[2], [3], [2], [4]], [1.0, 0.0, 1.0, 1.0], [True, True, True, False])
+    batch = batch_of([group], "right")
+    assert batch.copies.tolist() == [2]
+    assert batch.advantage.tolist() == [1]
+    assert batch_of([Group([1], [[2], [3]], [1.0, 1.0], [True, True])]).copies.tolist() == [0], (
+        "no signal: a filler"
+    )
 
 
 def test_a_stopped_run_goes_on_with_the_same_bytes(base, tmp_path):

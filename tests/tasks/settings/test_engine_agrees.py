@@ -27,6 +27,7 @@ CHOICES = {
     "kernels": engine.KERNELS,
     "export_dtype": engine.EXPORT_DTYPES,
     "loss": engine.DPO_LOSSES,
+    "advantage": engine.ADVANTAGES,
 }
 """Strings of which the engine checks the value; the settings are typed with the same ones, in the same order."""
 

@@ -1,0 +1,39 @@
+"""What DPO and reinforcement learning have changed, as the report shows it."""
+
+import re
+
+from tasks.report import page, post_training
+
+
+def test_reinforcement_learning_is_shown_with_the_benchmarks_of_its_start(seen):
+    rows = post_training.rl_rows(seen.nodes)
+    assert rows[0]["cases"] == "all open questions"
+    assert {row["measure"] for row in rows[1:]} == {
+        r["protocol"] for r in seen.benchmarks if r["model"] == "rl"
+    } - {"options-only"}
+    for row in rows[1:]:
+        assert row["after"] - row["before"] == (row["gained"] - row["lost"]) / row["n"]
+
+
+def test_pairs_are_shown_by_their_source(seen):
+    rows = post_training.dpo_rows(seen.nodes)
+    assert [(row["cases"], row["measure"]) for row in rows] == [
+        ("demo_dpo_zh", "chosen likelier per token"),
+        ("demo_dpo_zh", "reward accuracy, 3 ties apart"),
+        ("on-policy", "chosen likelier per token"),
+        ("on-policy", "reward accuracy, 3 ties apart"),
+        ("on-policy", "exact answers"),
+    ]
+    assert rows[1]["before"] is None
+
+
+def test_a_run_without_either_has_no_rows():
+    assert post_training.dpo_rows({}) == post_training.rl_rows({}) == []
+
+
+def test_the_page_has_both_tables(seen):
+    html = page.render(seen, {})
+    for name, rows in (("rl", post_training.rl_rows), ("dpo-by-set", post_training.dpo_rows)):
+        table = re.search(rf'<table data-table="{name}">.*?</table>', html, re.S)
+        assert table is not None
+        assert table[0].count("<tr>") == 1 + len(rows(seen.nodes))

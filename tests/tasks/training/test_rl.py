@@ -1,0 +1,177 @@
+"""The rl stage: which prompts are kept, what the engine is handed, and what is said of the effect."""
+
+import orjson
+import pytest
+from scipy import stats
+
+from model.training.prompts import read_prompts
+from tasks.settings.config import SteelRun
+from tasks.settings.errors import NodeError
+from tasks.training import engine, open_questions, prompts, rl
+from tests.support.sets import dialogue, write_set
+from tests.support.tiny import artifact, context, steel
+from tests.support.trained import no_drops, node_of, run_of
+
+pytestmark = pytest.mark.usefixtures("pool_here")
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("start")
+    steel(vocab_size=272).save_pretrained(folder / "export")
+    return folder
+
+
+def asked(k, reply, **meta):
+    return {**dialogue("qa", k, reply), "meta": meta}
+
+
+def run_with(**more) -> SteelRun:
+    section = {
+        "mixture": {"qa": {"reward": "exact"}}, "max_new_tokens": 4, "pass_rate": [0, 1], "pass_samples": 2,
+        "held_out": 3, "open_benchmarks": ["demo_exam"], "asked_by": "fact", "max_prompt_tokens": 120,
+        "train": {"steps": 5, "batch_size": 4}, **more,
+    }  # fmt: skip
+    return run_of(rl=section)
+
+
+def inputs(tmp_path, tokenizer, start):
+    (tmp_path / "select").mkdir(exist_ok=True)
+    (tmp_path / "select" / "choice.json").write_bytes(orjson.dumps({"variant": "exp2"}))
+    records = [asked(k, f"answer {k}", fact=f"f{k % 4}") for k in range(12)]
+    records += [
+        asked(50, "two\nlines"),
+        asked(51, "x", fact="f1"),
+        {**asked(52, "y"), "messages": records[0]["messages"]},
+    ]
+    records[-2]["messages"][0]["content"] = "long " * 100
+    exam = tmp_path / "exam"
+    exam.mkdir(exist_ok=True)
+    questions = [
+        {
+            "id": f"q{k}", "subject": "s", "split": "val", "language": "en", "question": f"Which {k}?",
+            "choices": ["a", "b", "c", "d"], "answer": k % 4,
+            "meta": {"half": "known-words", "fact": f"f{k}", "held_out_fact": k == 7},
+        }
+        for k in range(8)
+    ]  # fmt: skip
+    (exam / "questions.jsonl").write_bytes(b"".join(orjson.dumps(q) + b"\n" for q in questions))
+    return {
+        "select": artifact("sft:select", tmp_path / "select"),
+        "exp1": artifact("sft:exp1", tmp_path / "nowhere"),
+        "exp2": artifact("sft:exp2", start),
+        "tokenizer": artifact("tokenize:tokenizer", tokenizer),
+        "qa": artifact("convert:qa", write_set(tmp_path, "qa", 0, records)),
+        "qa.drops": artifact("clean:decontaminate", no_drops(tmp_path)),
+        "demo_exam": artifact("convert:demo_exam", exam),
+    }
+
+
+def made_prompts(tmp_path, tokenizer, start, **more):
+    out = tmp_path / "prompts"
+    out.mkdir()
+    node = node_of(rl, "rl:prompts", run_with(**more))
+    return out, node.body(context(out, node.config, inputs(tmp_path, tokenizer, start)))
+
+
+def test_prompts_are_asked_counted_and_kept(tmp_path, tokenizer, start):
+    out, outcome = made_prompts(tmp_path, tokenizer, start)
+    counts = outcome.counts
+    assert (counts["records"], counts["ungradable"], counts["prompt_too_long"], counts["repeated"]) == (
+        15,
+        1,
+        1,
+        1,
+    )
+    assert (counts["held_out"], counts["asked"], counts["kept"]) == (3, 9, 9)
+    assert sum(outcome.extra["passes"]) == 9
+    assert "| right replies | 0 | 1 | 2 |" in outcome.summary
+    kept = read_prompts(out / "train.arrow")
+    assert {p.reward for p in kept} == {"exact"}
+    lines = [orjson.loads(x) for x in (out / "prompts.jsonl").read_bytes().splitlines()]
+    assert [x["split"] for x in lines].count("held_out") == 3
+    assert {p.id for p in kept} == {x["id"] for x in lines if x["split"] == "train"}
+    assert made_prompts_again(tmp_path, tokenizer, start) == (out / "train.arrow").read_bytes()
+
+
+def made_prompts_again(tmp_path, tokenizer, start):
+    other = tmp_path / "again"
+    other.mkdir()
+    out, _ = made_prompts(other, tokenizer, start)
+    return (out / "train.arrow").read_bytes()
+
+
+def test_a_model_that_is_never_right_leaves_nothing_to_train_on(tmp_path, tokenizer, start):
+    with pytest.raises(
+        NodeError, match=r"of 9 none has a share of right replies of 0.2 to 0.8 \(15 records, 1 with"
+    ):
+        made_prompts(tmp_path, tokenizer, start, pass_rate=[0.2, 0.8])
+
+
+def test_prompts_are_chosen_by_their_share_of_right_replies():
+    lines = list("abcde")
+    assert prompts.chosen(lines, [0, 1, 4, 7, 8], 8, (0.1, 0.9)) == ["b", "c", "d"]
+    assert prompts.chosen(lines, [0, 2, 5, 8, 10], 10, (0.2, 0.8)) == ["b", "c", "d"]
+    assert prompts.histogram([0, 1, 1, 2], 2) == [1, 2, 1]
+
+
+def test_training_is_handed_the_prompts_and_its_effect_is_measured(tmp_path, tokenizer, start, monkeypatch):
+    folder, outcome = made_prompts(tmp_path, tokenizer, start)
+    given = {}
+
+    def train(ctx, objective, recipe, files, **more):
+        given.update(objective=objective, files=files, **more)
+        steel(vocab_size=272, seed=1).save_pretrained(ctx.out / "export")
+        return engine.Trained([{"step": 5, "loss": 0.1, "reward": 0.25, "updates": 1}], {"ranks": 1})
+
+    monkeypatch.setattr(engine, "train", train)
+    out = tmp_path / "out"
+    out.mkdir()
+    node = node_of(rl, "rl:train", run_with())
+    outcome = node.body(
+        context(
+            out,
+            node.config,
+            {"prompts": artifact("rl:prompts", folder), **inputs(tmp_path, tokenizer, start)},
+        )
+    )
+    assert given["objective"] == "grpo"
+    assert given["steps"] == 5
+    assert given["init_from"] == str(start / "export")
+    assert given["rl"]["group"] == 8
+    effect = orjson.loads((out / "rl.json").read_bytes())
+    assert effect["start"] == "sft:exp2" if "start" in effect else True
+    names = {(row["questions"], row["measure"]): row["n"] for row in effect["rows"]}
+    assert names["all open questions", "exact"] == 7, "untrained facts stand apart"
+    assert names["demo-held-out-facts", "lenient"] == 1
+    assert names["held-out prompts", "exact"] == 3
+    asked_n, never = (names.get((f"about what was {word}", "exact"), 0) for word in ("asked", "never asked"))
+    assert asked_n + never == 7
+    assert never >= 3, "f4 to f6 are in no prompt"
+    assert outcome.counts == {"prompts": 9, "open_questions": 11}
+
+
+def test_the_effect_is_paired():
+    def answers(*right):
+        return [
+            {"id": str(i), "row": "r", "about": "x" if i < 3 else "y", "exact": r, "lenient": True}
+            for i, r in enumerate(right)
+        ]
+
+    rows = open_questions.compare(answers(0, 0, 1, 1, 0), answers(1, 1, 1, 0, 1), {"x"})
+    exact = {row["questions"]: row for row in rows if row["measure"] == "exact"}
+    whole = exact["all open questions"]
+    assert (whole["gained"], whole["lost"]) == (3, 1)
+    assert whole["p_value"] == pytest.approx(stats.binomtest(1, 4).pvalue)
+    assert (exact["about what was asked"]["n"], exact["about what was never asked"]["n"]) == (3, 2)
+
+
+def test_a_profile_without_the_section_has_no_stage():
+    assert rl.nodes(run_of()) == []
+
+
+def test_what_it_starts_from():
+    assert node_of(rl, "rl:train", run_with()).inputs["select"] == "sft:select"
+    assert node_of(rl, "rl:train", run_with(start="dpo")).inputs["dpo"] == "dpo:train"
+    with pytest.raises(NodeError, match="is no source with use: sft"):
+        rl.nodes(run_with(mixture={"likes": {}}))
