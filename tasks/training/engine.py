@@ -106,7 +106,7 @@ def run(ctx: Context, config: TrainConfig, recipe: Train, nproc: int | None) -> 
             config.steps,
             config.optim.lr,
         )
-    launch.launch(ctx, config, nproc=nproc)
+    launch.launch(ctx, config, nproc=nproc, device=machine.device)
     return {
         "device": machine.device,
         "ranks": nproc,

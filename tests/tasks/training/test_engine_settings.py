@@ -93,9 +93,10 @@ def test_what_cannot_be_run_is_one_line_before_torchrun_starts(
 
 def test_launch_writes_the_config_that_the_engine_reads(ctx, monkeypatch):
     seen = []
-    monkeypatch.setattr(launch, "supervise", lambda ctx, command, env, tail: seen.append(command))
+    monkeypatch.setattr(launch, "supervise", lambda ctx, start, tail: None)
+    monkeypatch.setattr(launch, "program", lambda command, env: seen.append(command))
     config = engine.settings(ctx, "pretrain", Train(steps=1), [FILE], **FRESH)
-    launch.launch(ctx, config, nproc=3)
+    launch.launch(ctx, config, nproc=3, device="cuda")
     [command] = seen
     assert command[-1] == str(ctx.out / launch.CONFIG)
     assert command[command.index("--nproc-per-node") + 1] == "3"
