@@ -109,7 +109,12 @@ def _run_stage(runner: Runner, stage: str) -> State:
 def _run_nodes(runner: Runner, nodes: list[Node]) -> None:
     """Start and await tasks as the schedule says; raises what the first failing node raised."""
     trainings = runner.config.runtime.parallel_trainings
-    schedule = Schedule(nodes, MAX_BESIDE, trainings, runner.stop.is_set)
+
+    def length(node: Node) -> float:
+        inputs = {role: runner.done[ref.node] for role, ref in node.sources.items()}
+        return node.length(inputs) if node.length else 0.0
+
+    schedule = Schedule(nodes, MAX_BESIDE, trainings, runner.stop.is_set, length)
     futures: dict[Future, str] = {}
     while not schedule.over:
         for node in schedule.next(runner.done):

@@ -17,7 +17,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 from model.training.rendezvous import LISTEN
@@ -54,7 +54,7 @@ def run(entry: Callable[[int], int], ranks: int, restarts: int = 0, grace: float
 class Attempt:
     """The ranks of one attempt, from their start to the end of the last one. The caller has blocked `_SIGNALS`."""
 
-    def __init__(self, entry: Callable[[int], int], ranks: int, grace: float, mask: set[signal.Signals]):
+    def __init__(self, entry: Callable[[int], int], ranks: int, grace: float, mask: Iterable[int]):
         """`mask`: the blocked signals of a rank."""
         self._grace = grace
         self.alive: dict[int, int] = {}
@@ -124,7 +124,7 @@ def _rank(
     ranks: int,
     listening: socket.socket,
     parent: int,
-    mask: set[signal.Signals],
+    mask: Iterable[int],
 ) -> NoReturn:
     """Be a rank; never returns."""
     code = 1

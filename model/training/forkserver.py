@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -59,8 +60,9 @@ class Server:
         signal.set_wakeup_fd(self._wake)
         open_ = True
         while open_ or self._answers:
-            ready, _, _ = select.select([self._woken, *([self._control] if open_ else [])], [], [])
-            if self._control in ready:
+            control = self._control.fileno()
+            ready, _, _ = select.select([self._woken, control] if open_ else [self._woken], [], [])
+            if control in ready:
                 open_ = self._take()
             if self._woken in ready:
                 open_ &= signal.SIGTERM not in os.read(self._woken, 256)
@@ -90,7 +92,7 @@ class Server:
         _tell(answers, pid=process)
         return True
 
-    def _train(self, request: Request, log: int, server: int, mask: set[signal.Signals]) -> NoReturn:
+    def _train(self, request: Request, log: int, server: int, mask: Iterable[int]) -> NoReturn:
         """Be the agent of a training. The lock stays open, in the ranks as well: it is held until all have ended."""
         code = 1
         try:

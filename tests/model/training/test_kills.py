@@ -17,7 +17,7 @@ def trials(folder, count, ranks, seed):
         "files": [tiny.shard(folder / "a.arrow", 40)],
         "val_files": [tiny.shard(folder / "v.arrow", 5, seed=1)],
     }
-    more = {"steps": 12, "save_every": 3, "eval_every": 4, "keep_final": True, "watchdog_seconds": 300}
+    more = {"steps": 8, "save_every": 2, "eval_every": 4, "keep_final": True, "watchdog_seconds": 300}
     settings = tiny.settings(
         folder, data=data, tokenizer_dir=str(tiny.byte_tokenizer(folder / "tokenizer")), **more
     )
@@ -44,7 +44,7 @@ def held(made, killed):
 
 
 def test_ten_kills(tmp_path):
-    held(trials(tmp_path, 10, [1, 1, 1, 2], seed=1), 10)
+    held(trials(tmp_path, 10, [1, 1, 1, 1, 2], seed=1), 10)
 
 
 @pytest.mark.slow
