@@ -49,7 +49,7 @@ CLOSE = 0.02
 
 def compare(*, quick: bool) -> None:
     """Print the table and the JSON."""
-    steps, repeats = (8, 2) if quick else (20, 5)
+    steps, repeats = (8, 1) if quick else (20, 5)
     with tempfile.TemporaryDirectory() as folder:
         child("bench.train_engine", "prepare", folder)
         results, rows = {}, []

@@ -3,10 +3,14 @@
     caller ── fork server (one thread) ── agent of a training (model.training.agent) ── its ranks
 
 Loading torch, transformers and the engine costs 5 to 7 CPU seconds, a fork of a process that has done so next to
-nothing. A request is one message on the control socket: a JSON object with the fields of `Request`, and three open
-files: the log, the lock that the training holds, and a socket for the answers {"pid"} and, at its end, {"code"}. When
-the control socket is closed (the caller has ended, however), each training is told to save, waited for, and the server
-ends. When the server itself is killed, the kernel tells them.
+nothing. A request is one message on the control socket, a JSON object beside open files, the first of which is a socket
+for the answers:
+
+    {"training": fields of Training}, the log, the lock that it holds   {"pid"} and, at its end, {"code"}
+    {"look": arguments of model.training.machine.look}                  the fields of Machine
+
+When the control socket is closed (the caller has ended, however), each training is told to save, waited for, and the
+server ends. When the server itself is killed, the kernel tells them.
 """
 
 from __future__ import annotations
@@ -18,20 +22,20 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NoReturn
 
-from model.training import agent, run
+from model.training import agent, machine, run
 
 LONGEST = 1 << 16
 """Bytes of a request."""
+SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass(frozen=True)
-class Request:
-    """A training to start."""
+class Training:
+    """What to start."""
 
     config: str
     """File with the engine's configuration."""
@@ -76,39 +80,41 @@ class Server:
         message, files, _, _ = socket.recv_fds(self._control, LONGEST, 3)
         if not message:
             return False
-        log, lock, answer = files
-        request, answers = Request(**json.loads(message)), socket.socket(fileno=answer)
-        refuse_threads()
-        server = os.getpid()
-        # no signal reaches the fork while it has the server's way of hearing them
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT))
-        process = os.fork()
-        if not process:
-            self._train(request, log, server, before)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        os.close(log)
-        os.close(lock)
+        request, (answer, *others) = json.loads(message), files
+        answers = socket.socket(fileno=answer)
+        if "look" in request:
+            self._fork(lambda: _tell(answers, **asdict(machine.look(**request["look"]))))
+            answers.close()
+            return True
+        log, _ = others
+        process = self._fork(lambda: self._train(Training(**request["training"]), log))
+        for file in others:
+            os.close(file)
         self._answers[process] = answers
         _tell(answers, pid=process)
         return True
 
-    def _train(self, request: Request, log: int, server: int, mask: Iterable[int]) -> NoReturn:
-        """Be the agent of a training. The lock stays open, in the ranks as well: it is held until all have ended."""
+    def _fork(self, work: Callable[[], int | None]) -> int:
+        """Have a fork do the work and end with its exit code. SIGTERM ends it, also when this process dies."""
+        refuse_threads()
+        server = os.getpid()
+        # no signal reaches the fork while it has the server's way of hearing them
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        process = os.fork()
+        if process:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            return process
         code = 1
         try:
             signal.set_wakeup_fd(-1)
-            for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+            for number in SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             agent.end_with(server)
             self._control.close()
             for other in self._answers.values():
                 other.close()
-            for stream in (1, 2):
-                os.dup2(log, stream)
-            code = agent.run(
-                lambda rank: run.main([request.config]), request.ranks, request.restarts, request.grace
-            )
+            code = work() or 0
         except BaseException:  # noqa: BLE001 - the end of this process
             traceback.print_exc()
         finally:
@@ -116,11 +122,24 @@ class Server:
             sys.stderr.flush()
             os._exit(code)
 
+    def _train(self, training: Training, log: int) -> int:
+        """Be the agent of a training. The lock stays open, in the ranks as well: it is held until all have ended."""
+        for stream in (1, 2):
+            os.dup2(log, stream)
+        return agent.run(
+            lambda rank: run.main([training.config]), training.ranks, training.restarts, training.grace
+        )
+
     def _reap(self) -> None:
-        for process, answers in list(self._answers.items()):
-            done, status = os.waitpid(process, os.WNOHANG)
-            if done:
-                _tell(answers, code=os.waitstatus_to_exitcode(status))
+        while True:
+            try:
+                process, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not process:
+                return
+            if process in self._answers:
+                _tell(self._answers[process], code=os.waitstatus_to_exitcode(status))
                 self._answers.pop(process).close()
 
 
@@ -132,7 +151,7 @@ def refuse_threads() -> None:
         raise RuntimeError(f"the engine cannot be forked, since it has threads: {names}")
 
 
-def _tell(answers: socket.socket, **fields: int) -> None:
+def _tell(answers: socket.socket, **fields: int | str) -> None:
     try:
         answers.send(json.dumps(fields).encode())
     except OSError:  # nobody waits any more

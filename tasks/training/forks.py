@@ -15,10 +15,11 @@ import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import psutil
 
+from model.training.machine import Machine
 from tasks.settings.errors import NodeError
 from tasks.settings.paths import ROOT
 
@@ -62,13 +63,7 @@ class Forked:
         """`answers`: as in model.training.forkserver. Raises NodeError where no training has started."""
         self._answers = answers
         self.returncode: int | None = None
-        first = self._answer(START_SECONDS)
-        if first is None:
-            raise NodeError(
-                f"no training could be forked within {START_SECONDS:g} s: runtime.launcher torchrun starts it otherwise"
-            )
-        if "pid" not in first:
-            raise NodeError("the process that loads the engine has ended; the training's log may say why")
+        first = _first(answers, "pid")
         self.pid = first["pid"]
         try:
             self._agent: psutil.Process | None = psutil.Process(self.pid)
@@ -95,18 +90,11 @@ class Forked:
 
     def _wait(self, timeout: float | None) -> int | None:
         if self.returncode is None:
-            answer = self._answer(timeout)
+            answer = _answer(self._answers, timeout)
             if answer is not None:
                 # without an answer the server has been killed, and the training has ended after it
                 self.returncode = answer.get("code", -signal.SIGKILL)
         return self.returncode
-
-    def _answer(self, timeout: float | None) -> dict[str, int] | None:
-        """The next answer, {} at their end; None where there is none in time."""
-        if not select.select([self._answers], [], [], timeout)[0]:
-            return None
-        message = self._answers.recv(1 << 16)
-        return json.loads(message) if message else {}
 
 
 def fork(
@@ -114,15 +102,46 @@ def fork(
 ) -> Forked:
     """Start the ranks of a training. `config`: file of the engine's configuration; `lock`: a file that stays open in
     them. The server has the environment `env`, which is that of the ranks."""
-    request = json.dumps({"config": config, "ranks": ranks, "restarts": restarts, "grace": grace}).encode()
+    training = {"config": config, "ranks": ranks, "restarts": restarts, "grace": grace}
+    return Forked(_ask({"training": training}, env, sink, [sink.fileno(), lock]))
+
+
+def look(device: str, precision: str, env: Mapping[str, str], sink: BinaryIO) -> Machine:
+    """model.training.machine.look, in a fork of the server."""
+    answers = _ask({"look": {"device": device, "precision": precision}}, env, sink, [])
+    return Machine(**_first(answers, "device"))
+
+
+def _ask(request: dict[str, Any], env: Mapping[str, str], sink: BinaryIO, files: list[int]) -> socket.socket:
+    """Where the server with this environment, which is started if need be, will answer."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs, _lock:
         key = frozenset(env.items())
         server = _servers.get(key)
         if server is None or server.process.poll() is not None:
             server = _servers[key] = Server.start(env, sink)
-        socket.send_fds(server.control, [request], [sink.fileno(), lock, theirs.fileno()])
-    return Forked(ours)
+        socket.send_fds(server.control, [json.dumps(request).encode()], [theirs.fileno(), *files])
+    return ours
+
+
+def _first(answers: socket.socket, field: str) -> dict[str, Any]:
+    """The first answer; NodeError where there is none, or none with that field."""
+    first = _answer(answers, START_SECONDS)
+    if first is None:
+        raise NodeError(
+            f"the engine has not been loaded within {START_SECONDS:g} s: runtime.launcher torchrun does without"
+        )
+    if field not in first:
+        raise NodeError("the process that loads the engine has ended; the training's log may say why")
+    return first
+
+
+def _answer(answers: socket.socket, timeout: float | None) -> dict[str, Any] | None:
+    """The next answer, {} at their end; None where there is none in time."""
+    if not select.select([answers], [], [], timeout)[0]:
+        return None
+    message = answers.recv(1 << 16)
+    return json.loads(message) if message else {}
 
 
 def shutdown() -> None:

@@ -36,11 +36,14 @@ import psutil
 
 from model.training.config import TrainConfig, to_dict
 from model.training.lines import parse
+from model.training.machine import Machine
+from model.training.machine import look as look_here
 from tasks.settings.errors import NodeError
 from tasks.settings.files import write_json
 from tasks.settings.paths import ROOT
 from tasks.stage.node import Context
 from tasks.training import forks
+from tasks.work import pool
 
 CONFIG, LOG, METRICS = "CONFIG.json", "train.log", "metrics.jsonl"
 STOPPED = 75
@@ -120,6 +123,15 @@ def launch(ctx: Context, config: TrainConfig, *, nproc: int, device: str) -> Non
         )
     else:
         supervise(ctx, torchrun(ctx, file, nproc), tail)
+
+
+def look(ctx: Context, precision: str) -> Machine:
+    """What is here to train on, as a process with torch sees it: the one that trainings are forked from, if any may be."""
+    runtime = ctx.runtime
+    if runtime.device == "cuda" or not forked(runtime.launcher, "cpu"):
+        return pool.submit(look_here, runtime.device, precision).result()
+    with open(ctx.out / LOG, "ab") as sink:
+        return forks.look(runtime.device, precision, environment(runtime.threads_per_rank), sink)
 
 
 def forked(launcher: str, device: str) -> bool:

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from model.training.config import TrainConfig, from_json
+from model.training.machine import Machine
 from tasks.settings import profiles
 from tasks.settings.config import Runtime, Train
 from tasks.settings.errors import NodeError
@@ -84,7 +85,7 @@ def test_what_cannot_be_run_is_one_line_before_torchrun_starts(
         raise AssertionError("something was started")
 
     monkeypatch.setattr("tasks.training.launch.launch", never)
-    monkeypatch.setattr("tasks.work.pool.submit", never)
+    monkeypatch.setattr("tasks.training.launch.look", never)
     with pytest.raises(NodeError, match=words) as error:
         engine.train(ctx, objective, Train(steps=1), files, nproc=1, **more)
     assert str(error.value).startswith("pretrain: the training cannot be started: ")
@@ -108,7 +109,7 @@ def test_launch_writes_the_config_that_the_engine_reads(ctx, monkeypatch):
     ("gpus", "nproc", "ranks"), [(0, None, 2), (0, 1, 1), (8, None, 8), (8, 4, 4), (1, None, 1)]
 )
 def test_ranks(gpus, nproc, ranks):
-    assert engine.ranks(engine.Machine("cuda" if gpus else "cpu", gpus, "fp32"), nproc) == ranks
+    assert engine.ranks(Machine("cuda" if gpus else "cpu", gpus, "fp32"), nproc) == ranks
 
 
 def test_a_training_without_an_export_has_failed(tmp_path):

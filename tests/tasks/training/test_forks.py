@@ -15,6 +15,7 @@ import pytest
 
 from model.training import forkserver
 from model.training.config import from_dict
+from model.training.machine import Machine
 from tasks.settings.config import Runtime
 from tasks.settings.errors import NodeError
 from tasks.settings.paths import ROOT
@@ -128,6 +129,12 @@ def test_the_server_sees_nothing_of_this_process_but_what_a_rank_may_see(data, t
     train(tmp_path, data, steps=1)
     assert "secret" not in only_server().environ().values()
     assert only_server().num_threads() == 1
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_is_here_to_train_on(tmp_path, precision):
+    assert launch.look(context(tmp_path), precision) == Machine("cpu", 0, precision)
+    assert only_server().children() == []
 
 
 def test_a_server_that_cannot_start_says_why_in_the_log(data, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from model.training.config import TrainConfig, from_dict, to_dict
+from model.training.machine import Machine
 from tasks.settings.config import Train
 from tasks.settings.errors import NodeError
 from tasks.tokenize.encode import tokenizer_digest
@@ -57,6 +58,7 @@ def trained(tmp_path):
 def fake(monkeypatch, trained):
     stand_in = Engine(trained / "export")
     monkeypatch.setattr("tasks.training.launch.launch", stand_in)
+    monkeypatch.setattr("tasks.training.launch.look", lambda ctx, precision: Machine("cpu", 0, "fp32"))
     return stand_in
 
 
