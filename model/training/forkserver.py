@@ -148,7 +148,9 @@ def refuse_threads() -> None:
     tasks = list(Path("/proc/self/task").iterdir())
     if len(tasks) > 1:
         names = ", ".join(sorted((task / "comm").read_text().strip() for task in tasks))
-        raise RuntimeError(f"the engine cannot be forked, since it has threads: {names}")
+        raise RuntimeError(
+            f"the engine cannot be forked, since it has threads: {names}; runtime.launcher torchrun does without"
+        )
 
 
 def _tell(answers: socket.socket, **fields: int | str) -> None:

@@ -6,6 +6,7 @@ this process, behind the checkpoints of what still trains.
 
 from __future__ import annotations
 
+import atexit
 import json
 import select
 import signal
@@ -151,3 +152,6 @@ def shutdown() -> None:
             server.control.close()
             server.process.wait()
         _servers.clear()
+
+
+atexit.register(shutdown)

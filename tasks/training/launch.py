@@ -273,12 +273,17 @@ class Family:
     """The agent and all that it started, remembered while it can still be seen."""
 
     def __init__(self, pid: int):
-        self._root = psutil.Process(pid)
+        self._root: psutil.Process | None = None
+        with contextlib.suppress(
+            psutil.NoSuchProcess
+        ):  # a fork is waited for by its server: it may have gone
+            self._root = psutil.Process(pid)
         self._seen: dict[int, psutil.Process] = {}
 
     def look(self) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
-            self._seen.update({p.pid: p for p in self._root.children(recursive=True)})
+            if self._root is not None:
+                self._seen.update({p.pid: p for p in self._root.children(recursive=True)})
 
     def kill(self) -> None:
         """End what is left; a no-op after a regular end. (psutil never hits a pid's new owner.)"""
