@@ -1,5 +1,6 @@
 """A whole training step as the engine makes it: forward, loss, backward, clipping, AdamW.
 
+    python -m bench.train_step --engine [--quick]          # against Hugging Face's Trainer: bench/train_engine.py
     python -m bench.train_step [--quick] [--ffn token ...] [--compile] [--micro-batch 8] [--attention auto]
     torchrun --nproc-per-node 8 -m bench.train_step
 
@@ -23,6 +24,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
+from bench import train_engine
 from bench.common import arguments, finish, table
 from bench.device import ceilings, peak_bytes, where
 from model.training import parallel
@@ -211,7 +213,11 @@ def main() -> None:
     )
     parser.add_argument("--micro-batch", type=int, default=8, help="rows of 2,048 tokens, on a GPU")
     parser.add_argument("--layers", type=int, help="fewer than the model has")
+    parser.add_argument("--engine", action="store_true", help="the engine against Hugging Face's Trainer")
     options = parser.parse_args()
+    if options.engine:
+        train_engine.compare(quick=options.quick)
+        return
     world = join()
     on_gpu = world.device.type == "cuda"
     model = {"vocab_size": 151_936} if on_gpu else dict(SMALL)

@@ -156,7 +156,14 @@ def _run_stage(run: Run, stage: str) -> State:
 def _run_nodes(run: Run, nodes: list[Node]) -> str | None:
     """Start and await tasks as the schedule says; what the first failing node said, or None."""
     trainings = run.runner.config.runtime.parallel_trainings
-    schedule = Schedule(nodes, MAX_BESIDE, trainings, run.runner.stop.is_set)
+    made = run.runner.done
+
+    def length(node: Node) -> float:
+        return (
+            node.length({role: made[ref.node] for role, ref in node.sources.items()}) if node.length else 0.0
+        )
+
+    schedule = Schedule(nodes, MAX_BESIDE, trainings, run.runner.stop.is_set, length)
     futures: dict[Future, str] = {}
     while not schedule.over:
         for node in schedule.next(run.runner.done):

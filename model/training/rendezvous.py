@@ -18,6 +18,8 @@ from datetime import timedelta
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
+LISTEN = "STEEL_STORE_FD"
+"""Variable with the open socket that rank 0's store is to listen at; set by model.training.agent."""
 POLL_SECONDS = 0.02
 TIMEOUT = timedelta(minutes=10)
 """For the ranks of an attempt to meet: some may come from a slow disk or node."""
@@ -25,9 +27,27 @@ TIMEOUT = timedelta(minutes=10)
 
 def meet(timeout: timedelta = TIMEOUT) -> dist.Store:
     """The store of this attempt, with nothing in it from earlier ones (torchrun's environment is set)."""
-    store, rank, size = next(iter(rendezvous("env://", timeout=timeout)))
+    store, rank, size = (
+        _held(timeout) if LISTEN in os.environ else next(iter(rendezvous("env://", timeout=timeout)))
+    )
     name = _invite(store, size, timeout) if rank == 0 else _follow(store, rank)
     return dist.PrefixStore(f"steel/{name}", store)
+
+
+def _held(timeout: timedelta) -> tuple[dist.Store, int, int]:
+    """The store of this rank, at a socket that was opened for it."""
+    size, port = int(os.environ["WORLD_SIZE"]), int(os.environ["MASTER_PORT"])
+    listen = int(os.environ.pop(LISTEN))
+    store = dist.TCPStore(
+        os.environ["MASTER_ADDR"],
+        port,
+        size,
+        is_master=True,
+        timeout=timeout,
+        wait_for_workers=False,
+        master_listen_fd=listen,
+    )
+    return store, 0, size
 
 
 def _invite(store: dist.Store, size: int, timeout: timedelta) -> str:

@@ -68,8 +68,11 @@ class Runtime(Section):
     """Number of newest checkpoints that are kept. Those of pre-training stay in its artifact, to continue from."""
     verify_shards: Literal["start", "off"] = "start"
     """`start`: hash every shard before the first step of a training, each rank its share; `off`: trust them."""
+    launcher: Literal["auto", "fork", "torchrun"] = "auto"
+    """How the ranks of a training are started. `fork`: from a process that has loaded the engine (CPUs under Linux);
+    `auto`: so where it can be, else by torchrun."""
     max_restarts: int = Field(0, ge=0)
-    """Number of times that torchrun itself restarts a training after a rank died."""
+    """Number of times that a training itself starts its ranks again after one died."""
     grace_seconds: float = Field(120.0, gt=0)
     """Seconds that a training has to save when it is told to stop: longer than two saves take."""
     watchdog_seconds: float = Field(1800.0, ge=0)

@@ -133,6 +133,9 @@ class Node:
     trains: bool = False
     """Is a training: worker processes are released before its stage, and runtime.parallel_trainings
     says how many of its kind run beside each other."""
+    length: Callable[[Mapping[str, Artifact]], float] | None = None
+    """How long it takes beside nodes of its kind, in any unit, seen from its inputs (role -> artifact): the longest
+    starts first, so that none is left to run alone at the end."""
     exclusive: bool = False
     """Wants the whole machine and the main thread (torchrun): never beside another node."""
     on_code_change: str = "rerun"

@@ -1,6 +1,7 @@
 """Which nodes of a stage start next: the rules, without threads, processes or Prefect.
 
-- A node starts when all its inputs are made, in the order of declaration.
+- A node starts when all its inputs are made; of several the longest first (`Node.length`), then in the order of
+  declaration.
 - Light nodes run beside each other, up to a limit; trainings have a lower limit of their own.
 - An exclusive node runs alone: it starts when nothing else runs, and nothing starts beside it.
 - After a failure, or a request to stop, nothing new starts; what runs may end.
@@ -30,6 +31,8 @@ class Schedule:
     trainings: int = 1
     """How many of these may be trainings."""
     stop: Callable[[], bool] = lambda: False
+    length: Callable[[Node], float] = lambda node: 0.0
+    """Of a node whose inputs are made, in any unit."""
     running: dict[str, Node] = field(default_factory=dict)
     failure: BaseException | None = None
     """What the first node that failed raised."""
@@ -52,6 +55,7 @@ class Schedule:
         if self.failure or any(node.exclusive for node in self.running.values()):
             return []
         ready = [n for n in self.waiting if all(ref.node in done for ref in n.sources.values())]
+        ready.sort(key=self.length, reverse=True)  # equals keep their order
         started = [node for node in ready if not node.exclusive and self._start_light(node)]
         if not self.running:
             started = [node for node in ready if node.exclusive][:1]

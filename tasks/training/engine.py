@@ -17,11 +17,11 @@ from typing import Any
 
 from model.training import lines
 from model.training.config import ConfigError, TrainConfig, from_dict
+from model.training.machine import Machine
 from tasks.settings.config import Train
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Context
 from tasks.training import launch
-from tasks.work import pool
 
 RUNTIME = (
     *("micro_batch_size", "compile", "attention", "kernels", "device", "keep_checkpoints"),
@@ -34,15 +34,6 @@ RUNTIME = (
 
 CPU_RANKS = 2
 """Training processes on a machine without a GPU, where the settings name no number."""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What a training would run on."""
-
-    device: str
-    gpus: int
-    precision: str
 
 
 @dataclass(frozen=True)
@@ -96,7 +87,7 @@ def train(
 def run(ctx: Context, config: TrainConfig, recipe: Train, nproc: int | None) -> dict[str, Any]:
     """Run the engine once, whatever it leaves; returns how it was run."""
     ctx.progress(0.0, "looking at the machine")
-    machine = pool.submit(look, ctx.runtime.device, recipe.precision).result()
+    machine = launch.look(ctx, recipe.precision)
     asked, nproc = nproc, ranks(machine, nproc)
     if asked and asked > nproc:
         ctx.log.warning(
@@ -109,7 +100,7 @@ def run(ctx: Context, config: TrainConfig, recipe: Train, nproc: int | None) -> 
             config.steps,
             config.optim.lr,
         )
-    launch.launch(ctx, config, nproc=nproc)
+    launch.launch(ctx, config, nproc=nproc, device=machine.device)
     return {
         "device": machine.device,
         "ranks": nproc,
@@ -152,18 +143,6 @@ def settings(
         return from_dict(values)
     except ConfigError as error:
         raise NodeError(f"{ctx.name}: the training cannot be started: {error}") from None
-
-
-def look(device: str, precision: str) -> Machine:
-    """What is here to train on. In a worker process: the flow's own need not load torch for it."""
-    import torch
-
-    from model.scoring import resolve_device
-    from model.training.parallel import compute_dtype
-
-    device = resolve_device(device)
-    resolved = "bf16" if compute_dtype(precision, device) is torch.bfloat16 else "fp32"
-    return Machine(device, torch.cuda.device_count() if device == "cuda" else 0, resolved)
 
 
 def ranks(machine: Machine, nproc: int | None) -> int:

@@ -1,18 +1,21 @@
-"""torchrun as a child process: logs, metrics, progress, cancellation, no orphans.
+"""A training in processes of its own: logs, metrics, progress, cancellation, no orphans.
 
-    flow process ── torchrun (same process group) ── ranks (torch gives each its own session)
+    flow process ── agent ── ranks (each in a session of its own)
+
+The agent starts the ranks, and again after a fault. On CPUs of one Linux host it is a fork of a process that has loaded
+the engine (tasks.training.forks); elsewhere it is torchrun.
 
 Invariants, each learnt from a way to lose work:
 - the trainer writes to a *file*: with a pipe, a dead reader would break the ranks before they save;
-- torchrun gets SIGTERM when this process dies, however it dies (PR_SET_PDEATHSIG; Linux), passes it
+- the agent gets SIGTERM when this process dies, however it dies (PR_SET_PDEATHSIG; Linux), passes it
   on to the ranks, and they save a checkpoint at the next step boundary;
-- the work folder stays locked until torchrun has ended, also when this process is long gone: a new
+- the work folder stays locked until the agent has ended, also when this process is long gone: a new
   try cannot start while the old one still saves;
-- ranks that outlive torchrun are killed here, before anyone else may write to the folder.
+- ranks that outlive the agent are killed here, before anyone else may write to the folder.
 
 A stop asked for while the training goes on (Prefect's cancellation in the main thread, or
 `ctx.should_stop()` elsewhere) gives it `runtime.grace_seconds` to save. Prefect itself kills this process after 30 s:
-torchrun then has SIGTERM once more, and its ranks save all the same.
+the agent then has SIGTERM once more, and its ranks save all the same.
 """
 
 from __future__ import annotations
@@ -25,18 +28,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Protocol
 
 import psutil
 
 from model.training.config import TrainConfig, to_dict
 from model.training.lines import describe, parse
+from model.training.machine import Machine
+from model.training.machine import look as look_here
 from tasks.settings.errors import NodeError
 from tasks.settings.files import write_json
 from tasks.settings.paths import ROOT
 from tasks.stage.node import Context
+from tasks.training import forks
+from tasks.work import pool
 
 CONFIG, LOG, METRICS = "CONFIG.json", "train.log", "metrics.jsonl"
 STOPPED = 75
@@ -77,7 +84,26 @@ class Stopped(NodeError):
     """The training stopped at a checkpoint because it was asked to; the next run goes on from there."""
 
 
-def launch(ctx: Context, config: TrainConfig, *, nproc: int) -> None:
+class Child(Protocol):
+    """The agent, as subprocess.Popen has it."""
+
+    pid: int
+    returncode: int | None
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def send_signal(self, sig: int) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+Start = Callable[[BinaryIO, int], Child]
+"""Starts the agent: its output goes to a file, and it keeps a lock (a file descriptor) open."""
+
+
+def launch(ctx: Context, config: TrainConfig, *, nproc: int, device: str) -> None:
     """Train with `nproc` ranks to the end; returns when the engine has finished well.
 
     Of the config only `work_dir` (where the metrics appear) and `steps` (of the progress) are used here.
@@ -86,16 +112,64 @@ def launch(ctx: Context, config: TrainConfig, *, nproc: int) -> None:
     """
     file = ctx.out / CONFIG
     write_json(file, to_dict(config))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(nproc)]
-    restarts = ["--max-restarts", str(ctx.runtime.max_restarts)]
-    command = [*torchrun, *restarts, "-m", "model.training.run", str(file)]
     tail = Tail(ctx, Path(config.work_dir) / METRICS, config.steps)
     tail.began = f"{nproc} ranks start" if nproc > 1 else "one rank starts"
-    supervise(ctx, command, environment(ctx.runtime.threads_per_rank, ctx.runtime.grace_seconds), tail)
+    runtime = ctx.runtime
+    if forked(runtime.launcher, device):
+        env, restarts, grace = (
+            environment(runtime.threads_per_rank),
+            runtime.max_restarts,
+            runtime.grace_seconds,
+        )
+        supervise(
+            ctx, lambda sink, lock: forks.fork(str(file), nproc, restarts, grace, env, sink, lock), tail
+        )
+    else:
+        supervise(ctx, torchrun(ctx, file, nproc), tail)
 
 
-def environment(threads: int, grace: float) -> dict[str, str]:
-    """The environment of torchrun and its ranks, which have `grace` seconds to end when they are told to."""
+def look(ctx: Context, precision: str) -> Machine:
+    """What is here to train on, as a process with torch sees it: the one that trainings are forked from, if any may be."""
+    runtime = ctx.runtime
+    if runtime.device == "cuda" or not forked(runtime.launcher, "cpu"):
+        return pool.submit(look_here, runtime.device, precision).result()
+    with open(ctx.out / LOG, "ab") as sink:
+        return forks.look(runtime.device, precision, environment(runtime.threads_per_rank), sink)
+
+
+def forked(launcher: str, device: str) -> bool:
+    """Whether a training is forked. What has loaded CUDA cannot be."""
+    if launcher != "fork":
+        return launcher == "auto" and device == "cpu" and sys.platform == "linux"
+    if device != "cpu" or sys.platform != "linux":
+        raise NodeError("runtime.launcher fork is for CPUs under Linux: choose auto or torchrun")
+    return True
+
+
+def torchrun(ctx: Context, file: Path, nproc: int) -> Start:
+    """The ranks under torchrun."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(nproc)]
+    restarts = ["--max-restarts", str(ctx.runtime.max_restarts)]
+    grace = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(max(1, int(ctx.runtime.grace_seconds) - 1))}
+    env = {**environment(ctx.runtime.threads_per_rank), **grace}
+    return program([*torchrun, *restarts, "-m", "model.training.run", str(file)], env)
+
+
+def program(command: list[str], env: Mapping[str, str]) -> Start:
+    """A command that trains."""
+    return lambda sink, lock: subprocess.Popen(
+        _ending_with(os.getpid(), command),
+        stdin=subprocess.DEVNULL,
+        stdout=sink,
+        stderr=subprocess.STDOUT,
+        env=dict(env),
+        cwd=ROOT,
+        pass_fds=[lock],
+    )
+
+
+def environment(threads: int) -> dict[str, str]:
+    """The environment of the ranks."""
     passed = {k: v for k, v in os.environ.items() if k in _PASSED or k.startswith(_PASSED_FAMILIES)}
     return {
         # gloo looks its own host name up otherwise, and not every machine can
@@ -106,24 +180,15 @@ def environment(threads: int, grace: float) -> dict[str, str]:
         "OMP_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
-        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(max(1, int(grace) - 1)),
     }
 
 
-def supervise(ctx: Context, command: list[str], env: Mapping[str, str], tail: Tail) -> None:
-    """Run a command that trains in `ctx.out`, and look after it until it has ended."""
+def supervise(ctx: Context, start_child: Start, tail: Tail) -> None:
+    """Start what trains in `ctx.out`, and look after it until it has ended."""
     log = ctx.out / LOG
     with _locked(ctx.out, ctx) as lock, open(log, "ab") as sink:
         start = sink.tell()
-        child = subprocess.Popen(
-            _ending_with(os.getpid(), command),
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-            env=dict(env),
-            cwd=ROOT,
-            pass_fds=[lock],
-        )
+        child = start_child(sink, lock)
         ctx.log.info("training starts: process %s, log %s", child.pid, log)
         tail.read()
         family, grace = Family(child.pid), ctx.runtime.grace_seconds
@@ -207,15 +272,20 @@ def _numbers(entry: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 # --------------------------------------------------------------------------------- processes
 class Family:
-    """torchrun and all that it started, remembered while it can still be seen."""
+    """The agent and all that it started, remembered while it can still be seen."""
 
     def __init__(self, pid: int):
-        self._root = psutil.Process(pid)
+        self._root: psutil.Process | None = None
+        with contextlib.suppress(
+            psutil.NoSuchProcess
+        ):  # a fork is waited for by its server: it may have gone
+            self._root = psutil.Process(pid)
         self._seen: dict[int, psutil.Process] = {}
 
     def look(self) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
-            self._seen.update({p.pid: p for p in self._root.children(recursive=True)})
+            if self._root is not None:
+                self._seen.update({p.pid: p for p in self._root.children(recursive=True)})
 
     def kill(self) -> None:
         """End what is left; a no-op after a regular end. (psutil never hits a pid's new owner.)"""
@@ -226,7 +296,7 @@ class Family:
         psutil.wait_procs(left, timeout=10)
 
 
-def _wait(ctx: Context, child: subprocess.Popen, family: Family, tail: Tail) -> None:
+def _wait(ctx: Context, child: Child, family: Family, tail: Tail) -> None:
     cared = looked = time.monotonic()
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -243,7 +313,7 @@ def _wait(ctx: Context, child: subprocess.Popen, family: Family, tail: Tail) -> 
                 raise Stopped("the flow run was cancelled; the training stopped at a checkpoint")
 
 
-def _stop(child: subprocess.Popen, family: Family, grace: float) -> None:
+def _stop(child: Child, family: Family, grace: float) -> None:
     """Ask for a checkpoint; kill what does not come to an end in time."""
     family.look()
     if child.poll() is None:
@@ -279,7 +349,7 @@ def _locked(folder: Path, ctx: Context) -> Iterator[int]:
             except BlockingIOError:
                 if time.monotonic() > end:
                     raise NodeError(
-                        f"an earlier training still writes to {folder}; end its torchrun first"
+                        f"an earlier training still writes to {folder}; end its processes first"
                     ) from None
                 if not waiting:
                     ctx.log.info("an earlier training still saves in %s: waiting for it", folder)

@@ -7,12 +7,14 @@ export. `sft:select` is in tasks.training.select.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from tasks.evaluate.benchmarks import reported_split
 from tasks.settings.config import Section, SteelRun, Train
 from tasks.settings.errors import NodeError
-from tasks.stage.node import Context, Node, Outcome
+from tasks.stage.node import Artifact, Context, Node, Outcome
 from tasks.training import engine, select
 from tasks.work import pool
 
@@ -59,9 +61,15 @@ def _variant(config: SteelRun, name: str) -> Node:
         resumable=True,
         seeded=True,
         trains=True,
+        length=partial(_records, mixture),
         exclusive=config.runtime.parallel_trainings == 1,
         on_code_change="keep" if config.keep_trained_on_code_change else "rerun",
     )
+
+
+def _records(mixture: Mapping[str, float], inputs: Mapping[str, Artifact]) -> float:
+    """About how many records a variant takes."""
+    return sum(share * inputs[source].manifest["counts"].get("kept", 0) for source, share in mixture.items())
 
 
 def _select(config: SteelRun) -> Node:

@@ -39,6 +39,13 @@ def test_a_node_starts_after_its_inputs_in_the_order_of_declaration():
     assert play(Schedule(graph)) == [["a", "b"], ["join"], ["last"]]
 
 
+def test_of_the_nodes_that_could_start_the_longest_does():
+    lengths = {"s:a": 1, "s:b": 3, "s:c": 3, "s:d": 2, "s:e": 0}
+    graph = [*(node(name, trains=True) for name in lengths), node("s:join", *lengths)]
+    schedule = Schedule(graph, trainings=2, length=lambda node: lengths.get(node.name, 0))
+    assert play(schedule) == [["b", "c"], ["c", "d"], ["d", "a"], ["a", "e"], ["join"]]
+
+
 def test_what_an_earlier_stage_made_is_there_from_the_start():
     schedule = Schedule([node("s:a", "before")])
     assert names(schedule.next({"before"})) == ["a"]

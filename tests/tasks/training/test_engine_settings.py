@@ -7,6 +7,7 @@ import json
 import pytest
 
 from model.training.config import TrainConfig, from_json
+from model.training.machine import Machine
 from tasks.settings import profiles
 from tasks.settings.config import Runtime, Train
 from tasks.settings.errors import NodeError
@@ -84,7 +85,7 @@ def test_what_cannot_be_run_is_one_line_before_torchrun_starts(
         raise AssertionError("something was started")
 
     monkeypatch.setattr("tasks.training.launch.launch", never)
-    monkeypatch.setattr("tasks.work.pool.submit", never)
+    monkeypatch.setattr("tasks.training.launch.look", never)
     with pytest.raises(NodeError, match=words) as error:
         engine.train(ctx, objective, Train(steps=1), files, nproc=1, **more)
     assert str(error.value).startswith("pretrain: the training cannot be started: ")
@@ -93,9 +94,10 @@ def test_what_cannot_be_run_is_one_line_before_torchrun_starts(
 
 def test_launch_writes_the_config_that_the_engine_reads(ctx, monkeypatch):
     seen = []
-    monkeypatch.setattr(launch, "supervise", lambda ctx, command, env, tail: seen.append(command))
+    monkeypatch.setattr(launch, "supervise", lambda ctx, start, tail: None)
+    monkeypatch.setattr(launch, "program", lambda command, env: seen.append(command))
     config = engine.settings(ctx, "pretrain", Train(steps=1), [FILE], **FRESH)
-    launch.launch(ctx, config, nproc=3)
+    launch.launch(ctx, config, nproc=3, device="cuda")
     [command] = seen
     assert command[-1] == str(ctx.out / launch.CONFIG)
     assert command[command.index("--nproc-per-node") + 1] == "3"
@@ -107,7 +109,7 @@ def test_launch_writes_the_config_that_the_engine_reads(ctx, monkeypatch):
     ("gpus", "nproc", "ranks"), [(0, None, 2), (0, 1, 1), (8, None, 8), (8, 4, 4), (1, None, 1)]
 )
 def test_ranks(gpus, nproc, ranks):
-    assert engine.ranks(engine.Machine("cuda" if gpus else "cpu", gpus, "fp32"), nproc) == ranks
+    assert engine.ranks(Machine("cuda" if gpus else "cpu", gpus, "fp32"), nproc) == ranks
 
 
 def test_a_training_without_an_export_has_failed(tmp_path):

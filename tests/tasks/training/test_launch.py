@@ -28,7 +28,7 @@ from tests.support.tiny import context
 def run(ctx: Context, script: str, *arguments: str) -> Tail:
     tail = Tail(ctx, ctx.out / launch.METRICS, 10)
     command = [sys.executable, "-c", textwrap.dedent(script), str(ctx.out), *arguments]
-    supervise(ctx, command, launch.environment(1, 25), tail)
+    supervise(ctx, launch.program(command, launch.environment(1)), tail)
     return tail
 
 
@@ -157,8 +157,8 @@ from tests.support.tiny import context
 from tasks.training import launch
 out = Path({str(tmp_path)!r})
 ctx = context(out)
-launch.supervise(ctx, [sys.executable, str(out / "trainer.py"), str(out)], launch.environment(1, 25),
-                 launch.Tail(ctx, out / "metrics.jsonl", None))
+command = [sys.executable, str(out / "trainer.py"), str(out)]
+launch.supervise(ctx, launch.program(command, launch.environment(1)), launch.Tail(ctx, out / "metrics.jsonl", None))
 """
     process = subprocess.Popen([sys.executable, "-c", flow], start_new_session=True)
     _until((tmp_path / "metrics.jsonl").exists)
@@ -202,7 +202,7 @@ def test_ranks_get_threads_and_root_but_no_settings_of_servers(monkeypatch):
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "secret")
     monkeypatch.setenv("HF_TOKEN", "secret")
     monkeypatch.setenv("NCCL_DEBUG", "INFO")
-    env = launch.environment(3, 90)
+    env = launch.environment(3)
     assert env["OMP_NUM_THREADS"] == "3"
     assert env["PYTHONPATH"] == str(ROOT)
     assert env["NCCL_DEBUG"] == "INFO"

@@ -4,6 +4,7 @@ import math
 import shutil
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import orjson
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from model.training.config import TrainConfig, from_dict, to_dict
+from model.training.machine import Machine
 from tasks.settings.config import Train
 from tasks.settings.errors import NodeError
 from tasks.tokenize.encode import tokenizer_digest
@@ -24,12 +26,12 @@ pytestmark = pytest.mark.usefixtures("pool_here")
 
 
 class Engine:
-    """Stands for torchrun: reads the config as the engine does, and leaves what it would."""
+    """Stands for the ranks: reads the config as the engine does, and leaves what it would."""
 
     def __init__(self, export):
         self.export, self.seen = export, []
 
-    def __call__(self, ctx, config, *, nproc):
+    def __call__(self, ctx, config, *, nproc, device):
         assert isinstance(config, TrainConfig)
         assert from_dict(orjson.loads(orjson.dumps(to_dict(config)))) == config
         self.seen.append((config, nproc))
@@ -57,6 +59,7 @@ def trained(tmp_path):
 def fake(monkeypatch, trained):
     stand_in = Engine(trained / "export")
     monkeypatch.setattr("tasks.training.launch.launch", stand_in)
+    monkeypatch.setattr("tasks.training.launch.look", lambda ctx, precision: Machine("cpu", 0, "fp32"))
     return stand_in
 
 
@@ -83,6 +86,21 @@ def test_side_by_side_trainings_do_not_want_the_machine_for_themselves():
     run = run_of(runtime={"parallel_trainings": 2})
     assert not node_of(sft, "sft:exp1", run).exclusive
     assert node_of(pretrain, "pretrain", run).exclusive
+
+
+def test_a_variant_is_as_long_as_its_mixture_has_records():
+    run = run_of(
+        sft={
+            "variants": {
+                name: {"mixture": m} for name, m in (("a", {"qa": 1.0}), ("b", {"qa": 0.5, "code": 1.0}))
+            }
+        }
+    )
+    inputs = {
+        name: replace(artifact(f"convert:{name}", Path()), manifest={"counts": {"kept": kept}})
+        for name, kept in (("qa", 100), ("code", 70))
+    }
+    assert [node_of(sft, f"sft:{name}", run).length(inputs) for name in "ab"] == [100, 120]
 
 
 def test_a_big_profile_keeps_its_trainings_when_code_changes():

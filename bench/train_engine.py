@@ -1,0 +1,231 @@
+"""The engine against Hugging Face's Trainer: the same dense model, rows, precision and thread, in CPU seconds.
+
+    python -m bench.train_step --engine [--quick]
+
+The Trainer in its best setting here: FP32 weights under autocast (BF16) or alone (FP32), fused AdamW, scaled-dot-product
+attention, and rows packed by positions, from which transformers sees that a document ends. Each contender is a process
+of its own with one thread; a step is all that happens between two of its beginnings, data included. Memory is the most
+that the process held beyond what it had loaded, by the kernel's account. Both see the same rows in each step, so their
+losses are held against each other; a bench of two different trainings would say nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from bench.common import child, finish, interleaved, spread, table
+
+MODEL = {
+    "vocab_size": 4096,
+    "hidden_size": 256,
+    "intermediate_size": 704,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": False,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+}
+"""A Qwen2 of 5.5 million parameters."""
+ROWS, LENGTH, DOCUMENTS = 8, 256, 4
+WARM = 2
+"""Steps before the clock counts."""
+LEARNING_RATE = 1e-3
+CLOSE = 0.02
+"""Largest difference of two losses, in nats: BF16 is rounded in other places."""
+
+
+def compare(*, quick: bool) -> None:
+    """Print the table and the JSON."""
+    steps, repeats = (8, 1) if quick else (20, 5)
+    with tempfile.TemporaryDirectory() as folder:
+        child("bench.train_engine", "prepare", folder)
+        results, rows = {}, []
+        for precision in ("bf16", "fp32"):
+            runs = interleaved(
+                {
+                    name: partial(child, "bench.train_engine", name, folder, precision, steps)
+                    for name in ("engine", "trainer")
+                },
+                repeats,
+            )
+            ours, theirs = runs["engine"], runs["trainer"]
+            for a, b in zip(ours[0]["losses"], theirs[0]["losses"], strict=True):
+                if abs(a - b) > CLOSE:
+                    raise SystemExit(
+                        f"not the same training: losses {ours[0]['losses']} and {theirs[0]['losses']}"
+                    )
+            seconds, memory = (
+                {name: median(run[key] for run in runs[name]) for name in runs}
+                for key in ("seconds", "memory")
+            )
+            results[f"ratio_{precision}"] = round(seconds["trainer"] / seconds["engine"], 3)
+            results[f"memory_ratio_{precision}"] = round(memory["engine"] / memory["trainer"], 3)
+            for name in runs:
+                times = spread([1e3 * run["seconds"] for run in runs[name]], 0)
+                rows.append(
+                    [
+                        f"{name}, {precision}",
+                        times,
+                        f"{memory[name] / 1e6:.0f}",
+                        f"{runs[name][0]['losses'][-1]:.4f}",
+                    ]
+                )
+    print(
+        f"\nQwen2 of {MODEL['hidden_size']} x {MODEL['num_hidden_layers']}, {ROWS} x {LENGTH} tokens a step, one thread\n"
+    )
+    print(table(["", "CPU ms a step", "MB", "last loss"], rows))
+    print("\n" + ", ".join(f"{name} {value}" for name, value in results.items()))
+    finish({"bench": "train_engine", **results, "memory_ratio": results["memory_ratio_bf16"]})
+
+
+# ------------------------------------------------------------------------------- contenders
+def prepare(folder: Path) -> None:
+    """A model with random weights, and the rows as a shard and as arrays."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from model.training.shards import Row, write_shard
+
+    torch.manual_seed(0)
+    Qwen2ForCausalLM(Qwen2Config(**MODEL)).save_pretrained(folder / "model")
+    chance, made = np.random.default_rng(0), []
+    for row in range(ROWS):
+        cuts = chance.choice(np.arange(8, LENGTH - 8), DOCUMENTS - 1, replace=False)
+        starts = np.concatenate([[0], np.sort(cuts)]).astype(np.int32)
+        tokens = chance.zipf(1.3, LENGTH + 1).clip(max=MODEL["vocab_size"] - 1).astype(np.uint32)
+        ids = [bytes([row, document]).rjust(16, b"\0") for document in range(DOCUMENTS)]
+        made.append(Row(tokens, starts, ids, LENGTH + 1))
+    write_shard(folder / "rows.arrow", made, LENGTH)
+    np.savez(
+        folder / "rows.npz", tokens=[row.input_ids for row in made], starts=[row.doc_starts for row in made]
+    )
+
+
+def engine(folder: Path, precision: str, steps: int) -> dict[str, Any]:
+    """Steel."""
+    from model.training import loop
+    from model.training.config import from_dict
+    from model.training.run import run
+    from model.training.stop import StopFlag
+
+    work = folder / "engine"
+    begins, read = [], loop.Prefetch.batch
+
+    def batch(self: Any, step: int) -> Any:
+        begins.append(time.process_time())
+        return read(self, step)
+
+    loop.Prefetch.batch = batch  # type: ignore[method-assign]
+    values = {
+        "objective": "pretrain",
+        "work_dir": str(work),
+        "init_from": str(folder / "model"),
+        "data": {"files": [{"path": str(folder / "rows.arrow")}], "verify": False},
+        "steps": steps,
+        "batch_size": ROWS,
+        "optim": {"lr": LEARNING_RATE, "schedule": "constant", "warmup_steps": 0, "weight_decay": 0.0},
+        "precision": precision,
+        "device": "cpu",
+        "log_every": 1,
+        "save_every": 10 * steps,
+    }
+    before = _forget_peak()
+    run(from_dict(values), StopFlag())
+    lines = [json.loads(line) for line in (work / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines]
+    (work / "metrics.jsonl").unlink()
+    return _result(begins, before, losses)
+
+
+def trainer(folder: Path, precision: str, steps: int) -> dict[str, Any]:
+    """Hugging Face's Trainer."""
+    import torch
+    from transformers import Qwen2ForCausalLM, Trainer, TrainerCallback, TrainingArguments
+
+    begins, losses = [], []
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            begins.append(time.process_time())
+
+        def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:
+            losses.extend([logs["loss"]] if "loss" in logs else [])
+
+    with np.load(folder / "rows.npz") as rows:
+        tokens, starts = torch.tensor(rows["tokens"].astype(np.int64)), rows["starts"]
+    data = []
+    for row, begin in zip(tokens, starts, strict=True):
+        ends = np.append(begin[1:], LENGTH + 1)
+        positions = torch.cat([torch.arange(end - start) for start, end in zip(begin, ends, strict=True)])
+        labels = row[1:].clone()
+        labels[begin[1:] - 1] = -100  # a document's first token is not predicted
+        data.append(
+            {"input_ids": row[:-1], "position_ids": positions[:-1], "labels": labels, "shift_labels": labels}
+        )
+    before = _forget_peak()
+    model = Qwen2ForCausalLM.from_pretrained(
+        folder / "model", attn_implementation="sdpa", dtype=torch.float32
+    )
+    settings = TrainingArguments(
+        output_dir=str(folder / "trainer"),
+        use_cpu=True,
+        bf16=precision == "bf16",
+        per_device_train_batch_size=ROWS,
+        max_steps=steps,
+        learning_rate=LEARNING_RATE,
+        lr_scheduler_type="constant",
+        weight_decay=0.0,
+        adam_beta2=0.95,
+        max_grad_norm=1.0,
+        optim="adamw_torch_fused",
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        remove_unused_columns=False,
+        disable_tqdm=True,
+    )
+    Trainer(model=model, args=settings, train_dataset=data, callbacks=[Clock()]).train()
+    return _result(begins, before, losses)
+
+
+def _forget_peak() -> int:
+    """Have the kernel begin anew with the process's largest size; its size now, in bytes."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def _result(begins: list[float], before: int, losses: list[float]) -> dict[str, Any]:
+    times = np.diff(begins)[WARM:]
+    return {"seconds": float(np.median(times)), "memory": _status("VmHWM") - before, "losses": losses}
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def main(arguments: list[str]) -> None:
+    logging.basicConfig(level=logging.WARNING)
+    name, folder, *rest = arguments
+    if name == "prepare":
+        print(json.dumps(prepare(Path(folder))))
+        return
+    contender = {"engine": engine, "trainer": trainer}[name]
+    print(json.dumps(contender(Path(folder), rest[0], int(rest[1]))))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
