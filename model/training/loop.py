@@ -27,8 +27,9 @@ from model.training.metrics import Metrics, Window, peak_flops
 from model.training.objectives import Scorer, make_objective, reply_logprobs
 from model.training.optim import clip, decay_begins, learning_rate, local_gradients, make_optimizer, set_rate
 from model.training.pairs import PairLoader, write_logprobs
-from model.training.parallel import World, build, read_geometry, reshard
+from model.training.parallel import World, build, read_geometry
 from model.training.resume import hold, resolved, say_jump
+from model.training.sharding import begin_micro_step, reshard
 from model.training.shards import ShardError, largest_id, tokenizer_of, verify
 from model.training.spikes import Skips
 from model.training.stop import StopFlag
@@ -73,7 +74,7 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
         )
     scorer = build(config, world)
     objective = make_objective(config)
-    optimizer = make_optimizer(scorer, config.optim)
+    optimizer = make_optimizer(scorer, config.optim, world.dtype)
     settings = resolved(
         config, scorer.lm.config.to_dict(), "bf16" if world.dtype is torch.bfloat16 else "fp32"
     )
@@ -120,12 +121,12 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
         scale = world.size / max(1.0, total)
         stats = torch.zeros(len(objective.stats), dtype=torch.float64, device=world.device)
         for i, batch in enumerate(batches):
-            scorer.set_requires_gradient_sync(i == len(batches) - 1)
+            begin_micro_step(scorer, config, last=i == len(batches) - 1)
             loss, sums = objective(scorer, batch.to(world.device), scale)
             loss.backward()
             stats += sums
 
-        norm, stats = clip(local_gradients(scorer), config.optim.grad_clip, stats)
+        norm, stats = clip(local_gradients(scorer), config.optim.grad_clip, stats, world.copies)
         reason = skips.reason(stats[0].item() / max(1.0, total) if skips.active else 0.0, norm)
         if reason is not None and not skips.skip():
             checkpoints.wait()

@@ -8,17 +8,28 @@ follows from it, and a jump of the rate is said.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from model.training.config import ConfigError, TrainConfig, to_dict
+from model.training.config import ConfigError, OptimConfig, TrainConfig, to_dict
 
 log = logging.getLogger("steel.training")
 
-HELD = ("objective", "model", "batch_size", "seed", "precision", "optim", "dpo.beta", "dpo.nll_weight")
+HELD = (
+    "objective",
+    "model",
+    "batch_size",
+    "seed",
+    "precision",
+    "float8",
+    "optim",
+    "dpo.beta",
+    "dpo.nll_weight",
+)
 """Fields, or sections of them, that define the result (the data is held by the loader)."""
 VOLATILE = (
     "transformers_version", "dtype", "torch_dtype", "_name_or_path", "architectures", "auto_map", "use_cache",
@@ -45,7 +56,8 @@ def hold(at: Path, saved: Mapping[str, Any] | None, now: Mapping[str, Any], *, j
     check_allowed(allowed)
     if saved is None:
         return
-    before, here = _flat(saved), _flat(now)
+    defaults = {"float8": "off", "optim": dataclasses.asdict(OptimConfig())}  # of settings younger than it
+    before, here = {**_flat(defaults), **_flat(saved)}, _flat(now)
     changes = {
         name: f"{name} was {before[name]!r}, is {here[name]!r}"
         for name in before
