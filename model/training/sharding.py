@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -50,8 +50,7 @@ def prepare(scorer: Scorer, config: TrainConfig, mesh: DeviceMesh, dtype: torch.
     if config.float8 != "off":
         _use_float8(blocks, config.float8, mesh.device_type)
     for block in _recomputed(blocks, config.activation_checkpointing):
-        # no dropout, so no random state to keep
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+        block.forward = twice(block.forward)  # type: ignore[method-assign]
     # inputs are not cast: RoPE's tables stay FP32
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for block in blocks:
@@ -66,6 +65,19 @@ def begin_micro_step(scorer: Scorer, config: TrainConfig, *, last: bool) -> None
     them back after the forward pass, too."""
     scorer.set_requires_gradient_sync(last)
     scorer.set_reshard_after_backward(last or config.reshard_after_forward)
+
+
+def twice(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, of which only the inputs are kept; the backward pass computes it again.
+
+    A function of this file, not a partial of torch's: torch.compile does not look into frames of its own library.
+    """
+
+    def recomputed(*args: Any, **kwargs: Any) -> Any:
+        # no dropout, so no random state to keep
+        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+    return recomputed
 
 
 def reshard(scorer: Scorer) -> None:

@@ -61,7 +61,9 @@ def test_adamw_is_torchs_to_the_bit():
             each.step()
     for name, parameter in ours.named_parameters():
         assert torch.equal(parameter, by_name[name]), name
-        assert torch.equal(optimizer.state[parameter]["exp_avg_sq"], reference.state[by_name[name]]["exp_avg_sq"])
+        assert torch.equal(
+            optimizer.state[parameter]["exp_avg_sq"], reference.state[by_name[name]]["exp_avg_sq"]
+        )
         assert optimizer.state[parameter]["step"] == 4
 
 
@@ -136,7 +138,9 @@ def runs(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("muon")
 
     def values(name: str) -> dict[str, Any]:
-        return tiny.settings(folder / name, data=data, optim=MUON, batch_size=6, micro_batch_size=1, log_every=1)
+        return tiny.settings(
+            folder / name, data=data, optim=MUON, batch_size=6, micro_batch_size=1, log_every=1
+        )
 
     assert tiny.engine(values("1")) == 0
     stopped = [{"values": values("stopped"), "stop": 3}, {"values": values("stopped")}]

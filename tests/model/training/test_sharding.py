@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from model.steel import SteelConfig
 from model.steel.attention import Documents
@@ -66,9 +64,7 @@ def test_so_many_blocks_are_computed_twice(
 ):
     calls = []
     forward = SteelFFN.forward
-    monkeypatch.setattr(
-        SteelFFN, "forward", lambda self, *args: calls.append(1) or forward(self, *args)
-    )
+    monkeypatch.setattr(SteelFFN, "forward", lambda self, *args: calls.append(1) or forward(self, *args))
     values = tiny.settings(
         tmp_path, data=data, model=STEEL, steps=1, activation_checkpointing=setting, micro_batch_size=1
     )
@@ -93,7 +89,7 @@ def test_a_recomputed_block_stays_one_graph():
     block = body.layers[0]
     x = torch.randn(2, 32, 32, requires_grad=True)
     (expected, _) = block(x, mask, rope)
-    block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+    block.forward = sharding.twice(block.forward)
     torch._dynamo.reset()
     block.compile(backend="aot_eager", fullgraph=True)
     (found, _) = block(x, mask, rope)
@@ -205,7 +201,9 @@ def test_copies_that_the_ranks_cannot_make_are_refused(parallel: dict[str, int],
         sharding.make_mesh("cpu", ranks, ParallelConfig(**parallel))
 
 
-@pytest.mark.parametrize(("parallel", "ranks"), [({}, 1), ({"replicate": 2}, 8), ({"replicate": 2, "shard": 4}, 8)])
+@pytest.mark.parametrize(
+    ("parallel", "ranks"), [({}, 1), ({"replicate": 2}, 8), ({"replicate": 2, "shard": 4}, 8)]
+)
 def test_copies_that_the_ranks_can_make_are_not(parallel: dict[str, int], ranks: int):
     assert unshardable(ParallelConfig(**parallel), ranks) == ""
 
@@ -213,7 +211,9 @@ def test_copies_that_the_ranks_can_make_are_not(parallel: dict[str, int], ranks:
 # --------------------------------------------------------------------------------------- FP8
 def test_fp8_without_torchao_or_a_gpu_is_one_line(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sharding.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="float8: rowwise needs torchao, which is not installed. Choose off."):
+    with pytest.raises(
+        ConfigError, match="float8: rowwise needs torchao, which is not installed. Choose off."
+    ):
         sharding._use_float8([], "rowwise", "cuda")
     monkeypatch.setattr(sharding.importlib.util, "find_spec", lambda name: object())
     with pytest.raises(ConfigError, match="float8: rowwise needs a GPU with FP8"):
