@@ -35,6 +35,7 @@ from model.training.metrics import peak_flops
 from model.training.objectives import Scorer
 from model.training.optim import clip, local_gradients, make_optimizer
 from model.training.parallel import World, start
+from model.training.sharding import begin_micro_step
 
 SMALL = {
     "vocab_size": 4096,
@@ -69,18 +70,18 @@ class Step:
     """One model on this rank, ready to make steps."""
 
     def __init__(self, plan: Plan, world: World, adjust: Callable[[Any], None] = lambda scorer: None):
-        self.plan, self.world, config = plan, world, settings(plan)
-        self.scorer = _built(config, world)
+        self.plan, self.world, self.config = plan, world, settings(plan)
+        self.scorer = _built(self.config, world)
         adjust(self.scorer)
-        self.objective = make_objective(config)
-        self.optimizer = make_optimizer(self.scorer, config.optim)
+        self.objective = make_objective(self.config)
+        self.optimizer = make_optimizer(self.scorer, self.config.optim, world.dtype)
         self.batches = [batch(plan, world.rank + i).to(world.device) for i in range(plan.micro_steps)]
 
     def __call__(self) -> None:
         units = sum(self.objective.units(b) for b in self.batches)
         stats = torch.zeros(1, dtype=torch.float64, device=self.world.device)
         for i, b in enumerate(self.batches):
-            self.scorer.set_requires_gradient_sync(i == len(self.batches) - 1)
+            begin_micro_step(self.scorer, self.config, last=i == len(self.batches) - 1)
             loss, sums = self.objective(self.scorer, b, 1.0 / units)
             loss.backward()
             stats += sums

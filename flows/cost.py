@@ -75,6 +75,8 @@ def _memory(each: Cost) -> Iterator[str]:
         f"{training.stage}: {training.recipe.batch_size} {unit} {training.length:,} tokens a step = {training.ranks} ranks x "
         f"{training.share // training.micro} micro-steps x {training.micro}"
     )
+    if options := list(_options(training)):
+        yield f"  with {', '.join(options)}"
     yield f"  memory of a GPU, {_bytes(each.peak['total'])} of {_bytes(each.limit)} that may be used:"
     yield "    " + ", ".join(
         f"{_PARTS.get(name, name)} {_bytes(size)}" for name, size in each.peak.items() if name != "total"
@@ -82,6 +84,21 @@ def _memory(each: Cost) -> Iterator[str]:
     largest = each.answer["largest"]
     taken = each.answer["peaks"][str(largest)]["total"]
     yield f"  largest micro-batch that fits and deals the batch: {largest} ({_bytes(taken)})"
+
+
+def _options(training: Any) -> Iterator[str]:
+    """What differs from the defaults and decides memory or time."""
+    runtime = training.runtime
+    if runtime.activation_checkpointing != "none":
+        yield f"activation checkpointing {runtime.activation_checkpointing}"
+    if runtime.reshard_after_forward:
+        yield f"weights dropped after the forward pass ({training.gathers} gatherings a step)"
+    if training.copies > 1:
+        yield f"{training.copies} copies of {training.ranks // training.copies} shards (HSDP)"
+    if training.recipe.optim.name != "adamw":
+        yield training.recipe.optim.name
+    if training.recipe.float8 != "off":
+        yield f"float8 {training.recipe.float8} (looked at as if it were off)"
 
 
 def _time(each: Cost, machines: Fleet) -> Iterator[str]:

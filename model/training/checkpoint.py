@@ -1,4 +1,4 @@
-"""Checkpoints: weights, AdamW's two moments and a few numbers, by torch.distributed.checkpoint.
+"""Checkpoints: weights, the optimizer's moments and a few numbers, by torch.distributed.checkpoint.
 
     checkpoints/step-000200/     one file per rank, .metadata, and state.json
 
@@ -36,6 +36,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from model.training.config import ConfigError
+from model.training.optim import Optimizer
 
 log = logging.getLogger("steel.training")
 NAME = re.compile(r"step-(\d+)")
@@ -109,7 +110,7 @@ class Checkpoints:
         self,
         step: int,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Optimizer,
         state: dict[str, Any],
         spare: int | None = None,
     ) -> None:
@@ -244,7 +245,7 @@ def check(path: Path) -> None:
             raise DamagedError(reason)
 
 
-def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def load(path: Path, model: nn.Module, optimizer: Optimizer) -> None:
     """Put a checkpoint's weights and moments into model and optimizer (all ranks, any number of them)."""
     tensors = _tensors(model, optimizer)
     try:
@@ -255,7 +256,7 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None
                 found = "is missing" if shape is None else f"has the shape {tuple(shape)}"
                 raise ConfigError(
                     f"{path}: {name} {found}, this run's model needs {tuple(tensor.shape)}: the checkpoint is of "
-                    f"another model"
+                    f"another model or optimizer"
                 )
         dcp.load(tensors, checkpoint_id=path)
     except (OSError, EOFError, UnpicklingError, CheckpointException) as error:  # one without hashes
@@ -264,7 +265,8 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None
     # updates, which AdamW counts
     step = state.get("updates", state["step"] - state.get("skips", {}).get("skipped", 0))
     for parameter in model.parameters():
-        optimizer.state[parameter]["step"].fill_(step)
+        if (count := optimizer.state[parameter].get("step")) is not None:
+            count.fill_(step)
     log.info("resumed from %s", path)
 
 
@@ -357,16 +359,12 @@ def _on_host(tensors: dict[str, Tensor], meshes: dict[DeviceMesh, DeviceMesh]) -
     return copies
 
 
-def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     """Name -> (sharded) tensor, moments included; moments that do not exist yet are made."""
+    optimizer.prepare()
     tensors = {}
     for name, parameter in model.named_parameters():
-        state = optimizer.state[parameter]
-        if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-            state["exp_avg"] = torch.zeros_like(parameter)
-            state["exp_avg_sq"] = torch.zeros_like(parameter)
         tensors[f"weight.{name}"] = parameter.detach()
-        tensors[f"exp_avg.{name}"] = state["exp_avg"]
-        tensors[f"exp_avg_sq.{name}"] = state["exp_avg_sq"]
+        moments = {key: value for key, value in optimizer.state[parameter].items() if key != "step"}
+        tensors |= {f"{key}.{name}": value for key, value in moments.items()}
     return tensors

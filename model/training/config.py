@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 OBJECTIVES = ("pretrain", "sft", "dpo", "logprobs", "grpo")
+OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("wsd", "cosine", "linear", "constant")
 PRECISIONS = ("auto", "bf16", "fp32")
 DEVICES = ("auto", "cpu", "cuda")
 ATTENTIONS = ("auto", "flash_attention_4", "flash_attention_2", "varlen", "sdpa", "eager")
 KERNELS = ("auto", "off", "on")
+CHECKPOINTING = ("none", "selective", "full")
+FLOAT8 = ("off", "tensorwise", "rowwise")
 EXPORT_DTYPES = ("float32", "bfloat16")
 ADVANTAGES = ("group", "right")
 DPO_LOSSES = ("sigmoid", "sigmoid_norm", "ipo")
@@ -59,11 +62,17 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW and the schedule of its learning rate."""
+    """The optimizer and the schedule of its learning rate."""
 
+    name: str = "adamw"
+    """`muon`: Muon for the matrices of the blocks, AdamW for all else (model/training/muon.py)."""
     lr: float = 3e-4
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
     eps: float = 1e-8
+    adamw_lr: float | None = None
+    """muon: the largest rate of what AdamW updates; the schedule is the same. None: lr."""
+    momentum: float = 0.95
+    """muon: decay of the average of the gradient (Nesterov's form)."""
     weight_decay: float = 0.05
     """Not applied to norms, biases, phi and scale."""
     decay_embeddings: bool = True
@@ -118,6 +127,15 @@ class RlConfig:
 
 
 @dataclass(frozen=True)
+class ParallelConfig:
+    """How the ranks share the model: `replicate` copies of it, each cut into `shard` parts (HSDP)."""
+
+    replicate: int = 1
+    shard: int | None = None
+    """None: all ranks of a copy."""
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One run of the engine."""
 
@@ -146,7 +164,19 @@ class TrainConfig:
     rl: RlConfig = field(default_factory=RlConfig)
     precision: str = "auto"
     """`auto`: bf16 where the device computes it natively, else fp32."""
+    float8: str = "off"
+    """What the blocks' linear layers are scaled by in FP8 products (torchao); needs a GPU with FP8. Not run yet."""
     compile: bool = False
+    activation_checkpointing: str = "none"
+    """What is computed a second time in the backward pass instead of kept: `selective`, every second block; `full`, every
+    block. The numbers stay the same."""
+    reshard_after_forward: bool = False
+    """Drop a block's gathered weights after its forward pass, too, and gather them again for the backward pass."""
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    expandable_segments: bool = False
+    """CUDA's allocator grows its segments instead of making new ones: less memory lost to fragmentation."""
+    deterministic: bool = False
+    """Refuse an operation that has no deterministic form; false: use those forms where there are, and warn."""
     attention: str = "auto"
     """What computes packed rows (model/steel/attention_choice.py); `auto`: the best that the machine has."""
     kernels: str = "auto"
@@ -193,6 +223,9 @@ class TrainConfig:
         _one_of("device", self.device, DEVICES)
         _one_of("attention", self.attention, ATTENTIONS)
         _one_of("kernels", self.kernels, KERNELS)
+        _one_of("optim.name", self.optim.name, OPTIMIZERS)
+        _one_of("float8", self.float8, FLOAT8)
+        _one_of("activation_checkpointing", self.activation_checkpointing, CHECKPOINTING)
         _one_of("export_dtype", self.export_dtype, EXPORT_DTYPES)
         _one_of("dpo.loss", self.dpo.loss, DPO_LOSSES)
         if not 0 <= self.dpo.label_smoothing < 0.5 or (self.dpo.label_smoothing and self.dpo.loss == "ipo"):
@@ -247,6 +280,23 @@ class TrainConfig:
             )
         if len(self.optim.betas) != 2:
             raise ConfigError("optim.betas needs two numbers")
+        self._refuse_options()
+
+    def _refuse_options(self) -> None:
+        """Options that cannot go together."""
+        if self.optim.adamw_lr is not None and self.optim.name != "muon":
+            raise ConfigError("optim.adamw_lr is for optim.name muon; AdamW alone has optim.lr")
+        if self.optim.adamw_lr is not None and self.optim.adamw_lr <= 0:
+            raise ConfigError(f"optim.adamw_lr must be above 0, not {self.optim.adamw_lr}")
+        if not 0 <= self.optim.momentum < 1:
+            raise ConfigError(f"optim.momentum must be from 0 to below 1, not {self.optim.momentum}")
+        if self.float8 != "off":
+            for name, value in (("precision", "fp32"), ("device", "cpu")):
+                if getattr(self, name) == value:
+                    raise ConfigError(f"float8: {self.float8} and {name}: {value} cannot go together")
+        for name in ("replicate", "shard"):
+            if (value := getattr(self.parallel, name)) is not None and value < 1:
+                raise ConfigError(f"parallel.{name} must be at least 1, not {value}")
 
     def _check_rl(self) -> None:
         rl = self.rl
@@ -262,6 +312,17 @@ class TrainConfig:
             raise ConfigError("the objective grpo needs tokenizer_dir: replies are graded as text")
         if self.optim.max_skipped or self.data.val_files:
             raise ConfigError("optim.max_skipped and data.val_files are not for the objective grpo")
+
+
+def unshardable(parallel: Any, world_size: int) -> str:
+    """Why so many ranks cannot share the model as `parallel` (replicate, shard) says; "" if they can."""
+    if parallel.shard is None:
+        if world_size % parallel.replicate == 0:
+            return ""
+        return f"parallel.replicate {parallel.replicate} does not divide {world_size} ranks"
+    if parallel.replicate * parallel.shard == world_size:
+        return ""
+    return f"parallel: {parallel.replicate} copies of {parallel.shard} shards are not {world_size} ranks"
 
 
 def undealable(batch_size: int, world_size: int, micro_batch_size: int | None, unit: str = "blocks") -> str:

@@ -31,9 +31,10 @@ from model.training.objectives import Scorer, make_objective
 from model.training.optim import clip, decay_begins, learning_rate, local_gradients, make_optimizer, set_rate
 from model.training.pace import Pace, memory
 from model.training.pairs import PairLoader, write_logprobs
-from model.training.parallel import World, build, read_geometry, reshard
+from model.training.parallel import World, build, read_geometry
 from model.training.preference import reply_logprobs
 from model.training.resume import hold, resolved, say_jump
+from model.training.sharding import begin_micro_step, reshard
 from model.training.shards import ShardError, largest_id, tokenizer_of, verify
 from model.training.sources import SourceLoss
 from model.training.spikes import Skips
@@ -81,7 +82,7 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
     scorer = build(config, world)
     by_source = SourceLoss(getattr(loader, "sources", []), world.device, state.get("sources"))
     objective = make_objective(config, by_source)
-    optimizer = make_optimizer(scorer, config.optim)
+    optimizer = make_optimizer(scorer, config.optim, world.dtype)
     settings = resolved(
         config, scorer.lm.config.to_dict(), "bf16" if world.dtype is torch.bfloat16 else "fp32"
     )
@@ -139,7 +140,7 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
         stats = torch.zeros(len(objective.stats), dtype=torch.float64, device=world.device)
         look = detail.step(step)
         for i, batch in enumerate(batches):
-            scorer.set_requires_gradient_sync(i == len(batches) - 1)
+            begin_micro_step(scorer, config, last=i == len(batches) - 1)
             batch = batch.to(world.device)
             if look is not None:
                 look.batch(batch)
@@ -150,7 +151,7 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
         if look is not None:
             look.gradients()
         stats = torch.cat([stats, by_source.take()])
-        norm, stats = clip(local_gradients(scorer), config.optim.grad_clip, stats)
+        norm, stats = clip(local_gradients(scorer), config.optim.grad_clip, stats, world.copies)
         pace.part()
         reason = skips.reason(stats[0].item() / max(1.0, total) if skips.active else 0.0, norm)
         if reason is not None and not skips.skip():

@@ -9,7 +9,7 @@ bytes is looked for.
 The model is built and sharded by model/training/parallel.py over a fake process group, runs the step that the loop runs
 (pretend.py: on the paths of a GPU), and torch's FSDPMemTracker adds up what is alive. The peak of a step is reported by
 part, in bytes. Not counted, because it is not the engine's: the CUDA context, NCCL's and cuBLAS's buffers, and what the
-allocator cannot use because it lies in pieces. `compile: true` is looked at as if it were off.
+allocator cannot use because it lies in pieces. `compile: true` and `float8` are looked at as if they were off.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ import torch
 import torch.distributed as dist
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -40,6 +39,7 @@ from model.training.objectives import Dpo, NextToken, Scorer
 from model.training.optim import clip, local_gradients, make_optimizer
 from model.training.pairs import PairBatch
 from model.training.pretend import Answers, gpu, sizes
+from model.training.sharding import begin_micro_step, make_mesh
 
 PARTS = {
     "parameters": ("Sharded Param", "Buffer"),
@@ -103,7 +103,7 @@ def peak(question: Question, geometry: SteelConfig, rows: int) -> dict[str, int]
     counts = _counts(question, geometry, rows) if geometry.ffn_needs_layout else []
     dist.init_process_group("fake", rank=0, world_size=question.ranks, store=FakeStore())
     try:
-        mesh = init_device_mesh("cpu", (question.ranks,))
+        mesh = make_mesh("cpu", question.ranks, question.train.parallel)
         dtype = torch.float32 if question.train.precision == "fp32" else torch.bfloat16
         world = parallel.World(0, question.ranks, torch.device("cpu"), mesh, dtype)
         with gpu(), FakeTensorMode(allow_non_fake_inputs=True), Answers(counts) as answers:
@@ -115,13 +115,10 @@ def peak(question: Question, geometry: SteelConfig, rows: int) -> dict[str, int]
 def _tracked_step(question: Question, world: parallel.World, rows: int, answers: Answers) -> dict[str, int]:
     """The loop's optimizer step, with the optimizer's state there from its beginning."""
     train = question.train
-    scorer = parallel.build(replace(train, compile=False), world)
+    scorer = parallel.build(replace(train, compile=False, float8="off"), world)
     scorer.lm.model.chunk_documents = False
-    optimizer = make_optimizer(scorer, train.optim)
-    for parameter in scorer.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    optimizer = make_optimizer(scorer, train.optim, world.dtype)
+    optimizer.prepare()
     objective = (Dpo if question.dpo else NextToken)(train)
     batch = (pairs if question.dpo else blocks)(rows, question.length, question.documents)
     micro_steps = 1 if train.batch_size <= rows * world.size else 2  # more than two hold what two hold
@@ -130,7 +127,7 @@ def _tracked_step(question: Question, world: parallel.World, rows: int, answers:
     with tracker:
         stats = torch.zeros(len(objective.stats), dtype=torch.float64)
         for i in range(micro_steps):
-            scorer.set_requires_gradient_sync(i == micro_steps - 1)
+            begin_micro_step(scorer, train, last=i == micro_steps - 1)
             tracker.reset_mod_stats()
             answers.rewind()
             value, sums = objective(scorer, batch, 1.0)

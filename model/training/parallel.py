@@ -1,7 +1,6 @@
 """Where and how a model runs: processes, device, precision, compile, sharding, and its first weights.
 
-Order: build on the meta device, compile each block (optional), shard each block and then the root (FSDP2), and only
-then make the weights. Weights are made one tensor at a time on the CPU, of which a rank keeps its shard; a fresh tensor
+Order: build on the meta device, prepare and shard it there (sharding.py), and only then make the weights. Weights are made one tensor at a time on the CPU, of which a rank keeps its shard; a fresh tensor
 depends on (seed, its name) alone. So results do not depend on the number of ranks beyond rounding, and no process ever
 holds the whole model twice.
 """
@@ -21,8 +20,7 @@ import torch
 import torch.distributed as dist
 from safetensors import safe_open
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedConfig
 
@@ -35,6 +33,7 @@ from model.training.config import ConfigError, TrainConfig
 from model.training.fused import operators
 from model.training.objectives import FamilyScorer, Scorer
 from model.training.rendezvous import meet
+from model.training.sharding import make_mesh, prepare, reshard
 
 log = logging.getLogger("steel.training")
 
@@ -51,6 +50,11 @@ class World:
     """What products are computed in; weights and optimizer stay FP32."""
     store: dist.Store | None = None
     """What the ranks of this attempt share beside collectives; None for a process that is alone."""
+
+    @property
+    def copies(self) -> int:
+        """Of the model: more than one with HSDP."""
+        return self.mesh.size(0) if self.mesh.ndim > 1 else 1
 
     @property
     def first(self) -> bool:
@@ -89,7 +93,7 @@ def start(config: TrainConfig) -> World:
             backend, store=store or dist.HashStore(), rank=rank, world_size=size, timeout=timeout
         )
     rank, size = dist.get_rank(), dist.get_world_size()
-    mesh = init_device_mesh(kind, (size,))
+    mesh = make_mesh(kind, size, config.parallel)
     return World(rank, size, device, mesh, compute_dtype(config.precision, kind), store)
 
 
@@ -118,7 +122,7 @@ def build(config: TrainConfig, world: World) -> Scorer:
     scorer.lm.set_ops(ops)
     scorer.lm.set_attn_implementation(chosen(config, world))
     scorer.lm.model.chunk_documents = chunks(config, world)
-    shard(scorer, world, compile_blocks=config.compile)
+    prepare(scorer, config, world.mesh, world.dtype)
     scorer.to_empty(device=world.device)
     scorer.lm.tie_weights()
     fill(scorer.lm, world, from_folder(folder) if folder else from_seed(geometry, scorer.lm, config.seed))
@@ -139,7 +143,7 @@ def build_family(
     scorer = FamilyScorer(lm, world.dtype, how, chunks(config, world), fused=fused)
     parameters = sum(p.numel() for p in lm.parameters())
     log.info("%s: %d parameters, %.3g FLOPs a trained token", geometry.model_type, parameters, flops)
-    shard(scorer, world, compile_blocks=config.compile)
+    prepare(scorer, config, world.mesh, world.dtype)
     network.materialise(scorer, world.device)
     lm.tie_weights()
     fill(lm, world, tensor_of)
@@ -193,28 +197,6 @@ def read_geometry(config: TrainConfig, folder: Path | None) -> SteelConfig | Pre
 
 def _model_type(folder: Path) -> str:
     return str(json.loads((folder / "config.json").read_text("utf-8")).get("model_type"))
-
-
-def shard(scorer: Scorer, world: World, *, compile_blocks: bool = False) -> None:
-    """FSDP2: one unit per block, one of embedding, norm and head. Gathered weights stay until the backward pass has
-    used them (ZeRO-2): at this model's size memory is there, and a second gathering is not free."""
-    # inputs are not cast: RoPE's tables stay FP32
-    policy = MixedPrecisionPolicy(
-        param_dtype=world.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
-    )
-    for block in network.blocks(scorer.lm):
-        if compile_blocks:
-            block.compile(fullgraph=getattr(scorer.lm.config, "ffn_keeps_shapes", False))
-        fully_shard(block, mesh=world.mesh, mp_policy=policy, reshard_after_forward=False)
-    fully_shard(scorer, mesh=world.mesh, mp_policy=policy, reshard_after_forward=False)
-
-
-def reshard(scorer: Scorer) -> None:
-    """Drop the gathered weights. The backward pass does it by itself; after forwards without one it must be said, or
-    the optimizer's next update goes unseen for a step (a test holds resumed runs against uninterrupted ones)."""
-    for module in scorer.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
 
 
 def fill(model: nn.Module, world: World, tensor_of: Callable[[str], Tensor]) -> None:

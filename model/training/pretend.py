@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from kernels import cross_entropy, experts, prefix, rms_norm, rope
 from model.steel import attention, modeling
@@ -62,6 +62,7 @@ def gpu() -> Iterator[None]:
         swap(attention, "KERNELS", dict.fromkeys(attention.KERNELS, _flash))
         swap(parallel, "operators", lambda setting, _: PLAIN if setting == "off" else fused.FUSED)
         swap(parallel, "fill", lambda *_: None)  # weights have no content here
+        swap(parallel, "prepare", _as_it_is(parallel.prepare))
         swap(loss, "chunk_size", lambda *_: loss.CHUNK_TOKENS)
         swap(objectives, "target_rows", _target_rows)
         swap(torch, "_assert_async", lambda *_: None)
@@ -123,6 +124,16 @@ class _Asked(TorchDispatchMode):
         if func is torch.ops.aten._local_scalar_dense.default and not args[0].is_floating_point():
             self.answers.append(out)
         return out
+
+
+def _as_it_is(prepare: Callable[..., None]) -> Callable[..., None]:
+    """On the meta device, where nothing is fake: a mesh of two dimensions looks its ranks up in real tensors."""
+
+    def outside(*args: Any) -> None:
+        with _disable_current_modes():
+            prepare(*args)
+
+    return outside
 
 
 class _Nothing:

@@ -40,6 +40,7 @@ from model.training.optim import clip, learning_rate, local_gradients, make_opti
 from model.training.parallel import World, build
 from model.training.prompts import Prompt, PromptLoader
 from model.training.resume import hold, resolved, say_jump
+from model.training.sharding import begin_micro_step
 from model.training.stop import StopFlag
 from model.training.watch import Watch
 
@@ -208,7 +209,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, world: World):
         self.config, self.world = config, world
         self.scorer: Scorer = build(config, world)
-        self.optimizer = make_optimizer(self.scorer, config.optim)
+        self.optimizer = make_optimizer(self.scorer, config.optim, world.dtype)
         self.loss = Grpo(config.rl.clip_low, config.rl.clip_high, config.rl.kl_weight)
         self.reference = None
         if config.rl.kl_weight:
@@ -234,7 +235,7 @@ class Trainer:
         for passed in range(self.config.rl.inner_steps):
             stats = torch.zeros(len(STATS), dtype=torch.float64, device=self.world.device)
             for i, batch in enumerate(batches):
-                self.scorer.set_requires_gradient_sync(i == len(batches) - 1)
+                begin_micro_step(self.scorer, self.config, last=i == len(batches) - 1)
                 logp = self.scorer(batch, per_token=True)
                 if not passed:
                     olds.append(logp.detach().clone())
@@ -243,7 +244,8 @@ class Trainer:
                 # FSDP averages over the ranks; the factor makes it the sum over all tokens by their number
                 (loss * (self.world.size / units)).backward()
                 stats += found
-            norm, stats = clip(local_gradients(self.scorer), self.config.optim.grad_clip, stats)
+            limit = self.config.optim.grad_clip
+            norm, stats = clip(local_gradients(self.scorer), limit, stats, self.world.copies)
             if not math.isfinite(norm):
                 raise TrainingError(
                     f"the gradient of step {step + 1} is not finite (norm {norm}); lower the learning rate"

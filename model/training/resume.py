@@ -8,13 +8,14 @@ follows from it, and a jump of the rate is said.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from model.training.config import ConfigError, TrainConfig, to_dict
+from model.training.config import ConfigError, OptimConfig, TrainConfig, to_dict
 
 log = logging.getLogger("steel.training")
 
@@ -24,6 +25,7 @@ HELD = (
     "batch_size",
     "seed",
     "precision",
+    "float8",
     "optim",
     "dpo.beta",
     "dpo.nll_weight",
@@ -57,7 +59,8 @@ def hold(at: Path, saved: Mapping[str, Any] | None, now: Mapping[str, Any], *, j
     check_allowed(allowed)
     if saved is None:
         return
-    before, here = _flat(saved), _flat(now)
+    defaults = {"float8": "off", "optim": dataclasses.asdict(OptimConfig())}  # of settings younger than it
+    before, here = {**_flat(defaults), **_flat(saved)}, _flat(now)
     changes = {
         name: f"{name} was {before[name]!r}, is {here[name]!r}"
         for name in before

@@ -34,6 +34,8 @@ from model.training.stop import STOPPED, StopFlag
 from model.training.watch import Watch, leave
 
 log = logging.getLogger("steel.training")
+ALLOCATOR = "PYTORCH_CUDA_ALLOC_CONF"
+"""Settings of CUDA's memory, read when CUDA starts."""
 
 
 def main(arguments: list[str]) -> int:
@@ -75,7 +77,9 @@ def run(config: TrainConfig, stop: StopFlag, watch: Watch | None = None) -> int:
     if config.device != "cpu":
         # cuBLAS repeats its sums' order only with a workspace of its own; read when CUDA starts
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
+        if config.expandable_segments:
+            os.environ[ALLOCATOR] = with_expandable_segments(os.environ.get(ALLOCATOR, ""))
+    torch.use_deterministic_algorithms(True, warn_only=not config.deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = False  # for debugging; 4 % of a step
     world = start(config)
     if watch is not None:
@@ -99,6 +103,13 @@ def run(config: TrainConfig, stop: StopFlag, watch: Watch | None = None) -> int:
         watch.close()
     dist.destroy_process_group()
     return 0 if finished else STOPPED
+
+
+def with_expandable_segments(settings: str) -> str:
+    """CUDA's allocator settings with those that are there kept; what they say of expandable segments stays."""
+    if "expandable_segments" in settings:
+        return settings
+    return ",".join(filter(None, [settings, "expandable_segments:True"]))
 
 
 def keep_memory() -> None:

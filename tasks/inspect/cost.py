@@ -19,8 +19,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from model.training.config import ParallelConfig, unshardable
 from tasks.inspect.gpus import Fleet
-from tasks.settings.config import SteelRun, Train
+from tasks.settings.config import Runtime, SteelRun, Train
 from tasks.settings.errors import NodeError
 from tasks.settings.files import write_json
 from tasks.settings.paths import ROOT
@@ -28,6 +29,8 @@ from tasks.training.pretrain import beginning, rounded_vocab
 
 STAGES = ("pretrain", "sft", "dpo")
 TRACKER, ESTIMATE = "model.training.memory", "model.training.memory_estimate"
+RECOMPUTED = {"none": 0.0, "selective": 0.5, "full": 1.0}
+"""Share of the blocks whose forward pass, a third of the FLOPs, is computed twice."""
 DOCUMENTS = 4
 """A row's; the memory of attention depends on it a little, that of the FFN kind `merge` more."""
 
@@ -45,6 +48,18 @@ class Training:
     """Rows of one item of the batch: 2 for a pair."""
     micro: int
     """As set, or the rank's share of the batch."""
+    runtime: Runtime
+    """How it is run: what saves memory."""
+
+    @property
+    def copies(self) -> int:
+        """Of the model."""
+        return self.runtime.parallel.replicate
+
+    @property
+    def gathers(self) -> int:
+        """Times that all weights are gathered in an optimizer step."""
+        return 2 * (self.share // self.micro) if self.runtime.reshard_after_forward else 1
 
     @property
     def share(self) -> int:
@@ -114,17 +129,19 @@ def seconds_per_step(cost: Cost, fleet: Fleet) -> tuple[float, float]:
     """(at best, at worst) of an optimizer step.
 
     Best: the range's upper share of the peak, all communication behind computation. Worst: the lower share; then the
-    gathering of BF16 weights in every micro-step, the summing of FP32 gradients and AdamW's 28 bytes a parameter, one
-    after the other.
+    gathering of BF16 weights, the summing of FP32 gradients in a copy and over the copies, and AdamW's 28 bytes a
+    parameter, one after the other. Blocks that are computed twice cost either.
     """
     training, parameters = cost.training, cost.answer["parameters"]
+    shards = training.ranks // training.copies
     flops = cost.answer["flops_per_token"] * training.tokens_per_step / training.ranks
+    flops *= 1 + RECOMPUTED[training.runtime.activation_checkpointing] / 3
     low, high = (flops / (share * fleet.gpu.tflops * 1e12) for share in reversed(fleet.gpu.mfu))
-    others = (training.ranks - 1) / training.ranks
-    micro_steps = training.share // training.micro
-    exchanged = others * parameters * (2 * micro_steps + 4) / (fleet.link * 1e9)
-    update = 28 * parameters / training.ranks / (fleet.gpu.bandwidth * 1e9)
-    return low, high + exchanged + update
+    link = fleet.gpu.link if shards <= fleet.per_node else fleet.link
+    in_copy = (shards - 1) / shards * parameters * (2 * training.gathers + 4) / (link * 1e9)
+    between = 2 * (training.copies - 1) / training.copies * 4 * parameters / shards / (fleet.link * 1e9)
+    update = 28 * parameters / shards / (fleet.gpu.bandwidth * 1e9)
+    return low, high + in_copy + between + update
 
 
 def disk(config: SteelRun, costs: list[Cost]) -> dict[str, float]:
@@ -138,7 +155,11 @@ def disk(config: SteelRun, costs: list[Cost]) -> dict[str, float]:
             made, at_once = len(config.sft.variants), config.runtime.parallel_trainings
         # the newest, one being written, and the one where the decay of wsd begins
         number = (keep + 1 + (recipe.optim.schedule == "wsd" and stage == "pretrain")) * at_once
-        found[f"{stage}: {number} checkpoints (weights and two moments in FP32)"] = 12 * parameters * number
+        each, what = 12 * parameters, "weights and two moments in FP32"
+        if recipe.optim.name == "muon":
+            shards = cost.training.ranks // cost.training.copies
+            each, what = 4 * parameters + cost.peak["optimizer"] * shards, "weights and moments in FP32"
+        found[f"{stage}: {number} checkpoints ({what})"] = each * number
         size = 4 if recipe.export_dtype == "float32" else 2
         found[f"{stage}: {made} export{'s' if made > 1 else ''} ({recipe.export_dtype})"] = (
             size * parameters * made
@@ -169,13 +190,15 @@ def _trainings(config: SteelRun, fleet: Fleet) -> Iterator[Training]:
             raise NodeError(
                 f"{stage}: batch_size {recipe.batch_size} cannot be shared evenly by {ranks} ranks; choose a multiple"
             )
+        if reason := unshardable(ParallelConfig(**runtime.parallel.model_dump()), ranks):
+            raise NodeError(f"{stage}: {reason}")
         micro = runtime.micro_batch_size or share
         if share % micro:
             dealt = ", ".join(str(n) for n in range(1, share + 1) if share % n == 0)
             raise NodeError(
                 f"{stage}: {share} a rank are no multiple of runtime.micro_batch_size {micro}; choose one of {dealt}"
             )
-        yield Training(stage, recipe, ranks, lengths[stage], 2 if stage == "dpo" else 1, micro)
+        yield Training(stage, recipe, ranks, lengths[stage], 2 if stage == "dpo" else 1, micro, runtime)
 
 
 def _question(config: SteelRun, training: Training, limit: float) -> dict[str, Any]:
@@ -197,6 +220,10 @@ def _question(config: SteelRun, training: Training, limit: float) -> dict[str, A
             "precision": recipe.precision,
             "attention": runtime.attention,
             "kernels": runtime.kernels,
+            "optim": {"name": recipe.optim.name},
+            "activation_checkpointing": runtime.activation_checkpointing,
+            "reshard_after_forward": runtime.reshard_after_forward,
+            "parallel": runtime.parallel.model_dump(),
         },
         "ranks": training.ranks,
         "rows": training.micro_batches,
@@ -246,4 +273,14 @@ def _too_large(cost: Cost, fleet: Fleet) -> str:
         return f"{what}, {room}: set runtime.micro_batch_size={largest}"
     smallest = min(map(int, cost.answer["peaks"]))
     least = cost.answer["peaks"][str(smallest)]["total"] / 1e9
-    return f"{what}, {room}; even micro-batch {smallest} takes {least:.1f} GB: take more GPUs, or larger ones"
+    return f"{what}, {room}; even micro-batch {smallest} takes {least:.1f} GB: take more GPUs, or larger ones{_less(training.runtime)}"
+
+
+def _less(runtime: Runtime) -> str:
+    """What would take less memory and is not set."""
+    options = {
+        "activation_checkpointing=full": runtime.activation_checkpointing == "full",
+        "reshard_after_forward=true": runtime.reshard_after_forward,
+    }
+    unset = [f"runtime.{option}" for option, is_set in options.items() if not is_set]
+    return f", or set {' and '.join(unset)}" if unset else ""

@@ -34,6 +34,16 @@ class Endpoints(Section):
     """Addresses of ModelScope and its mirrors, tried in this order."""
 
 
+class Parallel(Section):
+    """How the ranks of a training share the model. model.training.config.ParallelConfig has the same fields."""
+
+    replicate: int = Field(1, gt=0)
+    """Number of copies of the model (HSDP). The ranks of a copy gather weights among themselves; the gradients are summed
+    over all copies."""
+    shard: int | None = Field(None, gt=0)
+    """Number of ranks that a copy is cut into. Not set: all ranks divided by the copies."""
+
+
 class Runtime(Section):
     """How the run is executed. Nothing here may change what an artifact means."""
 
@@ -49,6 +59,18 @@ class Runtime(Section):
     """Number of CPU threads of each training rank."""
     compile: bool = False
     """Compile each layer with torch.compile."""
+    activation_checkpointing: Literal["none", "selective", "full"] = "none"
+    """What a training computes a second time in the backward pass to save memory. `selective`: every second block;
+    `full`: every block. The result stays the same."""
+    reshard_after_forward: bool = False
+    """Drop a block's gathered weights after its forward pass and gather them again in the backward pass. Saves memory,
+    costs communication."""
+    parallel: Parallel = Parallel()
+    """Copies and shards of the model."""
+    expandable_segments: bool = False
+    """Let CUDA's allocator grow its segments, so that less memory is lost to fragmentation. No effect on a CPU."""
+    deterministic: bool = False
+    """Refuse operations that have no deterministic form. Not set: such operations are used with a warning."""
     attention: Literal["auto", "flash_attention_4", "flash_attention_2", "varlen", "sdpa", "eager"] = "auto"
     """Implementation of attention in training. `auto`: the best that the machine has. A missing one is refused."""
     kernels: Literal["auto", "off", "on"] = "auto"

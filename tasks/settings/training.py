@@ -10,14 +10,20 @@ from tasks.settings.section import Decay, Section, Share
 
 
 class Optim(Section):
-    """AdamW and the schedule of its learning rate. model.training.config.OptimConfig has the same fields."""
+    """The optimizer and the schedule of its learning rate. model.training.config.OptimConfig has the same fields."""
 
+    name: Literal["adamw", "muon"] = "adamw"
+    """Optimizer. `muon`: Muon for the matrices of the blocks, AdamW for embeddings, head, norms, biases and router."""
     lr: float = Field(3e-4, gt=0)
     """Largest learning rate, reached after the warm-up."""
     betas: tuple[Decay, Decay] = (0.9, 0.95)
     """Decay rates of AdamW's averages of the gradient and of its square."""
     eps: float = Field(1e-8, gt=0)
     """AdamW's epsilon."""
+    adamw_lr: float | None = Field(None, gt=0)
+    """For `muon`: largest learning rate of what AdamW updates; it follows the same schedule. Not set: lr."""
+    momentum: float = Field(0.95, ge=0, lt=1)
+    """For `muon`: decay rate of the average of the gradient."""
     weight_decay: float = Field(0.05, ge=0)
     """Decoupled weight decay. Not applied to norms, biases, and the router's phi and scale."""
     decay_embeddings: bool = True
@@ -43,6 +49,12 @@ class Optim(Section):
     """Weight of the squared logsumexp of each target's logits in the loss (pre-training and SFT). 0: none."""
 
     @model_validator(mode="after")
+    def _one_rate(self) -> Self:
+        if self.adamw_lr is not None and self.name != "muon":
+            raise ValueError("adamw_lr is for name muon; AdamW alone has lr")
+        return self
+
+    @model_validator(mode="after")
     def _spikes_are_skipped(self) -> Self:
         if self.spike_factor and not self.max_skipped:
             raise ValueError("spike_factor needs max_skipped: how many steps in a row may be left out")
@@ -62,6 +74,9 @@ class Train(Section):
     """Number of blocks (or pairs) in an optimizer step, over all ranks and micro-steps."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Precision of the computation. `auto`: bf16 where the device computes it natively, else fp32."""
+    float8: Literal["off", "tensorwise", "rowwise"] = "off"
+    """Compute the products of the blocks' linear layers in FP8, scaled by tensor or by row. Needs torchao and a GPU with
+    FP8; it has not been run yet."""
     export_dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the exported weights. `bfloat16` halves the export; what continues from it starts from
     rounded weights."""
@@ -76,6 +91,12 @@ class Train(Section):
     def _one_length(self) -> Train:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either steps or epochs. Choose one.")
+        return self
+
+    @model_validator(mode="after")
+    def _fp8_or_fp32(self) -> Train:
+        if self.float8 != "off" and self.precision == "fp32":
+            raise ValueError(f"float8: {self.float8} and precision: fp32 cannot go together")
         return self
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from model.training import lines
-from model.training.config import ConfigError, TrainConfig, from_dict
+from model.training.config import ConfigError, TrainConfig, from_dict, unshardable
 from model.training.machine import Machine
 from tasks.settings.config import Train
 from tasks.settings.errors import NodeError
@@ -28,6 +28,13 @@ RUNTIME = (
     *("keep_every", "watchdog_seconds", "backend_timeout_seconds", "allow_changed"),
     *("detail_every", "peak_tflops", "profile_steps"),
     *("export_every", "export_steps"),
+    *(
+        "activation_checkpointing",
+        "reshard_after_forward",
+        "parallel",
+        "expandable_segments",
+        "deterministic",
+    ),
 )
 """Fields of `runtime` that the engine has under the same name."""
 
@@ -93,6 +100,8 @@ def run(ctx: Context, config: TrainConfig, recipe: Train, nproc: int | None) -> 
         ctx.log.warning(
             "%d ranks are set, and there are %d GPUs: %d ranks are used", asked, machine.gpus, nproc
         )
+    if reason := unshardable(config.parallel, nproc):
+        raise NodeError(f"{ctx.name}: {reason}")
     if config.steps and config.optim.warmup_steps >= config.steps:
         ctx.log.warning(
             "warmup_steps %d is not below the %d steps of this training: the rate never reaches %g",
@@ -135,7 +144,7 @@ def settings(
         },
         "optim": recipe.optim.model_dump(mode="json"),
         **recipe.model_dump(mode="json", exclude={"optim", "steps", "epochs"}),
-        **{name: getattr(runtime, name) for name in RUNTIME},
+        **runtime.model_dump(mode="json", include=set(RUNTIME)),
         "seed": ctx.seed,
         **more,
     }

@@ -18,6 +18,7 @@ from model.training.config import from_dict
 from model.training.memory import blocks
 from model.training.objectives import NextToken
 from model.training.optim import clip, local_gradients, make_optimizer
+from model.training.sharding import begin_micro_step
 
 
 def main() -> None:
@@ -26,13 +27,13 @@ def main() -> None:
     loss.chunk_size = lambda *_: loss.CHUNK_TOKENS
     world = parallel.start(train)
     scorer = parallel.build(train, world)
-    optimizer, objective = make_optimizer(scorer, train.optim), NextToken(train)
+    optimizer, objective = make_optimizer(scorer, train.optim, world.dtype), NextToken(train)
 
     def step() -> None:
         batch = blocks(asked["micro"], asked["length"], asked["documents"])
         stats = torch.zeros(1, dtype=torch.float64)
         for last in (False, True):
-            scorer.set_requires_gradient_sync(last)
+            begin_micro_step(scorer, train, last=last)
             value, sums = objective(scorer, batch, 1e-3)
             value.backward()
             stats += sums

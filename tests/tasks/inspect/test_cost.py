@@ -36,7 +36,7 @@ FINE = {"sft.train.batch_size": 128}
 def tracked(question: dict[str, Any]) -> dict[str, Any]:
     """An answer without the tracker: 3 GB a row or pair, and 3 GB beside."""
     peaks = {
-        str(n): {"activations": int(3e9 * n), "parameters": int(3e9), "total": int(3e9 * (n + 1))}
+        str(n): {"activations": int(3e9 * n), "optimizer": int(3e9), "total": int(3e9 * (n + 1))}
         for n in question["rows"]
     }
     fitting = [n for n in question["rows"] if peaks[str(n)]["total"] <= question["limit"]]
@@ -182,9 +182,55 @@ def test_time_is_bounded_by_the_shares_of_the_peak(asked, tmp_path):
     tokens = 512 * 2048 / 8
     assert best == pytest.approx(tokens * 5.5e9 / (0.45 * 989e12))
     compute = tokens * 5.5e9 / (0.30 * 989e12)
-    exchanged = 7 / 8 * PARAMETERS * (2 * 8 + 4) / 450e9  # 8 micro-steps gather BF16, one sum of FP32
+    exchanged = 7 / 8 * PARAMETERS * (2 + 4) / 450e9  # BF16 gathered once, one sum of FP32
     update = 28 * PARAMETERS / 8 / 3350e9
     assert worst == pytest.approx(compute + exchanged + update)
+
+
+def test_what_saves_memory_is_asked_and_costs_time(asked, tmp_path):
+    machines = fleet("2x8xH100")
+    plain, twice, dropped, copied = (
+        cost.seconds_per_step(costs("2x8xH100", tmp_path, **more)[0], machines)
+        for more in (
+            {},
+            {"runtime.activation_checkpointing": "full"},
+            {"runtime.reshard_after_forward": True},
+            {"runtime.parallel.replicate": 2},
+        )
+    )
+    assert twice[0] == pytest.approx(plain[0] * 4 / 3)
+    micro_steps = 512 // 16 // 8
+    gathered = 15 / 16 * PARAMETERS * 2 * (2 * micro_steps - 1) / (NETWORK * 1e9)
+    assert dropped[1] - plain[1] == pytest.approx(gathered)
+    # a copy stays in its node; only gradients cross the network, an eighth of them a GPU
+    moved = 7 / 8 * PARAMETERS * (2 + 4) / 450e9 + 4 * PARAMETERS / 8 / (NETWORK * 1e9)
+    before = 15 / 16 * PARAMETERS * (2 + 4) / (NETWORK * 1e9)
+    update = 28 * PARAMETERS / 3350e9
+    assert copied[1] - plain[1] == pytest.approx(moved - before + update * (1 / 8 - 1 / 16))
+    settings = [question["train"] for question in asked]
+    assert settings[3]["activation_checkpointing"] == "full"
+    assert settings[6]["reshard_after_forward"] is True
+    assert settings[9]["parallel"] == {"replicate": 2, "shard": None}
+
+
+def test_the_options_are_named_in_the_plan(asked, tmp_path, capsys):
+    more = {
+        "runtime.activation_checkpointing": "selective",
+        "runtime.reshard_after_forward": True,
+        "runtime.parallel.replicate": 2,
+        "pretrain.optim.name": "muon",
+        "pretrain.float8": "rowwise",
+    }
+    assert page.show("steel-1b", tree({**FINE, **more}), "8xH100") == 0
+    said = capsys.readouterr().out
+    assert (
+        "with activation checkpointing selective, weights dropped after the forward pass (16 gatherings a step), "
+        "2 copies of 4 shards (HSDP), muon, float8 rowwise (looked at as if it were off)"
+    ) in said
+    assert "checkpoints (weights and moments in FP32)" in said
+    assert asked[0]["train"]["optim"] == {"name": "muon"}
+    assert page.show("steel-1b", tree({**FINE, "runtime.parallel.replicate": 3}), "8xH100") == 1
+    assert capsys.readouterr().err == "pretrain: parallel.replicate 3 does not divide 8 ranks\n"
 
 
 @pytest.mark.parametrize(

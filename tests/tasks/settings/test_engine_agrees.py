@@ -18,13 +18,17 @@ import pytest
 from model.training import config as engine
 from tasks.settings import config as runs
 from tasks.settings.paths import ROOT
+from tasks.settings.runtime import Parallel
 
 CHOICES = {
+    "name": engine.OPTIMIZERS,
     "schedule": engine.SCHEDULES,
     "precision": engine.PRECISIONS,
     "device": engine.DEVICES,
     "attention": engine.ATTENTIONS,
     "kernels": engine.KERNELS,
+    "activation_checkpointing": engine.CHECKPOINTING,
+    "float8": engine.FLOAT8,
     "export_dtype": engine.EXPORT_DTYPES,
     "loss": engine.DPO_LOSSES,
     "advantage": engine.ADVANTAGES,
@@ -71,11 +75,19 @@ FROM_RUNTIME = {
     *("micro_batch_size", "compile", "attention", "kernels", "device", "keep_checkpoints"),
     *("keep_every", "watchdog_seconds", "backend_timeout_seconds", "allow_changed"),
     *("export_every", "export_steps"),
+    *(
+        "activation_checkpointing",
+        "reshard_after_forward",
+        "parallel",
+        "expandable_segments",
+        "deterministic",
+    ),
 }
 FROM_RUN = {"seed"}
 
 SHARED = [
     *((runs.Optim, engine.OptimConfig, f.name) for f in dataclasses.fields(engine.OptimConfig)),
+    *((Parallel, engine.ParallelConfig, f.name) for f in dataclasses.fields(engine.ParallelConfig)),
     *((runs.Train, engine.TrainConfig, name) for name in runs.Train.model_fields),
     *((runs.Runtime, engine.TrainConfig, name) for name in sorted(FROM_RUNTIME)),
     *((runs.SteelRun, engine.TrainConfig, name) for name in sorted(FROM_RUN)),
@@ -88,6 +100,8 @@ def normal(hint: Any) -> Any:
     """A type as both sides can say it: `Literal` is a string, a pair is a list, a section is a dataclass."""
     if hint in (runs.Optim, engine.OptimConfig):
         return "optim"
+    if hint in (Parallel, engine.ParallelConfig):
+        return "parallel"
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return normal(args[0])
@@ -130,6 +144,7 @@ def test_no_field_is_on_one_side_alone_unless_it_is_listed():
     assert theirs - set(runs.Train.model_fields) - FROM_RUNTIME - FROM_RUN == set(ONLY_ENGINE)
     assert set(runs.Train.model_fields) <= theirs
     assert set(runs.Optim.model_fields) == {f.name for f in dataclasses.fields(engine.OptimConfig)}
+    assert set(Parallel.model_fields) == {f.name for f in dataclasses.fields(engine.ParallelConfig)}
     dpo = {f.name for f in dataclasses.fields(engine.DpoConfig)}
     assert dpo - set(runs.Dpo.model_fields) == set(ONLY_ENGINE_DPO)
     assert set(runs.Dpo.model_fields) - dpo == set(ONLY_RUNS_DPO)
