@@ -47,7 +47,7 @@ def load(export_dir: str | Path, device: str = "cpu", dtype: torch.dtype | None 
     """The exported model, ready to score: fp32 on a CPU, bf16 on a GPU unless said otherwise."""
     from transformers import AutoModelForCausalLM
 
-    _register()
+    prepare_transformers()
     dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
     model = AutoModelForCausalLM.from_pretrained(str(export_dir), dtype=dtype)
     return model.to(device).eval()
@@ -61,7 +61,7 @@ def untrained(export_dir: str | Path, seed: int, device: str = "cpu") -> nn.Modu
     from model.steel import SteelConfig
     from model.training.parallel import from_seed
 
-    _register()
+    prepare_transformers()
     config = AutoConfig.from_pretrained(str(export_dir))
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     if isinstance(config, SteelConfig):
@@ -75,7 +75,7 @@ def untrained(export_dir: str | Path, seed: int, device: str = "cpu") -> nn.Modu
     return model.to(device=device, dtype=dtype).eval()
 
 
-def _register() -> None:
+def prepare_transformers() -> None:
     """Make transformers know our architecture without remote code, and keep it quiet."""
     from transformers.utils import logging
 
@@ -323,7 +323,9 @@ def generate(
     is continued by itself, with the seed anew, so that a result does not depend on its neighbours.
     A reply ends where the model's context does. Raises NoRoom for a prompt that fills it.
     """
-    stops = [i for i in map(tokenizer.special_id, (TURN_END, DOCUMENT_END)) if i is not None]
+    stops = getattr(tokenizer, "stop_ids", None)
+    if stops is None:
+        stops = [i for i in map(tokenizer.special_id, (TURN_END, DOCUMENT_END)) if i is not None]
     room = context(model) or 1 << 30
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature > 0 else {}
     texts = []
