@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.evaluate.benchmarks import reported_split
+from tasks.evaluate.benchmarks import OPEN_READERS, reported_split
 from tasks.settings.config import Section, SteelRun, Train
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Context, Node, Outcome
@@ -66,7 +66,11 @@ def _variant(config: SteelRun, name: str) -> Node:
 
 def _select(config: SteelRun) -> Node:
     settings = config.evaluate
-    benchmarks = {name: reported_split(config.sources[name]) for name in settings.benchmarks}
+    benchmarks = {
+        name: reported_split(config.sources[name])
+        for name in settings.benchmarks
+        if config.sources[name].reader not in OPEN_READERS
+    }
     variants = list(config.sft.variants)
     return Node(
         name="sft:select",
@@ -76,6 +80,7 @@ def _select(config: SteelRun) -> Node:
             protocol=config.sft.select_protocol,
             form="chat" if settings.chat else "plain",
             benchmarks=benchmarks,
+            families={name: config.sources[name].reader for name in benchmarks},
             max_questions=settings.max_questions,
             batch_tokens=settings.batch_tokens,
         ),
