@@ -42,7 +42,9 @@ class Asker:
     @property
     def context(self) -> int:
         """Tokens the model can see."""
-        return getattr(self.model.config, "max_position_embeddings", None) or 1 << 30
+        from model.scores.network import context
+
+        return context(self.model) or 1 << 30
 
     # ------------------------------------------------------------------------------ questions
     def ask(self, protocol: Protocol, questions: Sequence[Question], *, prior: bool = False) -> list[Answer]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from tasks.evaluate import benchmarks, protocols, results, scorer, submission
+from tasks.evaluate import benchmarks, pieces, protocols, results, scorer, submission
 from tasks.evaluate.benchmarks import Question
 from tasks.evaluate.protocols import Form
 from tasks.settings.config import Section
@@ -41,7 +41,7 @@ class Recipe(Section):
 
 
 def evaluate(ctx: Context) -> Outcome:
-    """Ask one model everything; the work happens in the pool."""
+    """Ask one model everything; the work happens in the pool, a piece at a time (pieces.py)."""
     recipe: Recipe = ctx.config
     questions = [
         question
@@ -55,7 +55,8 @@ def evaluate(ctx: Context) -> Outcome:
         for name in recipe.submissions
     }
     ctx.progress(0.1, f"{len(questions)} questions")
-    answers = pool.submit(scorer.run, _task(ctx, tuple(questions), tuple(recipe.protocols))).result()
+    asked = _task(ctx, tuple(questions), tuple(recipe.protocols))
+    answers = pieces.answers(ctx, asked, [ctx.inputs["model"].digest, ctx.inputs["tokenizer"].digest])
     table = results.rows(recipe.model, answers, benchmarks.families(questions))
     prompts_cut = sum(row.get("prompts_cut", 0) for row in table)
     if prompts_cut:
@@ -71,11 +72,11 @@ def evaluate(ctx: Context) -> Outcome:
     (ctx.out / "results.json").write_bytes(orjson.dumps(table, option=orjson.OPT_INDENT_2) + b"\n")
     results.write_by_subject(ctx.out / "by_subject.csv", table)
     files = ["results.json", "by_subject.csv"]
-    for name, asked in unlabelled.items():
-        ctx.progress(0.8, f"{len(asked)} questions of {name} for its authors' server")
+    for name, hidden in unlabelled.items():
+        ctx.progress(0.8, f"{len(hidden)} questions of {name} for its authors' server")
         [protocol] = submission.protocol(list(recipe.protocols))
-        given = pool.submit(scorer.run, _task(ctx, tuple(asked), (protocol,), plain=True)).result()
-        files.append(submission.write(ctx.out, name, asked, given))
+        given = pool.submit(scorer.run, _task(ctx, tuple(hidden), (protocol,), plain=True)).result()
+        files.append(submission.write(ctx.out, name, hidden, given))
     return Outcome(
         headline=results.headline(table),
         counts={"questions": len(questions), "answers": len(answers), "prompts_cut": prompts_cut},

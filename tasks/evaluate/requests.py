@@ -66,15 +66,16 @@ class Encoded:
 def encode(encoder: TextEncoder, request: Request, context: int) -> Encoded:
     """The ids of a request, fitted to the model's context: shots go first, then the beginning of the prompt."""
     kept = list(request.shots)
+    before = [] if request.turns else list(getattr(encoder, "prefix_ids", ()))  # a chat template has its own
     while True:
         prompt, options = _encoded(encoder, request, kept)
-        room = max(1, context - _behind(request, options, context))
+        room = max(1, context - len(before) - _behind(request, options, context))
         if len(prompt) <= room or not kept:
             break
         kept.remove(max(kept, key=lambda shot: len(encoder.encode(shot))))
     cut = max(0, len(prompt) - room)
     dropped = len(request.shots) - len(kept)
-    return Encoded(prompt[cut:], options, cut, dropped, min(request.reply_tokens, context - 1))
+    return Encoded([*before, *prompt[cut:]], options, cut, dropped, min(request.reply_tokens, context - 1))
 
 
 def ids(encoder: TextEncoder, text: str) -> list[int]:
@@ -93,7 +94,7 @@ def _encoded(
     encoder: TextEncoder, request: Request, shots: Sequence[str]
 ) -> tuple[list[int], list[list[int]]]:
     if request.turns:
-        prompt = render_chat(encoder, request._messages(), generation_prompt=True)[0]
+        prompt = _chat(encoder, request._messages())
         return prompt, [ids(encoder, option) for option in request.options]
     text = request.prompt(shots)
     prompt = ids(encoder, text)
@@ -104,6 +105,12 @@ def _encoded(
     if request.seam == "parting":
         seam = min(min(_common(prompt, each), len(each) - 1) for each in whole)
     return prompt[:seam], [each[seam:] for each in whole]
+
+
+def _chat(encoder: TextEncoder, messages: list[dict[str, str]]) -> list[int]:
+    """By the encoder's own template, where it has one (model.by_path), else ChatML."""
+    own = getattr(encoder, "chat_ids", None)
+    return own(messages) if own else render_chat(encoder, messages, generation_prompt=True)[0]
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tasks.evaluate import protocols
 from tasks.evaluate.asking import Answer, Asker, Examples
 from tasks.evaluate.benchmarks import Question
 from tasks.evaluate.protocols import Form, Protocol
+from tasks.settings.errors import NodeError
 
 CPU_BATCH_TOKENS = 4096
 """More only leaves the caches."""
@@ -21,7 +23,8 @@ class Task:
     """What is asked of whom: picklable, so that it can cross into a worker."""
 
     export: Path
-    tokenizer: Path
+    tokenizer: Path | None
+    """None: the model is any by path, with its own tokenizer and chat template."""
     questions: tuple[Question, ...]
     protocols: tuple[str, ...]
     form: Form
@@ -49,30 +52,59 @@ def run(task: Task) -> list[Answer]:
 
 
 def opened(task: Task) -> Asker:
-    """The model of a task, ready to be asked."""
-    import torch
-
-    from model import scoring
-    from model.tokenizer import TextTokenizer
-    from tasks.tokenize.encode import shared_encoder
-
-    device = scoring.resolve_device(task.device)
-    batch_tokens = task.batch_tokens
-    if device == "cpu":
-        torch.set_num_threads(1)  # the workers share the cores, and the bytes depend on the thread count
-        batch_tokens = min(batch_tokens, CPU_BATCH_TOKENS)
-    if task.untrained_seed is None:
-        model: Any = scoring.load(task.export, device)
-    else:
-        model = scoring.untrained(task.export, task.untrained_seed, device)
+    """The model of a task, ready to be asked; one is kept a process."""
+    model, encoder, tokenizer, batch_tokens = _opened(
+        task.export, task.tokenizer, task.device, task.batch_tokens, task.untrained_seed
+    )
     return Asker(
         model,
-        shared_encoder(str(task.tokenizer)),
-        tokenizer=TextTokenizer.open(task.tokenizer),
+        encoder,
+        tokenizer=tokenizer,
         form=task.form,
         batch_tokens=batch_tokens,
         examples=task.examples,
     )
+
+
+@lru_cache(maxsize=1)
+def _opened(
+    export: Path, tokenizer: Path | None, wanted: str, batch_tokens: int, seed: int | None
+) -> tuple[Any, Any, Any, int]:
+    """(model, text to ids, ids to text, tokens of a batch)."""
+    import torch
+
+    from model import scoring
+    from model.by_path import ModelError, open_model
+    from model.tokenizer import TextTokenizer
+    from tasks.tokenize.encode import shared_encoder
+
+    device = _of_this_worker(scoring.resolve_device(wanted))
+    if device == "cpu":
+        torch.set_num_threads(1)  # the workers share the cores, and the bytes depend on the thread count
+        batch_tokens = min(batch_tokens, CPU_BATCH_TOKENS)
+    if tokenizer is None:
+        try:
+            opened = open_model(export, device)
+        except ModelError as error:
+            raise NodeError(str(error)) from error
+        return opened.model, opened.tokenizer, opened.tokenizer, batch_tokens
+    if seed is None:
+        model: Any = scoring.load(export, device)
+    else:
+        model = scoring.untrained(export, seed, device)
+    return model, shared_encoder(str(tokenizer)), TextTokenizer.open(tokenizer), batch_tokens
+
+
+def _of_this_worker(device: str) -> str:
+    """Each worker process has a GPU of its own, as far as there are so many."""
+    if device != "cuda":
+        return device
+    import multiprocessing
+
+    import torch
+
+    number = (multiprocessing.current_process()._identity or (1,))[0] - 1
+    return f"cuda:{number % torch.cuda.device_count()}"
 
 
 def asked(asker: Asker, protocol: Protocol, questions: Sequence[Question], task: Task) -> list[Answer]:
