@@ -78,4 +78,10 @@ def test_the_time_that_is_left():
     for seconds, share in ((0, 0.0), (10, 0.25), (40, 0.5), (4000, 0.75), (4100, 1.0)):
         now[0] = seconds
         step(share, "n of m")
-    assert told == ["n of m", "n of m, about 30 s left", "n of m, about 40 s left", "n of m, about 22 min left", "n of m"]
+    assert told == [
+        "n of m",
+        "n of m, about 30 s left",
+        "n of m, about 40 s left",
+        "n of m, about 22 min left",
+        "n of m",
+    ]
