@@ -17,7 +17,7 @@ REPORTED_SPLIT = {"ceval": "val", "cmmlu": "test", "mmlu": "test", "arithmetic":
 OPEN_READERS = ("arithmetic",)
 """Readers of benchmarks without options: their questions are answered in the model's own words."""
 
-SELECTION_SPLITS = ("select", "val", "dev", "train")
+SELECTION_SPLITS = ("select", "val", "dev")
 """Where a choice between models may look: the first of these that is labelled and is not reported."""
 
 SHOTS_SPLIT = "dev"

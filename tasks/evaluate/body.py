@@ -73,7 +73,7 @@ def evaluate(ctx: Context) -> Outcome:
     files = ["results.json", "by_subject.csv"]
     for name, asked in unlabelled.items():
         ctx.progress(0.8, f"{len(asked)} questions of {name} for its authors' server")
-        [protocol] = submission.protocol(list(recipe.protocols))
+        protocol = submission.protocol(recipe.protocols)
         given = pool.submit(scorer.run, _task(ctx, tuple(asked), (protocol,), plain=True)).result()
         files.append(submission.write(ctx.out, name, asked, given))
     return Outcome(
