@@ -30,5 +30,7 @@ def register(
 
     what = "the exact prompt of a protocol for a question of each benchmark, with version and digest"
     parser = command("prompts", prompts, what, parents=[common])
-    parser.add_argument("--protocol", default="", metavar="NAME", help="one, or several with commas (default: all)")
+    parser.add_argument(
+        "--protocol", default="", metavar="NAME", help="one, or several with commas (default: all)"
+    )
     parser.add_argument("--benchmark", default="", metavar="NAME", help="only this one")

@@ -148,3 +148,11 @@ def limited(questions: list[Question], limit: int | None) -> list[Question]:
 def families(questions: Iterable[Question]) -> Mapping[str, str]:
     """Reported row -> the family of its questions."""
     return {question.row: question.family for question in questions}
+
+
+def chances(questions: Iterable[Question]) -> dict[str, float]:
+    """Reported row -> share of right answers by guessing: the mean of one by the number of options."""
+    found: dict[str, list[float]] = {}
+    for question in questions:
+        found.setdefault(question.row, []).append(1 / len(question.choices) if question.choices else 0.0)
+    return {row: sum(each) / len(each) for row, each in found.items()}

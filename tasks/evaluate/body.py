@@ -56,7 +56,7 @@ def evaluate(ctx: Context) -> Outcome:
     }
     ctx.progress(0.1, f"{len(questions)} questions")
     answers = pool.submit(scorer.run, _task(ctx, tuple(questions), tuple(recipe.protocols))).result()
-    table = results.rows(recipe.model, answers, benchmarks.families(questions))
+    table = results.rows(recipe.model, answers, benchmarks.families(questions), benchmarks.chances(questions))
     prompts_cut = sum(row.get("prompts_cut", 0) for row in table)
     if prompts_cut:
         ctx.log.warning(

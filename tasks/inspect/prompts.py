@@ -57,7 +57,9 @@ def _benchmark_lines(protocol: Protocol, name: str, questions: list[Question], s
         if not mine:
             continue
         question = mine[0]
-        examples = [q for q in questions if q.subject == question.subject and q.split == benchmarks.SHOTS_SPLIT]
+        examples = [
+            q for q in questions if q.subject == question.subject and q.split == benchmarks.SHOTS_SPLIT
+        ]
         if len(examples) < protocol.shots:
             yield f"--- {name}: its subject {question.subject} has {len(examples)} examples, not {protocol.shots}"
             continue
@@ -108,7 +110,9 @@ def _some(config: SteelRun, name: str, files: Sequence[str], split: str) -> list
     placed = {file: where for file in sorted(files) if (where := place(file))}
     for subject, there in placed.values():
         if there == split and (not wanted or subject in wanted):
-            return [f for f, (s, p) in placed.items() if s == subject and p in (split, benchmarks.SHOTS_SPLIT)]
+            return [
+                f for f, (s, p) in placed.items() if s == subject and p in (split, benchmarks.SHOTS_SPLIT)
+            ]
     raise NodeError(f"{name}: no file of its split {split} is here")
 
 

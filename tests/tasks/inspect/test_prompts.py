@@ -41,11 +41,20 @@ def test_every_protocol_is_shown_with_its_digest(run):
     text = "\n".join(lines(run, list(protocols.PROTOCOLS)))
     for name, protocol in protocols.PROTOCOLS.items():
         assert f"=== {name}, version {protocol.version}, sha256 {protocol.digest}" in text
-    assert "--- exam, law, zh, plain form\n问题：问____。\n答案：⟂\nscored behind ⟂: '甲', '乙', '丙', '丁'" in text
-    assert "以下是一道单选题:\n问( )\n\nA. 甲\nB. 乙\nC. 丙\nD. 丁\n请给出答案。\n<|im_end|>\n<|im_start|>assistant\n⟂" in text
+    assert (
+        "--- exam, law, zh, plain form\n问题：问____。\n答案：⟂\nscored behind ⟂: '甲', '乙', '丙', '丁'"
+        in text
+    )
+    assert (
+        "以下是一道单选题:\n问( )\n\nA. 甲\nB. 乙\nC. 丙\nD. 丁\n请给出答案。\n<|im_end|>\n<|im_start|>assistant\n⟂"
+        in text
+    )
     shots = "".join(f"例{k}\nA. 甲\nB. 乙\nC. 丙\nD. 丁\n答案：B\n\n" for k in range(5))
     head = "以下是中国关于法学考试的单项选择题，请选出其中的正确答案。\n\n"
-    assert f"{head}{shots}问____。\nA. 甲\nB. 乙\nC. 丙\nD. 丁\n答案：⟂\nscored behind ⟂: 'A', 'B', 'C', 'D'" in text
+    assert (
+        f"{head}{shots}问____。\nA. 甲\nB. 乙\nC. 丙\nD. 丁\n答案：⟂\nscored behind ⟂: 'A', 'B', 'C', 'D'"
+        in text
+    )
     assert "--- sums, arithmetic, en, chat form" in text
     assert "Question: 2+3?\nAnswer:⟂\nthen a reply of at most 64 tokens" in text
 
