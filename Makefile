@@ -17,6 +17,8 @@ POSTTRAIN  ?=
 TOKENIZER  ?=
 BENCHMARKS ?=
 SOURCE     ?=
+PROTOCOL   ?=
+BENCHMARK  ?=
 ID         ?=
 STEP       ?=
 SAMPLES    ?=
@@ -38,7 +40,7 @@ REQUEST = --profile '$(PROFILE)' \
           $(if $(SOURCES),--sources '$(SOURCES)') $(if $(POSTTRAIN),--posttrain '$(POSTTRAIN)') \
           $(if $(TOKENIZER),--tokenizer '$(TOKENIZER)') $(if $(BENCHMARKS),--benchmarks '$(BENCHMARKS)')
 
-.PHONY: help setup peers run ablation plan sources preview check trace chat watch up down status test test-full coverage hooks lint format
+.PHONY: help setup peers run ablation plan sources preview prompts check trace chat watch up down status test test-full coverage hooks lint format
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +67,9 @@ sources: setup ## the known data sets with size, licence and what is here; of on
 
 preview: setup ## a source's first records, raw and converted: SOURCE=name PROFILE=…
 	$(if $(SOURCE),,$(error preview wants SOURCE=name, a source of the profile))@$(CLI) preview $(REQUEST) '$(SOURCE)'
+
+prompts: setup ## the exact prompt of each protocol: PROFILE=… PROTOCOL=paper-gen BENCHMARK=ceval (default: all)
+	@$(CLI) prompts $(REQUEST) $(if $(PROTOCOL),--protocol '$(PROTOCOL)') $(if $(BENCHMARK),--benchmark '$(BENCHMARK)')
 
 check: setup ## only the checks that come before a run; for another machine: GPUS=8
 	@$(CLI) check $(REQUEST) $(if $(GPUS),--gpus '$(GPUS)')

@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import Any
 from uuid import UUID
 
-from flows import preflight, preview, servers, spec
+from flows import preflight, preview, prompts, servers, spec
 from flows.ports import PortError
 from flows.preflight import Request, Wrong
 from flows.servers import ServerError
@@ -298,6 +298,7 @@ def _parser() -> argparse.ArgumentParser:
     sources = command("sources", _sources, "the data sets of a profile, and what is here", parents=[common])
     sources.add_argument("--registry", action="store_true", help="all known data sets instead")
     preview.register(command, common, _request)
+    prompts.register(command, common, _request)
     check = command("check", _check, "only the checks that come before a run", parents=[common])
     check.add_argument("--gpus", default="", metavar="N", help="of another machine: 8, 8xH100, 2x8xH100")
     trace = command("trace", _trace, "what became of one record, from raw file to shard", parents=[common])

@@ -17,7 +17,7 @@ REPORTED_SPLIT = {"ceval": "val", "cmmlu": "test", "mmlu": "test", "arithmetic":
 OPEN_READERS = ("arithmetic",)
 """Readers of benchmarks without options: their questions are answered in the model's own words."""
 
-SELECTION_SPLITS = ("select", "val", "dev", "train")
+SELECTION_SPLITS = ("select", "val", "dev")
 """Where a choice between models may look: the first of these that is labelled and is not reported."""
 
 SHOTS_SPLIT = "dev"
@@ -148,3 +148,11 @@ def limited(questions: list[Question], limit: int | None) -> list[Question]:
 def families(questions: Iterable[Question]) -> Mapping[str, str]:
     """Reported row -> the family of its questions."""
     return {question.row: question.family for question in questions}
+
+
+def chances(questions: Iterable[Question]) -> dict[str, float]:
+    """Reported row -> share of right answers by guessing: the mean of one by the number of options."""
+    found: dict[str, list[float]] = {}
+    for question in questions:
+        found.setdefault(question.row, []).append(1 / len(question.choices) if question.choices else 0.0)
+    return {row: sum(each) / len(each) for row, each in found.items()}

@@ -57,7 +57,7 @@ def evaluate(ctx: Context) -> Outcome:
     ctx.progress(0.1, f"{len(questions)} questions")
     asked = _task(ctx, tuple(questions), tuple(recipe.protocols))
     answers = pieces.answers(ctx, asked, [ctx.inputs["model"].digest, ctx.inputs["tokenizer"].digest])
-    table = results.rows(recipe.model, answers, benchmarks.families(questions))
+    table = results.rows(recipe.model, answers, benchmarks.families(questions), benchmarks.chances(questions))
     prompts_cut = sum(row.get("prompts_cut", 0) for row in table)
     if prompts_cut:
         ctx.log.warning(
@@ -74,7 +74,7 @@ def evaluate(ctx: Context) -> Outcome:
     files = ["results.json", "by_subject.csv"]
     for name, hidden in unlabelled.items():
         ctx.progress(0.8, f"{len(hidden)} questions of {name} for its authors' server")
-        [protocol] = submission.protocol(list(recipe.protocols))
+        protocol = submission.protocol(recipe.protocols)
         given = pool.submit(scorer.run, _task(ctx, tuple(hidden), (protocol,), plain=True)).result()
         files.append(submission.write(ctx.out, name, hidden, given))
     return Outcome(

@@ -46,6 +46,7 @@ RULES: dict[str, Any] = {
         r"{L}\s*(?i:is|would be|seems)\s*(?i:the\s+)?(?i:correct|right|true|best)",
         r"(?i:\bit(?:'s| is| must be))\s+(?i:option|choice)?\s*{L}(?=\s*(?:[.,;!)\n]|\Z))",
     ],
+    "chained": r"\s*[)\]]?\s*(?:或者?|和|与|及|、|/|,|&|and|or)+\s*[(\[]?[{letters}](?![A-Za-z.:])",
     "text": "the whole reply is the text of exactly one option",
     "lower case": r"\A[(\[]?([{lower}])[)\]]?[.。、:)]?\s*\Z",
 }
@@ -61,7 +62,7 @@ def choice(reply: str, choices: Sequence[str]) -> tuple[int | None, str]:
     kept = text
     for pattern in rules["denied"]:
         kept = pattern.sub(" ", kept)
-    if final := _named(rules["final"], kept):
+    if final := _named(rules["final"], kept, letters):
         return _only(final[-1:], letters, "final answer")
     if found := rules["beginning"][0].search(text):
         after = rules["beginning"][0].search(kept)
@@ -70,7 +71,7 @@ def choice(reply: str, choices: Sequence[str]) -> tuple[int | None, str]:
                 letters
             )
             return (None, "several letters") if several else (letters.index(found[1]), "beginning")
-    if stated := _named(rules["statements"], kept):
+    if stated := _named(rules["statements"], kept, letters):
         return _only(stated, letters, "statement")
     if found := rules["lower case"][0].search(text):
         return letters.lower().index(found[1]), "beginning"
@@ -80,24 +81,22 @@ def choice(reply: str, choices: Sequence[str]) -> tuple[int | None, str]:
     return None, "no letter"
 
 
-def _named(patterns: Sequence[re.Pattern[str]], text: str) -> list[str]:
-    """The letters that the patterns name, in the order of the text."""
+def _named(patterns: Sequence[re.Pattern[str]], text: str, letters: str) -> list[str]:
+    """The letters that the patterns name, in the order of the text; an empty one at the end: and one more."""
     found = [(match.start(1), match[1]) for pattern in patterns for match in pattern.finditer(text)]
-    if any(_chained(text[at + 1 :], "ABCDEFGHIJ") for at, _ in found):
-        return [letter for _, letter in found] + ["", ""]
+    if any(_chained(text[at + 1 :], letters) for at, _ in found):
+        return [*(letter for _, letter in found), ""]
     return [letter for _, letter in sorted(found)]
 
 
 def _chained(rest: str, letters: str) -> bool:
     """Whether another letter is named in the same breath: `A或B`, `A and B`, `A、B`."""
-    return bool(
-        re.match(rf"\s*[)\]]?\s*(?:或者?|和|与|及|、|/|,|&|and|or)+\s*[(\[]?[{letters}](?![A-Za-z.:])", rest)
-    )
+    return _compiled(letters)["chained"][0].match(rest) is not None
 
 
 def _only(named: Sequence[str], letters: str, rule: str) -> tuple[int | None, str]:
     distinct = set(named)
-    if len(distinct) != 1 or not named[0]:
+    if len(distinct) != 1 or "" in distinct:
         return None, "several letters"
     return letters.index(named[0]), rule
 
@@ -117,7 +116,7 @@ def _compiled(letters: str) -> dict[str, list[re.Pattern[str]]]:
         )
 
     named = {}
-    for name in ("denied", "final", "beginning", "label", "statements", "lower case"):
+    for name in ("denied", "final", "beginning", "label", "statements", "chained", "lower case"):
         patterns = RULES[name]
         named[name] = [compiled(p) for p in ([patterns] if isinstance(patterns, str) else patterns)]
     return named

@@ -5,7 +5,7 @@ One node a model: `evaluate:untrained`, `evaluate:base`, `evaluate:sft-<variant>
 
 from __future__ import annotations
 
-from tasks.evaluate import protocols
+from tasks.evaluate import protocols, submission
 from tasks.evaluate.benchmarks import OPEN_READERS, reported_split
 from tasks.evaluate.body import Recipe, evaluate
 from tasks.settings.config import SteelRun
@@ -33,6 +33,8 @@ def _check(config: SteelRun) -> None:
             raise NodeError(
                 f"benchmark {name} has open questions, and no protocol asks them: add open-exact to evaluate.protocols"
             )
+    if config.evaluate.submissions:
+        submission.protocol(config.evaluate.protocols)
     for name in config.evaluate.submissions:
         if name not in config.evaluate.benchmarks or config.sources[name].reader != "ceval":
             raise NodeError(

@@ -23,21 +23,34 @@ Key = tuple[str, str, str | None]
 
 
 def rows(
-    model: str, answers: Iterable[Mapping[str, Any]], families: Mapping[str, str] | None = None
+    model: str,
+    answers: Iterable[Mapping[str, Any]],
+    families: Mapping[str, str] | None = None,
+    chances: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """results.json. `families`: benchmark -> reader, for categories and the average it is published with.
+    """results.json. `families`: benchmark -> reader, for categories and the average it is published with; `chances`:
+    benchmark -> what guessing gives.
 
     accuracy: over questions (micro)          macro: mean of the subjects
     average, score: which of the two the protocol or the benchmark publishes, and its value
     version, digest: of the protocol          prompts_cut: prompts that lost their beginning
-    letters: how often each was taken         readings: cloze, normalised otherwise
+    family: C-Eval, CMMLU or MMLU, where all subjects are of it
+    chance: what guessing gives               letters: how often each was taken
+    readings: cloze, normalised otherwise     shots_dropped: examples that did not fit
     unparsed: replies without an answer       agreement: share of replies that name the likeliest first token
     same: share of questions with the same option in every order, of those asked in several
     """
     groups: dict[Key, list[Mapping[str, Any]]] = {}
     for answer in answers:
         groups.setdefault((answer["benchmark"], answer["protocol"], answer.get("scoring")), []).append(answer)
-    table = [_row(model, key, lines, (families or {}).get(key[0], "ceval")) for key, lines in groups.items()]
+    table = []
+    for key, lines in groups.items():
+        row = _row(model, key, lines, (families or {}).get(key[0], "ceval"))
+        generated = (
+            row["protocol"] in protocols.PROTOCOLS and protocols.of(row["protocol"]).asks == "short reply"
+        )
+        row["chance"] = 0.0 if generated else (chances or {}).get(key[0], 0.25)
+        table.append(row)
     for row in table:
         if row["protocol"] == SHUFFLED:
             first = groups[row["benchmark"], row["scoring"], None]
@@ -70,8 +83,9 @@ def _row(model: str, key: Key, lines: list[Mapping[str, Any]], family: str) -> d
     row["score"] = row["accuracy"] if row["average"] == "micro" else row["macro"]
     if of:
         row |= {"version": of.version, "digest": of.digest, "form": lines[0].get("form", "")}
-    if groups := _categories(family, counts):
-        row["categories"] = groups
+    if counts.keys() <= subjects.names(family).keys():
+        row["family"] = family
+        row["categories"] = _categories(family, counts)
     if scoring:
         row["scoring"] = scoring
     row |= _extras(lines, of)

@@ -33,11 +33,11 @@ def questions(folder: Path, name: str, family: str) -> list[Question]:
     return found
 
 
-def protocol(listed: Sequence[str]) -> list[str]:
-    """The protocol whose answers are submitted: the first listed one that picks an option."""
+def protocol(listed: Iterable[str]) -> str:
+    """The protocol whose answers are submitted: the first listed one that picks a letter."""
     for name in listed:
         if protocols.of(name).asks == "letters":
-            return [name]
+            return name
     raise NodeError("evaluate.submissions needs a protocol that picks a letter, such as official-5shot")
 
 

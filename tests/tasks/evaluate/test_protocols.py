@@ -175,7 +175,7 @@ def test_a_tokenizer_without_letters_is_refused():
 VERSIONS = {
     "cloze": (1, "ce99525066ca"),
     "paper-first-token": (1, "668033bce67b"),
-    "paper-gen": (1, "d9a579fa96b4"),
+    "paper-gen": (1, "f0716b5d428b"),
     "official-5shot": (1, "1d4d7f68efd3"),
     "lm-eval-compat": (1, "b88b844fb67e"),
     "lm-eval-compat-5shot": (1, "e81d19acf816"),
