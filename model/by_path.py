@@ -17,16 +17,12 @@ import torch
 from torch import nn
 
 from model.chat_template import DOCUMENT_END, SYSTEM, TURN_END, TURN_START, render_chat
+from model.place import ModelError, place
 from model.tokenizer import TextTokenizer
 
-GGUF = ".gguf"
 TRIED = "a b 中"
 HELLO = ({"role": "system", "content": SYSTEM}, {"role": "user", "content": TRIED})
 Messages = Sequence[Mapping[str, Any]]
-
-
-class ModelError(ValueError):
-    """A path that holds no model which can be asked: one clear line."""
 
 
 @dataclass
@@ -120,7 +116,7 @@ def open_model(path: str | Path, device: str = "cpu", dtype: torch.dtype | None 
     from model.scoring import prepare_transformers
 
     path = Path(path)
-    folder, more = _place(path)
+    folder, more = place(path)
     prepare_transformers()
     tokenizer = open_tokenizer(path)
     dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
@@ -147,7 +143,7 @@ def open_tokenizer(path: str | Path) -> OwnTokenizer:
     """The tokenizer of a path alone."""
     from transformers import AutoTokenizer
 
-    folder, more = _place(Path(path))
+    folder, more = place(Path(path))
     try:
         theirs = AutoTokenizer.from_pretrained(
             str(folder), trust_remote_code=False, local_files_only=True, **more
@@ -155,44 +151,6 @@ def open_tokenizer(path: str | Path) -> OwnTokenizer:
     except (ValueError, OSError, KeyError, ImportError, RuntimeError, AttributeError, TypeError) as error:
         raise ModelError(f"{path}: its tokenizer cannot be read: {_first_line(error)}") from error
     return OwnTokenizer(theirs, str(path))
-
-
-def files(path: str | Path) -> list[Path]:
-    """What decides the answers of the model at a path: configuration, weights, tokenizer, template."""
-    folder, more = _place(Path(path))
-    if more:
-        return [folder / more["gguf_file"]]
-    patterns = ("*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab.txt")
-    found = {file for pattern in patterns for file in folder.glob(pattern)}
-    return sorted(file for file in found if file.name != "run.json")
-
-
-def _place(path: Path) -> tuple[Path, dict[str, Any]]:
-    """(folder, arguments for from_pretrained)."""
-    if path.is_file() and path.suffix == GGUF:
-        _needs_gguf(path)
-        return path.parent, {"gguf_file": path.name}
-    if not path.is_dir():
-        raise ModelError(f"{path} is neither a folder with a model nor a {GGUF} file")
-    if (path / "config.json").is_file():
-        if not any(path.glob("*.safetensors")):
-            raise ModelError(f"{path} has no *.safetensors: pickled weights are not read")
-        return path, {}
-    inside = sorted(path.glob(f"*{GGUF}"))
-    if len(inside) == 1:
-        return _place(inside[0])
-    if (path / "export" / "config.json").is_file():  # a training's artifact
-        return path / "export", {}
-    count = f"{len(inside)} {GGUF} files: name one" if inside else "no config.json"
-    raise ModelError(f"{path} has {count}")
-
-
-def _needs_gguf(path: Path) -> None:
-    from importlib.util import find_spec
-
-    missing = [name for name in ("gguf", "accelerate") if find_spec(name) is None]
-    if missing:
-        raise ModelError(f"{path}: a {GGUF} file needs {' and '.join(missing)} (make peers installs them)")
 
 
 def _ends(model: Any, tokenizer: OwnTokenizer) -> list[int]:

@@ -38,6 +38,8 @@ class Asker:
     form: Form = "plain"
     batch_tokens: int = 16384
     examples: Examples = field(default_factory=dict)
+    tokens: int = 0
+    """Asked so far: of all prompts and options."""
 
     @property
     def context(self) -> int:
@@ -151,7 +153,9 @@ class Asker:
     def _encoded(
         self, protocol: Protocol, questions: Sequence[Question], blank: bool = False
     ) -> list[Encoded]:
-        return [encode(self.encoder, self.request(protocol, q, blank), self.context) for q in questions]
+        found = [encode(self.encoder, self.request(protocol, q, blank), self.context) for q in questions]
+        self.tokens += sum(len(e.prompt) + sum(map(len, e.options)) for e in found)
+        return found
 
     def request(self, protocol: Protocol, question: Question, blank: bool = False) -> Request:
         """The question as this model is asked it."""

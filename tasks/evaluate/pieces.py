@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import orjson
@@ -27,15 +27,31 @@ PIECE = 512
 """Questions of a piece, at most: what a kill may cost."""
 GENERATED_PIECE = 64
 """The same where every question is answered by a generated reply."""
-FILE = "answers.jsonl"
+FILE, COST = "answers.jsonl", "cost.json"
 
 
-def answers(ctx: Context, task: Task, model: Sequence[str]) -> list[Answer]:
-    """All answers of a task, protocol by protocol. `model`: digests of what is asked."""
+@dataclass
+class Cost:
+    """What answering cost when it was done: a piece that was kept from an earlier try counts, too."""
+
+    tokens: int = 0
+    """Of all prompts and options, each as often as it was asked."""
+    seconds: float = 0.0
+    """Of the workers, one after the other."""
+    cpu_seconds: float = 0.0
+
+
+def answers(ctx: Context, task: Task, model: Sequence[str], cost: Cost | None = None) -> list[Answer]:
+    """All answers of a task, protocol by protocol. `model`: digests of what is asked; `cost` is added to."""
     parts = list(split(task))
     jobs = [partitions.Job(_key(part, model), piece, (part,)) for part in parts]
     timed = replace(ctx, progress=with_eta(ctx.progress))
     folders = partitions.run(timed, jobs)
+    for folder in folders if cost else ():
+        spent = orjson.loads((folder / COST).read_bytes())
+        cost.tokens += spent["tokens"]
+        cost.seconds += spent["seconds"]
+        cost.cpu_seconds += spent["cpu_seconds"]
     lines = [orjson.loads(line) for folder in folders for line in _lines(folder / FILE)]
     kinds = ("", CONTROL, SHUFFLED)
 
@@ -61,7 +77,11 @@ def split(task: Task) -> Iterator[Task]:
 
 def piece(out: Path, task: Task) -> None:
     """Answer one piece (in a worker)."""
-    lines = [orjson.dumps(line) for line in scorer.run(task)]
+    cost = Cost()
+    began, cpu = time.monotonic(), time.process_time()
+    lines = [orjson.dumps(line) for line in scorer.run(task, cost)]
+    cost.seconds, cost.cpu_seconds = time.monotonic() - began, time.process_time() - cpu
+    (out / COST).write_bytes(orjson.dumps(asdict(cost)))
     (out / FILE).write_bytes(b"".join(line + b"\n" for line in lines))
 
 

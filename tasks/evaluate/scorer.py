@@ -41,13 +41,18 @@ class Task:
     """Cloze is also read per byte and against the neutral question."""
 
 
-def run(task: Task) -> list[Answer]:
-    """Load the model, ask everything, hand back one answer per question, protocol and control."""
+def run(task: Task, cost: Any = None) -> list[Answer]:
+    """Load the model, ask everything, hand back one answer per question, protocol and control.
+
+    `cost.tokens` gets the tokens that were asked.
+    """
     asker = opened(task)
     answers: list[Answer] = []
     for name in task.protocols:
         protocol = protocols.of(name)
         answers += asked(asker, protocol, [q for q in task.questions if protocol.suits(q)], task)
+    if cost is not None:
+        cost.tokens = asker.tokens
     return answers
 
 

@@ -17,7 +17,7 @@ from tasks.settings import names
 from tasks.settings.data import Assets, Clean, Convert, Source, Tokenize, WebFile, World
 from tasks.settings.model import LEAKY_KINDS, OTHER_MODELS, FfnKind, Model
 from tasks.settings.runtime import Endpoints, Folders, Runtime
-from tasks.settings.scoring import Ablation, Evaluate, Report
+from tasks.settings.scoring import Ablation, Compare, Evaluate, Report
 from tasks.settings.section import Section, Seed
 from tasks.settings.training import ContinueFrom, Dpo, Optim, Pretrain, Sft, Train, Variant
 
@@ -43,6 +43,7 @@ __all__ = [
     "Dpo",
     "Evaluate",
     "Ablation",
+    "Compare",
     "Report",
     "Folders",
     "Endpoints",
@@ -126,6 +127,8 @@ class SteelRun(PipelineRecipe):
 
     ablation: Ablation = Ablation()
     """The study of feed-forward layers (flow steel-ablation)."""
+    compare: Compare = Compare()
+    """Models by path, side by side (flow steel-compare)."""
     runtime: Runtime = Runtime()
     """Paths, devices, process counts: how the run is executed, never what it makes."""
 

@@ -47,6 +47,30 @@ class Evaluate(Section):
     """Largest number of questions of each subject. Not set: all."""
 
 
+class Compare(Section):
+    """Models by path, asked the same questions (flow steel-compare). Which models: runtime.models."""
+
+    benchmarks: Annotated[list[str], Distinct] = []
+    """Names of the sources with `use: benchmark` to ask. Empty: all of the profile."""
+    protocols: Annotated[list[ProtocolName], Distinct] = Field(
+        ["cloze", "paper-first-token", "lm-eval-compat"], min_length=1
+    )
+    """Ways to ask, as in evaluate.protocols."""
+    chat: Annotated[list[str], Distinct] = []
+    """Names of models that are asked `cloze` in their chat template. The others are asked plainly."""
+    controls: bool = True
+    """Ask with the question removed, too (options-only)."""
+    shuffles: int = Field(0, ge=0, le=9)
+    """Number of other orders of the options in which letters are asked, too."""
+    contamination: Annotated[list[str], Distinct] = []
+    """Names of sources that the models may have been trained on: benchmark questions in them are found, and scores on
+    these and on the other questions stand side by side."""
+    max_questions: int | None = Field(None, gt=0)
+    """Largest number of questions of each subject. Not set: all."""
+    batch_tokens: int = Field(16384, gt=0)
+    """Largest number of tokens in a forward pass; it bounds memory."""
+
+
 class Ablation(Section):
     """The flow steel-ablation/ffn: kinds of feed-forward layer side by side, on this profile's shards."""
 

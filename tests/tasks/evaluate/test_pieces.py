@@ -42,7 +42,10 @@ def test_pieces_give_what_one_go_gives(tmp_path, task, monkeypatch):
     (tmp_path / "stage" / "node").mkdir(parents=True)
     told = []
     ctx = context(tmp_path / "stage" / "node", progress=lambda share, text: told.append((share, text)))
-    same(pieces.answers(ctx, task, ["model"]), whole)
+    cost = pieces.Cost()
+    same(pieces.answers(ctx, task, ["model"], cost), whole)
+    assert cost.tokens > 1000
+    assert cost.seconds > 0
     assert len(list(pieces.split(task))) == 2 * (3 + 2)
     assert told[-1][0] == 1.0
 
@@ -54,11 +57,11 @@ def test_what_is_answered_outlives_a_failure(tmp_path, task, monkeypatch):
     ctx = context(tmp_path / "stage" / "node")
     run, asked = scorer.run, []
 
-    def dies(part):
+    def dies(part, cost=None):
         asked.append(part.questions[0].id)
         if len(asked) == 4:
             raise RuntimeError("killed")
-        return run(part)
+        return run(part, cost)
 
     monkeypatch.setattr(scorer, "run", dies)
     with pytest.raises(RuntimeError, match="killed"):
