@@ -17,10 +17,15 @@ POSTTRAIN  ?=
 TOKENIZER  ?=
 BENCHMARKS ?=
 SOURCE     ?=
+PROTOCOL   ?=
+BENCHMARK  ?=
 ID         ?=
 STEP       ?=
 SAMPLES    ?=
 MODEL      ?=
+MODELS     ?=
+FILE       ?=
+SEED       ?=
 GPUS       ?=
 STUDY      ?=
 CANCEL     ?=
@@ -38,8 +43,10 @@ REQUEST = --profile '$(PROFILE)' \
           $(if $(UNTIL),--until '$(UNTIL)') $(if $(FORCE),--force '$(FORCE)') $(if $(SET),--set '$(SET)') \
           $(if $(SOURCES),--sources '$(SOURCES)') $(if $(POSTTRAIN),--posttrain '$(POSTTRAIN)') \
           $(if $(TOKENIZER),--tokenizer '$(TOKENIZER)') $(if $(BENCHMARKS),--benchmarks '$(BENCHMARKS)')
+# another profile only where one is asked for
+COMPARED = --models '$(MODELS)' $(if $(filter file,$(origin PROFILE)),$(subst --profile '$(PROFILE)',,$(REQUEST)),$(REQUEST))
 
-.PHONY: help setup peers run ablation plan sources preview check trace chat chat-web serve watch up down status test test-full coverage hooks lint format
+.PHONY: help setup peers run ablation compare truth-table verify-table plan sources preview prompts check trace chat chat-web serve watch up down status test test-full coverage hooks lint format
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +65,16 @@ run: setup ## run a profile's pipeline and follow it; starts the servers if need
 ablation: setup ## a study on a profile: STUDY=ffn (default), every kind of FFN side by side (steel-ablation/ffn)
 	@$(CLI) ablation $(REQUEST) $(if $(STUDY),--study '$(STUDY)')
 
+compare: setup ## models by path on the same questions: MODELS='a=path b=path' BENCHMARKS=folder (steel-compare/models)
+	$(if $(MODELS),,$(error compare wants MODELS='name=path name=path'))@$(CLI) compare $(COMPARED)
+
+truth-table: setup ## the same by every protocol with all controls; SOURCES=folder of training text: contamination
+	$(if $(MODELS),,$(error truth-table wants MODELS='name=path name=path'))@$(CLI) compare $(COMPARED) --truth
+
+verify-table: setup ## ask a random sample of a truth table again: FILE=truth-table.json MODELS='a=path' BENCHMARKS=folder
+	$(if $(FILE),,$(error verify-table wants FILE=truth-table.json))@$(CLI) verify '$(FILE)' --benchmarks '$(BENCHMARKS)' \
+	  $(if $(MODELS),--models '$(MODELS)') $(if $(SEED),--seed $(SEED))
+
 plan: setup ## what a run would skip, what it would do, and why; GPUS=8xH100: what it would cost there
 	@$(CLI) plan $(REQUEST) $(if $(GPUS),--gpus '$(GPUS)')
 
@@ -66,6 +83,9 @@ sources: setup ## the known data sets with size, licence and what is here; of on
 
 preview: setup ## a source's first records, raw and converted: SOURCE=name PROFILE=…
 	$(if $(SOURCE),,$(error preview wants SOURCE=name, a source of the profile))@$(CLI) preview $(REQUEST) '$(SOURCE)'
+
+prompts: setup ## the exact prompt of each protocol: PROFILE=… PROTOCOL=paper-gen BENCHMARK=ceval (default: all)
+	@$(CLI) prompts $(REQUEST) $(if $(PROTOCOL),--protocol '$(PROTOCOL)') $(if $(BENCHMARK),--benchmark '$(BENCHMARK)')
 
 check: setup ## only the checks that come before a run; for another machine: GPUS=8
 	@$(CLI) check $(REQUEST) $(if $(GPUS),--gpus '$(GPUS)')

@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import Any
 from uuid import UUID
 
-from flows import preflight, preview, servers, serving, spec
+from flows import preflight, preview, prompts, servers, serving, spec
 from flows.ports import PortError
 from flows.preflight import Request, Wrong
 from flows.servers import ServerError
@@ -196,6 +196,21 @@ def _run(options: argparse.Namespace) -> int:
     return _follow(run, at, config, request.spec)
 
 
+def _verify(options: argparse.Namespace) -> int:
+    from tasks.compare import verify
+    from tasks.settings.errors import NodeError
+
+    given = preflight.models(options.models) if options.models else {}
+    try:
+        verdict = verify.verify(
+            options.file, options.benchmarks, given, options.sample, options.seed, options.profile
+        )
+    except NodeError as error:
+        raise Wrong(str(error)) from error
+    print("\n".join(verdict.lines))
+    return 0 if verdict.agrees else 1
+
+
 def _watch(options: argparse.Namespace) -> int:
     at = servers.up()
     from flows import runs
@@ -243,6 +258,9 @@ def _request(options: argparse.Namespace) -> Request:
     overrides = merge(preflight.folder_overrides(folders), preflight.assignments(" ".join(options.set)))
     force = preflight.forced(options.force, spec.stages())
     flow = spec.studies()[options.study] if options.study else PIPELINE
+    if models := getattr(options, "models", ""):
+        flow = spec.COMPARE
+        overrides = merge(preflight.compared(models, options.truth, options.sources), overrides)
     gpus = preflight.gpus(getattr(options, "gpus", ""))
     return Request(options.profile, options.until or "report", force, overrides, flow, gpus)
 
@@ -294,12 +312,26 @@ def _parser() -> argparse.ArgumentParser:
         "ablation", _run, "run a study: one thing changed, the rest equal; and follow it", parents=[common]
     )
     names = list(spec.studies())
+    compare = command(
+        "compare", _run, "ask models by path the same questions, and follow it", parents=[common]
+    )
+    compare.add_argument("--models", required=True, metavar="NAME=PATH …", help="folders or GGUF files")
+    compare.set_defaults(profile="compare")
+    compare.add_argument("--truth", action="store_true", help="by every protocol, with all controls")
+    verify = command("verify", _verify, "ask a random sample of a table's answers again")
+    verify.add_argument("file", help="truth-table.json")
+    verify.add_argument("--benchmarks", required=True, metavar="FOLDER", help="folder with the benchmarks")
+    verify.add_argument("--models", default="", metavar="NAME=PATH …", help="where the models are here")
+    verify.add_argument("--sample", type=int, default=50, help="answers of each model (default: 50)")
+    verify.add_argument("--seed", type=int, help="of the sample (default: another each time)")
+    verify.add_argument("--profile", default="compare", help="whose sources the benchmarks are")
     ablation.add_argument("--study", default=names[0], choices=names, help=f"default: {names[0]}")
     planned = command("plan", _plan, "what a run would skip, what it would do, and why", parents=[common])
     planned.add_argument("--gpus", default="", metavar="8xH100", help="instead: what it would cost on these")
     sources = command("sources", _sources, "the data sets of a profile, and what is here", parents=[common])
     sources.add_argument("--registry", action="store_true", help="all known data sets instead")
     preview.register(command, common, _request)
+    prompts.register(command, common, _request)
     check = command("check", _check, "only the checks that come before a run", parents=[common])
     check.add_argument("--gpus", default="", metavar="N", help="of another machine: 8, 8xH100, 2x8xH100")
     trace = command("trace", _trace, "what became of one record, from raw file to shard", parents=[common])

@@ -26,6 +26,9 @@ from tasks.stage.names import stage_of
 from tasks.stage.node import Node
 
 PYTHONS = ((3, 11), (3, 12))
+_MODEL = re.compile(r"(?:^|(?<=\s))(?P<name>[^\s=/]+)=")
+TRUTH_PROTOCOLS = ("cloze", "paper-first-token", "paper-gen", "official-5shot", "lm-eval-compat")
+"""Of the truth table: every way to ask multiple-choice questions."""
 _ASSIGNMENT = re.compile(r"(?:^|\s+)([A-Za-z_][\w.\-]*)=")
 
 
@@ -277,6 +280,39 @@ def assignments(text: str) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise Wrong(f"SET: {start[1]}={value} is not a value: {complaint(error)}") from error
         _put(tree, start[1].split("."), parsed)
+    return tree
+
+
+def models(text: str) -> dict[str, str]:
+    """Name -> absolute path, of `a=path b=path`; a path may hold spaces.
+
+    >>> list(models("tiny=/models/tiny other=/models/other"))
+    ['tiny', 'other']
+    """
+    starts = list(_MODEL.finditer(text))
+    if not starts or text[: starts[0].start()].strip():
+        raise Wrong(
+            f"MODELS wants name=path pairs, such as MODELS='mine=artifacts/export'; got {text.strip()!r}"
+        )
+    found: dict[str, str] = {}
+    for start, following in zip_longest(starts, starts[1:]):
+        name = start["name"]
+        if name in found:
+            raise Wrong(f"MODELS names {name!r} twice")
+        path = text[start.end() : following.start() if following else len(text)].strip()
+        found[name] = str(Path(path).expanduser().resolve())
+    return found
+
+
+def compared(text: str, truth: bool = False, texts: str | None = None) -> dict[str, Any]:
+    """MODELS=… as overrides; `truth`: every way to ask, with all controls. `texts`: a folder of training text."""
+    tree: dict[str, Any] = {"runtime": {"models": models(text)}}
+    if truth:
+        tree["compare"] = {"protocols": list(TRUTH_PROTOCOLS), "controls": True, "shuffles": 1}
+    if texts:
+        source = {"dataset": ".", "hub": "folder", "reader": "text", "use": "pretrain", "files": ["**/*"]}
+        tree["sources"] = {"training_text": source}
+        tree.setdefault("compare", {})["contamination"] = ["training_text"]
     return tree
 
 

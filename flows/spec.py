@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.ablation.ffn import node as ffn
+from tasks.compare import node as models
 from tasks.figures.latest import publish_latest
 from tasks.settings.config import DATA_STAGES, STAGES, SteelRun
 from tasks.stage.node import Node
@@ -101,7 +102,25 @@ def study(name: str, room: Any, flow: str = FAMILY) -> FlowSpec:
     )
 
 
-STUDIES = (study("ffn", ffn),)
+def _compare(config: SteelRun) -> dict[str, Node]:
+    from tasks import dag
+
+    return dag.compare(config)
+
+
+COMPARE = FlowSpec(
+    name="steel-compare",
+    entrypoint="flows/sweep.py:models",
+    deployments=("models",),
+    stages=models.STAGES,
+    build=_compare,
+    result=models.TABLE,
+    publish=models.publish,
+    page=models.PAGE,
+    folder=models.FOLDER,
+)
+
+STUDIES = (study("ffn", ffn), COMPARE)
 SPECS = (PIPELINE, *STUDIES)
 
 

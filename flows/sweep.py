@@ -3,6 +3,8 @@
 `steel-ablation/ffn` runs the profile's data stages (skipped when done), then trains every kind of
 feed-forward layer with every seed (settings: `ablation` in the profile) and compares them.
 
+`steel-compare/models` asks models by path the same questions (settings: `compare`, runtime.models).
+
 Each study has a flow of its own, because its graph is its own and so is what can be forced; flows of one
 family share their name, so their deployments are `steel-ablation/<study>`. No `from __future__ import
 annotations` here: Prefect evaluates the types of the parameters, and one of them is the study's.

@@ -1,14 +1,14 @@
 """Log-probabilities and generation for evaluation and preference data: what a model thinks of a text.
 
-Three facts decide the shape of this file:
-- The vocabulary head dwarfs everything else in a small model, so it is applied only at the positions
-  whose next token is asked for, and its log-softmax is taken in fp32.
-- The options of one question share their prompt, and all prompts their beginning (system turn, few-shot
-  examples). Where the model's cache makes "prompt once, options behind it" equal to the full forward,
-  what is shared is computed once (`share`).
-- Sequences are batched by length under a token budget, and padded on the right only: in a causal
-  model nothing before the padding can see it. Models that are not causal (the leaky Soft-MoE kinds)
-  are batched by equal length.
+Four facts decide the shape of this file (its engine is model.scores):
+- The vocabulary head dwarfs everything else in a small model, so it is applied only at the positions whose next token
+  is asked for, once for all options of a question, and its log-softmax is taken in fp32.
+- The options of one question share their prompt, and prompts their beginnings (system turn, few-shot examples). They
+  are put into a tree; each node of it is computed once (`share`), where the model's cache makes that exact.
+- Sequences are batched by length under a token budget, and padded on the right only: in a causal model nothing before
+  the padding can see it. Models that are not causal (the leaky Soft-MoE kinds) are batched by equal length.
+- A model that is not Steel's is tried on one batch first (model.scores.network): what does not give the logits of its
+  own forward is not done with it.
 
 The same call on the same machine and thread count gives the same bytes; results come back in the order asked.
 """
@@ -16,25 +16,26 @@ The same call on the same machine and thread count gives the same bytes; results
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from model.chat_template import render_chat
+from model.scores.head import HEAD_ELEMENTS, pick
+from model.scores.network import Network, context, network_of
+from model.scores.plan import batches
+from model.scores.walk import walk
 from model.tokenizer import TextTokenizer
 
 LogProb = tuple[float, int]
 """Sum of log-probabilities, and the number of tokens it runs over."""
-
-HEAD_ELEMENTS = 1 << 25
-"""Logits held at once (positions times vocabulary): 128 MiB in fp32."""
-
-LEAST_PREFIX = 4
-"""A shorter common beginning is not worth a forward pass of its own."""
+Scored = tuple[float, int, bool]
+"""The same, and whether every one of these tokens is the likeliest."""
+Progress = Callable[[int, int], None]
+"""Called with the number of sequences done, and of all."""
 
 
 class NoRoom(ValueError):
@@ -46,7 +47,7 @@ def load(export_dir: str | Path, device: str = "cpu", dtype: torch.dtype | None 
     """The exported model, ready to score: fp32 on a CPU, bf16 on a GPU unless said otherwise."""
     from transformers import AutoModelForCausalLM
 
-    _register()
+    prepare_transformers()
     dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
     model = AutoModelForCausalLM.from_pretrained(str(export_dir), dtype=dtype)
     return model.to(device).eval()
@@ -60,7 +61,7 @@ def untrained(export_dir: str | Path, seed: int, device: str = "cpu") -> nn.Modu
     from model.steel import SteelConfig
     from model.training.parallel import from_seed
 
-    _register()
+    prepare_transformers()
     config = AutoConfig.from_pretrained(str(export_dir))
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     if isinstance(config, SteelConfig):
@@ -74,7 +75,7 @@ def untrained(export_dir: str | Path, seed: int, device: str = "cpu") -> nn.Modu
     return model.to(device=device, dtype=dtype).eval()
 
 
-def _register() -> None:
+def prepare_transformers() -> None:
     """Make transformers know our architecture without remote code, and keep it quiet."""
     from transformers.utils import logging
 
@@ -97,26 +98,40 @@ def choice_logprobs(
     options: Sequence[Sequence[Sequence[int]]],
     batch_tokens: int = 16384,
     share: bool | None = None,
+    progress: Progress | None = None,
 ) -> list[list[LogProb]]:
     """Log-probability of each option behind its prompt: `[question][option] -> (sum, tokens)`.
 
-    `share` computes each distinct prompt once and puts the options behind its cache; by default
+    `share` False: every option with its whole prompt, by a full forward. By default what is shared is computed once,
     where the model's cached forward is the full one.
     """
+    scored = option_scores(model, prompts, options, batch_tokens, share, progress, likeliest=False)
+    return [[(total, tokens) for total, tokens, _ in each] for each in scored]
+
+
+def option_scores(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    options: Sequence[Sequence[Sequence[int]]],
+    batch_tokens: int = 16384,
+    share: bool | None = None,
+    progress: Progress | None = None,
+    likeliest: bool = True,
+) -> list[list[Scored]]:
+    """As choice_logprobs, and whether greedy decoding would give the option (`likeliest` False: not known)."""
     if len(prompts) != len(options):
         raise ValueError(f"{len(prompts)} prompts, but options for {len(options)}")
-    if share is None:
-        share = _cached_equals_full(model)
-    # One entry a distinct (prompt, option): the neutral prompt of a control serves all questions.
-    wanted = list({(tuple(p), tuple(o)): None for p, os in zip(prompts, options, strict=True) for o in os})
-    if any(not p or not o for p, o in wanted):
+    # One entry a distinct prompt and option: the neutral prompt of a control serves all questions.
+    asked: dict[tuple[int, ...], dict[tuple[int, ...], None]] = {}
+    for prompt, each in zip(prompts, options, strict=True):
+        asked.setdefault(tuple(prompt), {}).update((tuple(option), None) for option in each)
+    if any(not prompt or not all(each) for prompt, each in asked.items()):
         raise ValueError("every prompt and every option needs at least one token")
-    if share:
-        scores = _shared_prompt(model, wanted, batch_tokens)
-    else:
-        flat = suffix_logprobs(model, [p + o for p, o in wanted], [len(p) for p, _ in wanted], batch_tokens)
-        scores = dict(zip(wanted, flat, strict=True))
-    return [[scores[tuple(p), tuple(o)] for o in os] for p, os in zip(prompts, options, strict=True)]
+    network = network_of(model)
+    longest = max((len(p) + len(o) for p, each in asked.items() for o in each), default=0)
+    share = _shared(network, longest, share)
+    scores = _Options(network, asked, batch_tokens, share, likeliest).scores(progress)
+    return [[scores[tuple(p), tuple(o)] for o in each] for p, each in zip(prompts, options, strict=True)]
 
 
 def reply_logprobs(
@@ -137,207 +152,157 @@ def first_token_logprobs(
     candidates: Sequence[int],
     batch_tokens: int = 16384,
     share: bool | None = None,
+    progress: Progress | None = None,
 ) -> list[list[float]]:
     """Log-probability, over the whole vocabulary, of each candidate as the token after the prompt."""
-    if share is None:
-        share = _cached_equals_full(model)
-    out: list[list[float]] = [[] for _ in prompts]
-    head = _Head(model)
-    wanted = torch.tensor(list(candidates), device=_device(model))
-    for batch in _batches([len(p) for p in prompts], batch_tokens, equal=not _causal(model)):
-        sequences = [prompts[i] for i in batch]
-        hidden, offset, _ = _forward(model, sequences, share, keep_cache=False)
-        last = torch.tensor([len(s) - 1 - offset for s in sequences], device=hidden.device)
-        rows = hidden[torch.arange(len(batch), device=hidden.device), last]
-        at = 0
-        for logits in head.chunks(rows):
-            picked = logits[:, wanted] - logits.logsumexp(-1, keepdim=True)
-            for values in picked.tolist():
-                out[batch[at]] = values
-                at += 1
-    return out
+    distinct = list(dict.fromkeys(map(tuple, prompts)))
+    if not all(distinct):
+        raise ValueError("every prompt needs at least one token")
+    network = network_of(model)
+    head = network.head()
+    share = _shared(network, max(map(len, distinct), default=0), share)
+    found: dict[tuple[int, ...], list[float]] = {}
+    width = len(candidates)
+    for reached in walk(network, distinct, _budget(network, batch_tokens), share):
+        values, _ = pick(head, reached.last, [candidates] * len(reached.sequences))
+        for row, i in enumerate(reached.sequences):
+            found[distinct[i]] = values[row * width : (row + 1) * width]
+        if progress:
+            progress(len(found), len(distinct))
+    return [found[tuple(prompt)] for prompt in prompts]
 
 
-@torch.inference_mode()
 def suffix_logprobs(
-    model: nn.Module, sequences: Sequence[Sequence[int]], starts: Sequence[int], batch_tokens: int = 16384
+    model: nn.Module,
+    sequences: Sequence[Sequence[int]],
+    starts: Sequence[int],
+    batch_tokens: int = 16384,
+    progress: Progress | None = None,
 ) -> list[LogProb]:
     """Log-probability of `sequence[start:]` given what stands before it, by one full forward."""
     if any(not 0 < start < len(s) for s, start in zip(sequences, starts, strict=True)):
         raise ValueError("a scored part needs at least one token before it and one token in it")
-    out: list[LogProb] = [(0.0, 0)] * len(sequences)
-    for batch in _batches([len(s) for s in sequences], batch_tokens, equal=not _causal(model)):
-        hidden = _hidden(model, [sequences[i] for i in batch])
-        rows, columns, targets = [], [], []
-        for row, i in enumerate(batch):
-            for position in range(starts[i], len(sequences[i])):
-                rows.append(row)
-                columns.append(position - 1)
-                targets.append(sequences[i][position])
-        values = _token_logprobs(model, hidden[rows, columns], targets)
-        at = 0
-        for i in batch:
-            count = len(sequences[i]) - starts[i]
-            out[i] = (math.fsum(values[at : at + count]), count)
-            at += count
-    return out
+    scored = _suffixes(network_of(model), sequences, starts, batch_tokens, False, progress)
+    return [(total, tokens) for total, tokens, _ in scored]
 
 
 @torch.inference_mode()
-def _shared_prompt(
-    model: nn.Module, wanted: list[tuple[tuple[int, ...], tuple[int, ...]]], batch_tokens: int
-) -> dict[tuple, LogProb]:
-    """Score options behind the cache of their prompt; only prompts of one length share a batch."""
-    by_prompt: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
-    for prompt, option in wanted:
-        by_prompt.setdefault(prompt, []).append(option)
-    by_length: dict[int, list[tuple[int, ...]]] = {}
-    for prompt in by_prompt:
-        by_length.setdefault(len(prompt), []).append(prompt)
-
-    scores: dict[tuple, LogProb] = {}
-    for length in sorted(by_length):
-        for prompts in _prompt_batches(by_length[length], by_prompt, length, batch_tokens):
-            hidden, _, cache = _forward(model, prompts, share=True, keep_cache=True)
-            last = hidden[:, -1]
-            pairs = [(row, p, o) for row, p in enumerate(prompts) for o in by_prompt[p]]
-            values = [
-                [v] for v in _token_logprobs(model, last[[r for r, _, _ in pairs]], [o[0] for *_, o in pairs])
-            ]
-            longer = [k for k, (*_, option) in enumerate(pairs) if len(option) > 1]
-            if longer:
-                cache.batch_select_indices(torch.tensor([pairs[k][0] for k in longer], device=last.device))
-                behind = [pairs[k][2][:-1] for k in longer]
-                hidden = model.base_model(
-                    input_ids=_padded(model, behind), past_key_values=cache, use_cache=True
-                ).last_hidden_state
-                rows = [row for row, tokens in enumerate(behind) for _ in tokens]
-                columns = [column for tokens in behind for column in range(len(tokens))]
-                targets = [t for k in longer for t in pairs[k][2][1:]]
-                rest = iter(_token_logprobs(model, hidden[rows, columns], targets))
-                for k in longer:
-                    values[k] += [next(rest) for _ in pairs[k][2][1:]]
-            for (_, prompt, option), tokens in zip(pairs, values, strict=True):
-                scores[prompt, option] = (math.fsum(tokens), len(tokens))
-    return scores
-
-
-def _prompt_batches(
-    prompts: list[tuple[int, ...]],
-    options: dict[tuple[int, ...], list[tuple[int, ...]]],
-    length: int,
-    budget: int,
-) -> Iterator[list[tuple[int, ...]]]:
-    """Groups of prompts whose options, each with its copy of the cache, stay under the budget."""
-    batch: list[tuple[int, ...]] = []
-    used = 0
-    for prompt in prompts:
-        cost = len(options[prompt]) * (length + max(map(len, options[prompt])))
-        if batch and used + cost > budget:
-            yield batch
-            batch, used = [], 0
-        batch.append(prompt)
-        used += cost
-    if batch:
-        yield batch
-
-
-def _token_logprobs(model: nn.Module, hidden_NH: torch.Tensor, targets: list[int]) -> list[float]:
-    """Log-softmax of the head at these hidden states, read at the targets."""
-    wanted = torch.tensor(targets, device=hidden_NH.device)
-    out: list[float] = []
-    for logits in _Head(model).chunks(hidden_NH):
-        here = wanted[len(out) : len(out) + len(logits), None]
-        out += (logits.gather(1, here).squeeze(1) - logits.logsumexp(-1)).tolist()
+def _suffixes(
+    network: Network,
+    sequences: Sequence[Sequence[int]],
+    starts: Sequence[int],
+    batch_tokens: int,
+    likeliest: bool,
+    progress: Progress | None = None,
+) -> list[Scored]:
+    """What a causal model says of `sequence[start:]` does not depend on the last token: it is not computed."""
+    fed = [s[:-1] for s in sequences] if network.causal else sequences
+    head = network.head()
+    out: list[Scored] = [(0.0, 0, True)] * len(sequences)
+    done = 0
+    budget = _budget(network, batch_tokens)
+    for batch in batches([len(s) for s in fed], budget, equal=not network.padded):
+        states = network.states([fed[i] for i in batch])
+        at = [(row, c) for row, i in enumerate(batch) for c in range(starts[i] - 1, len(sequences[i]) - 1)]
+        rows, columns = zip(*at, strict=True)
+        targets = [[t] for i in batch for t in sequences[i][starts[i] :]]
+        values, best = pick(head, states[rows, columns], targets, likeliest)
+        place = 0
+        for i in batch:
+            end = place + len(sequences[i]) - starts[i]
+            out[i] = (math.fsum(values[place:end]), end - place, all(best[place:end]))
+            place = end
+        done += len(batch)
+        if progress:
+            progress(done, len(sequences))
     return out
 
 
-class _Head:
-    """The output layer in fp32, a chunk of positions at a time.
+class _Options:
+    """The options of every distinct prompt: first tokens at the prompt's end, what is longer behind its cache."""
 
-    bf16 logits are a sixteenth apart at best where they matter: options would tie.
-    """
+    def __init__(
+        self,
+        network: Network,
+        asked: dict[tuple[int, ...], dict[tuple[int, ...], None]],
+        batch_tokens: int,
+        share: bool,
+        likeliest: bool,
+    ):
+        self.network, self.asked, self.budget = network, asked, batch_tokens
+        self.share, self.likeliest = share, likeliest
+        self.head = network.head()
+        self.found: dict[tuple, Scored] = {}
 
-    def __init__(self, model: nn.Module):
-        layer = model.get_output_embeddings()
-        self._weight = layer.weight.float()
-        self._bias = None if layer.bias is None else layer.bias.float()
+    @torch.inference_mode()
+    def scores(self, progress: Progress | None) -> dict[tuple, Scored]:
+        """By (prompt, option)."""
+        apart = self.asked
+        if self.network.causal:  # else an option of one token changes the states of its prompt, too
+            apart = {} if self.share else _only(self.asked, lambda option: len(option) > 1)
+            self._behind(_only(self.asked, lambda option: self.share or len(option) == 1), progress)
+        pairs = [(prompt, option) for prompt, options in apart.items() for option in options]
+        whole = [prompt + option for prompt, option in pairs]
+        starts = [len(prompt) for prompt, _ in pairs]
+        rest = _suffixes(self.network, whole, starts, self.budget, self.likeliest, progress)
+        return self.found | dict(zip(pairs, rest, strict=True))
 
-    def chunks(self, hidden_NH: torch.Tensor) -> Iterator[torch.Tensor]:
-        """fp32 logits [chunk, vocabulary]."""
-        per_chunk = max(1, HEAD_ELEMENTS // len(self._weight))
-        for start in range(0, len(hidden_NH), per_chunk):
-            yield functional.linear(hidden_NH[start : start + per_chunk].float(), self._weight, self._bias)
+    def _behind(self, asked: dict, progress: Progress | None) -> None:
+        prompts = list(asked)
+        kept = {i for i, prompt in enumerate(prompts) if any(len(option) > 1 for option in asked[prompt])}
+        done = 0
+        for reached in walk(self.network, prompts, _budget(self.network, self.budget), self.share, kept):
+            here = [(row, prompts[i], list(asked[prompts[i]])) for row, i in enumerate(reached.sequences)]
+            first = [list(dict.fromkeys(option[0] for option in options)) for *_, options in here]
+            values, best = pick(self.head, reached.last, first, self.likeliest)
+            told = iter(zip(values, best or values, strict=True))
+            heads = [{token: next(told) for token in tokens} for tokens in first]
+            pairs = [(row, prompt, option) for row, prompt, options in here for option in options]
+            for row, prompt, option in pairs:
+                if len(option) == 1:
+                    value, likeliest = heads[row][option[0]]
+                    self.found[prompt, option] = (value, 1, bool(likeliest))
+            self._longer(reached, [pair for pair in pairs if len(pair[2]) > 1], heads)
+            done += len(here)
+            if progress:
+                progress(done, len(prompts))
 
-
-def _forward(
-    model: nn.Module, sequences: Sequence[Sequence[int]], share: bool, keep_cache: bool
-) -> tuple[torch.Tensor, int, Any]:
-    """Hidden states [B, T - offset, H] from position `offset` on, the offset, and the cache if wanted.
-
-    With `share`, what all sequences begin with is computed once, as a batch of one.
-    """
-    offset = _common_prefix(sequences) if share and len(sequences) > 1 else 0
-    if offset < LEAST_PREFIX:
-        out = model.base_model(input_ids=_padded(model, sequences), use_cache=keep_cache)
-        return out.last_hidden_state, 0, out.past_key_values if keep_cache else None
-    cache = model.base_model(
-        input_ids=_padded(model, [sequences[0][:offset]]), use_cache=True
-    ).past_key_values
-    cache.batch_repeat_interleave(len(sequences))
-    rest = _padded(model, [s[offset:] for s in sequences])
-    out = model.base_model(input_ids=rest, past_key_values=cache, use_cache=True)
-    return out.last_hidden_state, offset, cache
-
-
-def _common_prefix(sequences: Sequence[Sequence[int]]) -> int:
-    """Tokens that all sequences begin with; each keeps one of its own."""
-    low, high = min(map(list, sequences)), max(map(list, sequences))  # these two differ first
-    limit = min(map(len, sequences)) - 1
-    return next((k for k, (x, y) in enumerate(zip(low, high, strict=False)) if x != y or k == limit), limit)
-
-
-def _hidden(model: nn.Module, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
-    return model.base_model(input_ids=_padded(model, sequences), use_cache=False).last_hidden_state
-
-
-def _padded(model: nn.Module, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Right-padded; the padding's own value never matters."""
-    width = max(map(len, sequences))
-    return torch.tensor([list(s) + [0] * (width - len(s)) for s in sequences], device=_device(model))
-
-
-def _batches(lengths: Sequence[int], budget: int, equal: bool) -> Iterator[list[int]]:
-    """Indices, longest first, in groups of (rows times longest row) tokens at most; one row at least."""
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    batch: list[int] = []
-    for i in order:
-        longest = lengths[batch[0]] if batch else lengths[i]
-        if batch and ((len(batch) + 1) * longest > budget or (equal and lengths[i] != longest)):
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
+    def _longer(self, reached: Any, pairs: list[tuple], heads: list[dict]) -> None:
+        """Options of several tokens, their first one known, behind the cache of their prompts."""
+        before = reached.shared + max(reached.lengths)
+        for batch in batches([len(option) - 1 for *_, option in pairs], self.budget, False, shared=before):
+            chosen = [pairs[k] for k in batch]
+            fed = [option[:-1] for *_, option in chosen]
+            states = reached.further(self.network, [row for row, *_ in chosen], fed)
+            rows = [k for k, tokens in enumerate(fed) for _ in tokens]
+            columns = [column for tokens in fed for column in range(len(tokens))]
+            targets = [[token] for *_, option in chosen for token in option[1:]]
+            values, best = pick(self.head, states[rows, columns], targets, self.likeliest)
+            at = 0
+            for row, prompt, option in chosen:
+                value, likeliest = heads[row][option[0]]
+                end = at + len(option) - 1
+                total = math.fsum([value, *values[at:end]])
+                self.found[prompt, option] = (total, len(option), bool(likeliest) and all(best[at:end]))
+                at = end
 
 
-def _ffn(model: nn.Module) -> str:
-    return getattr(model.config, "ffn", "dense")
+def _only(asked: dict, wanted: Callable[[tuple[int, ...]], bool]) -> dict:
+    kept = {prompt: [o for o in options if wanted(o)] for prompt, options in asked.items()}
+    return {prompt: options for prompt, options in kept.items() if options}
 
 
-def _causal(model: nn.Module) -> bool:
-    from model.steel.configuration import LEAKY_KINDS
+def _shared(network: Network, longest: int, share: bool | None) -> bool:
+    """Whether beginnings are shared: where it is exact for sequences of this length, and not switched off."""
+    fits = network.share_limit is None or longest <= network.share_limit
+    return network.shares and fits and share is not False
 
-    return _ffn(model) not in LEAKY_KINDS
 
-
-def _cached_equals_full(model: nn.Module) -> bool:
-    """Kinds whose state is the attention cache alone, which can be copied once per option."""
-    return _ffn(model) in ("dense", "token")
+def _budget(network: Network, batch_tokens: int) -> int:
+    """Tokens of a forward pass; where all its logits are made, so many that these stay bounded, too."""
+    if not network.whole:
+        return batch_tokens
+    return min(batch_tokens, max(1, HEAD_ELEMENTS // network.vocabulary))
 
 
 # -------------------------------------------------------------------------------- generation
@@ -358,23 +323,25 @@ def generate(
     is continued by itself, with the seed anew, so that a result does not depend on its neighbours.
     A reply ends where the model's context does. Raises NoRoom for a prompt that fills it.
     """
-    stops = tokenizer.stops
-    context = model.config.max_position_embeddings
+    stops = getattr(tokenizer, "stop_ids", None)
+    if stops is None:
+        stops = tokenizer.stops
+    room = context(model) or 1 << 30
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature > 0 else {}
     texts = []
     for prompt in prompts:
         ids = _prompt_ids(tokenizer, prompt, chat) if isinstance(prompt, str) else list(prompt)
-        if len(ids) >= context:
+        if len(ids) >= room:
             raise NoRoom(
-                f"the prompt has {len(ids):,} tokens, the model's context of {context:,} has no room for a reply"
+                f"the prompt has {len(ids):,} tokens, the model's context of {room:,} has no room for a reply"
             )
-        given = torch.tensor([ids], device=_device(model))
+        given = torch.tensor([ids], device=next(model.parameters()).device)
         with torch.random.fork_rng(devices=[given.device] if given.is_cuda else []), torch.inference_mode():
             torch.manual_seed(seed)
             out = model.generate(
                 input_ids=given,
                 attention_mask=torch.ones_like(given),
-                max_new_tokens=min(max_new_tokens, context - len(ids)),
+                max_new_tokens=min(max_new_tokens, room - len(ids)),
                 eos_token_id=stops or None,
                 pad_token_id=stops[-1] if stops else 0,
                 **(sampling or {"do_sample": False}),

@@ -7,6 +7,7 @@ from typing import Any
 
 from tasks.ablation.ffn import node as ablation
 from tasks.clean import node as clean
+from tasks.compare import node as models
 from tasks.convert import node as convert
 from tasks.download import node as download
 from tasks.evaluate import node as evaluate
@@ -31,6 +32,11 @@ def study(config: SteelRun, room: Any) -> dict[str, Node]:
     """The pipeline's data stages, then the nodes of a study's room: `room.nodes(config)`, in the stage `room.STAGE`."""
     nodes = [node for each in (*DATA, room) for node in each.nodes(config)]
     return _graph(nodes, (*DATA_STAGES, room.STAGE))
+
+
+def compare(config: SteelRun) -> dict[str, Node]:
+    """Models by path: what is asked is downloaded and converted, then each is asked, then all stand side by side."""
+    return _graph(models.nodes(config), models.STAGES)
 
 
 def build_ablation(config: SteelRun) -> dict[str, Node]:

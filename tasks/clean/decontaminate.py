@@ -110,7 +110,7 @@ def body(ctx: Context) -> Outcome:
     for (name, path, _), folder in zip(read, partitions.run(ctx, jobs), strict=True):
         searched[name].append(Searched(path, folder))
     dedup = {name: ctx.inputs["dedup"].path / name for name in settings.sources}
-    index = _index(tuple(benchmarks.items()), settings.ngram)
+    index = index_of(tuple(benchmarks.items()), settings.ngram)
     hits, ignored = decide(index, searched, dedup)
     dropping = settings.action == "drop"
     made, report = [], Report(index, ignored, dropping, settings.examples)
@@ -140,7 +140,7 @@ def body(ctx: Context) -> Outcome:
 
 def search_part(out: Path, path: Path, benchmarks: Mapping[str, str], ngram: int) -> None:
     """Job: totals.json of a part, and matches.jsonl, its records with any gram of a question."""
-    index = _index(tuple(benchmarks.items()), ngram)
+    index = index_of(tuple(benchmarks.items()), ngram)
     totals = {"records": 0, "chars": 0}
     offset = 0
     with (out / "matches.jsonl").open("wb") as file:
@@ -209,7 +209,7 @@ def _gone(searched: Sequence[Searched], dedup: Path) -> Set[bytes]:
 
 
 @lru_cache(maxsize=2)
-def _index(benchmarks: Sequence[tuple[str, str]], ngram: int) -> Index:
+def index_of(benchmarks: Sequence[tuple[str, str]], ngram: int) -> Index:
     """Built once a worker process: artifact folders never change."""
     from tasks.clean.overlap import Index
 

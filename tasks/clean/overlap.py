@@ -140,7 +140,8 @@ class Index:
             grams = {_join(units, language): units}
             first = units[: KEY_ZH if language == "zh" else KEY_EN]
             self._of(language, len(first)).add(first, _join(units, language), number)
-            choices = tuple(normalise.squeezed(choice) for choice in question["choices"])
+            told = question["choices"] or [question.get("target", "")]
+            choices = tuple(map(normalise.squeezed, told))
         self.questions.append(
             Question(
                 benchmark,

@@ -6,9 +6,11 @@ One node a model: `evaluate:untrained` (`evaluate:start` where the run continues
 
 from __future__ import annotations
 
-from tasks.evaluate.benchmarks import reported_split
+from tasks.evaluate import protocols, submission
+from tasks.evaluate.benchmarks import OPEN_READERS, reported_split
 from tasks.evaluate.body import Recipe, evaluate
 from tasks.settings.config import SteelRun
+from tasks.settings.errors import NodeError
 from tasks.stage.node import Node
 
 
@@ -16,6 +18,7 @@ def nodes(config: SteelRun) -> list[Node]:
     """A node for each model of the run."""
     if not config.evaluate.benchmarks:
         return []
+    _check(config)
     first = "start" if config.model.pretrained else "untrained"
     models = [_node(config, first, "pretrain"), _node(config, "base", "pretrain")]
     models += [_node(config, f"sft-{variant}", f"sft:{variant}") for variant in config.sft.variants]
@@ -24,6 +27,23 @@ def nodes(config: SteelRun) -> list[Node]:
     if config.sft.variants and config.rl.mixture:
         models.append(_node(config, "rl", "rl:train"))
     return models
+
+
+def _check(config: SteelRun) -> None:
+    """Every benchmark has to be asked by some protocol."""
+    asks = {protocols.of(name).asks for name in config.evaluate.protocols}
+    for name in config.evaluate.benchmarks:
+        if config.sources[name].reader in OPEN_READERS and "short reply" not in asks:
+            raise NodeError(
+                f"benchmark {name} has open questions, and no protocol asks them: add open-exact to evaluate.protocols"
+            )
+    if config.evaluate.submissions:
+        submission.protocol(config.evaluate.protocols)
+    for name in config.evaluate.submissions:
+        if name not in config.evaluate.benchmarks or config.sources[name].reader != "ceval":
+            raise NodeError(
+                f"evaluate.submissions: {name} is no benchmark of evaluate.benchmarks with the reader ceval"
+            )
 
 
 def _node(config: SteelRun, unit: str, model_from: str) -> Node:
@@ -37,8 +57,11 @@ def _node(config: SteelRun, unit: str, model_from: str) -> Node:
             model=unit.replace("sft-", "sft:", 1) if variant else unit,
             form="chat" if tuned and settings.chat else "plain",
             benchmarks={name: reported_split(config.sources[name]) for name in settings.benchmarks},
-            protocols=settings.protocols,
+            families={name: config.sources[name].reader for name in settings.benchmarks},
+            protocols={name: protocols.of(name).digest for name in settings.protocols},
             controls=settings.controls == "all" or (settings.controls == "reported" and not variant),
+            shuffles=settings.shuffles,
+            submissions=[] if unit == "untrained" or variant else list(settings.submissions),
             max_questions=settings.max_questions,
             batch_tokens=settings.batch_tokens,
         ),

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from tasks.evaluate import protocols
+from tasks.evaluate.asking import Answer, Asker, Examples
 from tasks.evaluate.benchmarks import Question
-from tasks.evaluate.protocols import Form
+from tasks.evaluate.protocols import Form, Protocol
 from tasks.settings.errors import NodeError
-from tasks.tokenize.chat import TextEncoder
 
-CONTROL = "options-only"
 CPU_BATCH_TOKENS = 4096
 """More only leaves the caches."""
 
@@ -23,114 +23,103 @@ class Task:
     """What is asked of whom: picklable, so that it can cross into a worker."""
 
     export: Path
-    tokenizer: Path
+    tokenizer: Path | None
+    """None: the model is any by path, with its own tokenizer and chat template."""
     questions: tuple[Question, ...]
     protocols: tuple[str, ...]
     form: Form
     controls: bool
     batch_tokens: int
     device: str
-    tell: Callable[[float, str], None] | None = None
-    """Gets the share of the passes that are done, and the one that begins."""
     untrained_seed: int | None = None
     """Set: the export's geometry with weights drawn from this seed, instead of its weights."""
+    examples: Examples = field(default_factory=dict)
+    """Of the subjects, for few-shot prompts."""
+    shuffles: int = 0
+    """Other orders of the options in which they are asked, too."""
+    prior: bool = False
+    """Cloze is also read per byte and against the neutral question."""
 
 
-def run(task: Task) -> list[dict[str, Any]]:
-    """Load the model, ask everything, hand back one answer per question, protocol and control."""
-    import torch
+def run(task: Task, cost: Any = None) -> list[Answer]:
+    """Load the model, ask everything, hand back one answer per question, protocol and control.
 
-    from model import scoring
-    from tasks.tokenize.encode import shared_encoder
-
-    device = scoring.resolve_device(task.device)
-    batch_tokens = task.batch_tokens
-    if device == "cpu":
-        torch.set_num_threads(1)  # the workers share the cores, and the bytes depend on the thread count
-        batch_tokens = min(batch_tokens, CPU_BATCH_TOKENS)
-    encoder = shared_encoder(str(task.tokenizer))
-    if task.untrained_seed is None:
-        model = scoring.load(task.export, device)
-    else:
-        model = scoring.untrained(task.export, task.untrained_seed, device)
-    answers = []
-    blanks = (False, True) if task.controls else (False,)
-    passes = len(task.protocols) * len(blanks)
-    for at, protocol in enumerate(task.protocols):
-        for blank in blanks:
-            if task.tell is not None:
-                what = f"{protocol}, {CONTROL}" if blank else protocol
-                task.tell((at * len(blanks) + blank) / passes, f"{len(task.questions):,} questions, {what}")
-            cuts: list[int] = []
-            scores = ask(model, encoder, task.questions, protocol, task.form, blank, batch_tokens, cuts)
-            answers += [
-                answer(question, each, protocol, task.form, blank, cut)
-                for question, each, cut in zip(task.questions, scores, cuts, strict=True)
-            ]
+    `cost.tokens` gets the tokens that were asked.
+    """
+    asker = opened(task)
+    answers: list[Answer] = []
+    for name in task.protocols:
+        protocol = protocols.of(name)
+        answers += asked(asker, protocol, [q for q in task.questions if protocol.suits(q)], task)
+    if cost is not None:
+        cost.tokens = asker.tokens
     return answers
 
 
-def ask(
-    model: Any,
-    encoder: TextEncoder,
-    questions: Sequence[Question],
-    protocol: str,
-    form: Form,
-    blank: bool = False,
-    batch_tokens: int = 16384,
-    cuts: list[int] | None = None,
-) -> list[list[float]]:
-    """One score per option of each question; the highest is the model's answer.
+def opened(task: Task) -> Asker:
+    """The model of a task, ready to be asked; one is kept a process."""
+    model, encoder, tokenizer, batch_tokens = _opened(
+        task.export, task.tokenizer, task.device, task.batch_tokens, task.untrained_seed
+    )
+    return Asker(
+        model,
+        encoder,
+        tokenizer=tokenizer,
+        form=task.form,
+        batch_tokens=batch_tokens,
+        examples=task.examples,
+    )
 
-    A prompt that is longer than the model's context loses its beginning; `cuts` gets the number of tokens that
-    each question lost.
-    """
+
+@lru_cache(maxsize=1)
+def _opened(
+    export: Path, tokenizer: Path | None, wanted: str, batch_tokens: int, seed: int | None
+) -> tuple[Any, Any, Any, int]:
+    """(model, text to ids, ids to text, tokens of a batch)."""
+    import torch
+
     from model import scoring
+    from model.by_path import ModelError, open_model
+    from model.tokenizer import TextTokenizer
+    from tasks.tokenize.encode import shared_encoder
 
-    if protocol == "cloze":
-        prompts, options = protocols.cloze(encoder, questions, form, blank)
-        room = [max(1, _context(model) - max(map(len, o))) for o in options]
-        prompts = _fitting(prompts, room, cuts)
-        scores = scoring.choice_logprobs(model, prompts, options, batch_tokens)
-        return [[total / tokens for total, tokens in each] for each in scores]
-    if protocol == "paper-first-token":
-        prompts = protocols.lettered(encoder, questions, blank)
-        prompts = _fitting(prompts, [_context(model)] * len(prompts), cuts)
-        return scoring.first_token_logprobs(model, prompts, protocols.letter_ids(encoder), batch_tokens)
-    raise NodeError(f"unknown protocol {protocol!r}")
-
-
-def _fitting(prompts: Sequence[list[int]], room: Sequence[int], cuts: list[int] | None) -> list[list[int]]:
-    """The ends of the prompts that fit; what each loses is added to `cuts`."""
-    if cuts is not None:
-        cuts += [max(0, len(prompt) - most) for prompt, most in zip(prompts, room, strict=True)]
-    return [prompt[-most:] for prompt, most in zip(prompts, room, strict=True)]
-
-
-def answer(
-    question: Question, scores: list[float], protocol: str, form: Form, blank: bool, cut: int = 0
-) -> dict[str, Any]:
-    """The line of answers.jsonl. A tie goes to the first option. `cut`: tokens that the prompt lost."""
-    if any(s != s for s in scores):
-        raise NodeError(f"the model gives no number (NaN) for question {question.id}")
-    best = scores.index(max(scores))
-    line = {
-        "id": question.id,
-        "benchmark": question.row,
-        "subject": question.subject,
-        "protocol": CONTROL if blank else protocol,
-        "form": "chat" if protocol != "cloze" else form,
-        "answer": best,
-        "correct": best == question.answer,
-        "scores": [round(s, 6) for s in scores],
-    }
-    if blank:
-        line["scoring"] = protocol
-    if cut:
-        line["prompt_tokens_cut"] = cut
-    return line
+    device = _of_this_worker(scoring.resolve_device(wanted))
+    if device == "cpu":
+        torch.set_num_threads(1)  # the workers share the cores, and the bytes depend on the thread count
+        batch_tokens = min(batch_tokens, CPU_BATCH_TOKENS)
+    if tokenizer is None:
+        try:
+            opened = open_model(export, device)
+        except ModelError as error:
+            raise NodeError(str(error)) from error
+        return opened.model, opened.tokenizer, opened.tokenizer, batch_tokens
+    if seed is None:
+        model: Any = scoring.load(export, device)
+    else:
+        model = scoring.untrained(export, seed, device)
+    return model, shared_encoder(str(tokenizer)), TextTokenizer.open(tokenizer), batch_tokens
 
 
-def _context(model: Any) -> int:
-    """Tokens the model can see; a longer prompt loses its beginning."""
-    return getattr(model.config, "max_position_embeddings", None) or 1 << 30
+def _of_this_worker(device: str) -> str:
+    """Each worker process has a GPU of its own, as far as there are so many."""
+    if device != "cuda":
+        return device
+    import multiprocessing
+
+    import torch
+
+    number = (multiprocessing.current_process()._identity or (1,))[0] - 1
+    return f"cuda:{number % torch.cuda.device_count()}"
+
+
+def asked(asker: Asker, protocol: Protocol, questions: Sequence[Question], task: Task) -> list[Answer]:
+    """The answers of one protocol, and of its controls."""
+    if not questions:
+        return []
+    answers = asker.ask(protocol, questions, prior=task.prior)
+    if task.controls and not protocol.generates:
+        answers += asker.ask_blank(protocol, questions)
+    if protocol.shows_options:
+        for turn in range(task.shuffles):
+            answers += asker.ask_shuffled(protocol, questions, turn)
+    return answers

@@ -80,6 +80,14 @@ def _correct(
     return correct
 
 
+def kept_choice(first: Iterable[Mapping[str, Any]], others: Iterable[Mapping[str, Any]]) -> float:
+    """Share of the questions whose answer is the same option in every order of the options."""
+    picks: dict[str, set[Any]] = {answer["id"]: {answer["answer"]} for answer in first}
+    for answer in others:
+        picks[answer["id"]].add(answer["answer"])
+    return sum(len(each) == 1 and None not in each for each in picks.values()) / len(picks)
+
+
 def macro(groups: Sequence[tuple[int, int]]) -> float:
     """Mean of the groups' shares, each a (correct, n): every subject weighs the same."""
     shares = [correct / n for correct, n in groups if n]

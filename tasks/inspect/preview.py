@@ -160,10 +160,10 @@ def _record_lines(record: Draft) -> Iterator[str]:
     for key in ("text", "question", "chosen", "rejected"):
         if key in record:
             yield f"{key:<10} {_cut(record[key])}"
-    for letter, choice in zip("ABCDEFGH", record.get("choices", ()), strict=False):
+    for letter, choice in zip("ABCDEFGHIJ", record.get("choices", ()), strict=False):
         yield f"  {letter}        {_cut(choice)}"
     if "choices" in record:
-        yield f"answer     {record['answer']}, subject {record['subject']}, split {record['split']}"
+        yield f"answer     {record.get('target', record['answer'])}, subject {record['subject']}, split {record['split']}"
     if record.get("meta"):
         yield f"meta       {_cut(json.dumps(record['meta'], ensure_ascii=False))}"
 

@@ -81,7 +81,7 @@ class Preference(_Record):
 
 @final
 class Question(TypedDict):
-    """A multiple-choice question of a benchmark; it has no kind, because nothing is trained on it."""
+    """A question of a benchmark; it has no kind, because nothing is trained on it."""
 
     id: str
     benchmark: str
@@ -89,8 +89,11 @@ class Question(TypedDict):
     split: str
     question: str
     choices: list[str]
+    """Two to ten options; none: an open question."""
     answer: int | None
     """Index into choices; None where the benchmark hides it."""
+    target: NotRequired[str]
+    """The right answer to an open question."""
     meta: dict[str, Any]
     language: str
 

@@ -10,13 +10,21 @@ from typing import TYPE_CHECKING, Any
 from tasks.figures import style
 from tasks.figures.canvas import HALF, drawn, new, number_ticks
 from tasks.report.funnel import Funnel
-from tasks.report.tables import CHANCE, CONTROL_PROTOCOL, HELD_OUT
+from tasks.report.tables import CONTROL_PROTOCOL, HELD_OUT, SHUFFLED_PROTOCOL, chance
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PROTOCOL_MARKS = {"cloze": ("o", style.STEEL), "paper-first-token": ("D", style.AMBER)}
+PROTOCOL_MARKS = {
+    "cloze": ("o", style.STEEL),
+    "paper-first-token": ("D", style.AMBER),
+    "paper-gen": ("^", style.OLIVE),
+    "official-5shot": ("s", style.TEAL),
+    "lm-eval-compat": ("v", style.INK),
+    "lm-eval-compat-5shot": (">", style.INK),
+    "open-exact": ("P", style.MUTED),
+}
 
 
 @drawn
@@ -96,22 +104,27 @@ def source_mix(rows: list[dict[str, Any]]) -> Figure:
 @drawn
 def benchmark_dots(rows: list[dict[str, Any]]) -> Figure:
     """Accuracy with 95 % intervals: a panel a benchmark, a line a model, chance dashed."""
+    rows = [row for row in rows if row["protocol"] != SHUFFLED_PROTOCOL]
     names = list(dict.fromkeys(row["benchmark"] for row in rows))
     names.sort(key=lambda name: HELD_OUT in name)
     models = list(dict.fromkeys(row["model"] for row in rows))
+    lanes = list(dict.fromkeys(row.get("scoring") or row["protocol"] for row in rows))
     columns = min(len(names), 3)
     lines = -(-len(names) // columns)
-    figure, grid = new(lines * (0.85 + 0.36 * len(models)) + 0.25, columns=columns, lines=lines, share_y=True)
+    height = 0.36 * max(1, len(lanes) / 2) * len(models)
+    figure, grid = new(lines * (0.85 + height) + 0.25, columns=columns, lines=lines, share_y=True)
     for axes, name in zip(grid, names, strict=False):
-        for row in (r for r in rows if r["benchmark"] == name):
-            mark, colour, shift, filled = _mark(row)
-            x, y = 100 * row["accuracy"], models.index(row["model"]) + shift
+        mine = [row for row in rows if row["benchmark"] == name]
+        for row in mine:
+            mark, colour, filled = _mark(row)
+            x, y = 100 * row["accuracy"], models.index(row["model"]) + _shift(row, lanes)
             low, high = (100 * v for v in row["ci95"])
             axes.plot([low, high], [y, y], color=colour, lw=1.3, zorder=2)
             axes.plot(
                 x, y, mark, ms=4.6, color=colour, mfc=colour if filled else style.PAPER, mew=1.2, zorder=3
             )
-        axes.axvline(100 * CHANCE, color=style.FAINT, lw=0.9, ls=(0, (4, 3)), zorder=1)
+        for guess in sorted({chance(row) for row in mine} - {0.0}):
+            axes.axvline(100 * guess, color=style.FAINT, lw=0.9, ls=(0, (4, 3)), zorder=1)
         axes.set_title(name, fontsize=9.5, loc="left", color=style.INK)
         axes.set_xlim(0, 100)
         axes.set_yticks(range(len(models)), models)
@@ -151,14 +164,20 @@ def _legend_above(axes: Axes) -> None:
     )
 
 
-def _mark(row: dict[str, Any]) -> tuple[str, str, float, bool]:
-    """Marker, colour, vertical shift, filled: the protocol gives colour, a control is hollow."""
-    protocol = row.get("scoring") or row["protocol"]
-    mark, colour = PROTOCOL_MARKS.get(protocol, ("s", style.TEAL))
-    shift = -0.18 if protocol == "cloze" else 0.18
+def _mark(row: dict[str, Any]) -> tuple[str, str, bool]:
+    """Marker, colour, filled: the protocol gives colour, a control is hollow."""
+    mark, colour = PROTOCOL_MARKS.get(row.get("scoring") or row["protocol"], ("s", style.TEAL))
     if row["protocol"] == CONTROL_PROTOCOL:
-        return mark, style.FAINT, shift + 0.1, False
-    return mark, colour, shift - 0.1, True
+        return mark, style.FAINT, False
+    return mark, colour, True
+
+
+def _shift(row: dict[str, Any], lanes: list[str]) -> float:
+    """Below the middle of the model's line; each protocol has a lane, a control stands under its protocol."""
+    width = min(0.36, 0.72 / len(lanes))
+    lane = lanes.index(row.get("scoring") or row["protocol"]) - (len(lanes) - 1) / 2
+    beside = 0.1 * width / 0.36
+    return lane * width + (beside if row["protocol"] == CONTROL_PROTOCOL else -beside)
 
 
 def _protocol_legend(figure: Figure, rows: list[dict[str, Any]]) -> None:
@@ -167,7 +186,7 @@ def _protocol_legend(figure: Figure, rows: list[dict[str, Any]]) -> None:
     handles = []
     seen = dict.fromkeys((row["protocol"], row.get("scoring") or row["protocol"]) for row in rows)
     for protocol, scoring in seen:
-        mark, colour, _, filled = _mark({"protocol": protocol, "scoring": scoring})
+        mark, colour, filled = _mark({"protocol": protocol, "scoring": scoring})
         label = f"question removed ({scoring})" if protocol == CONTROL_PROTOCOL else protocol
         face = colour if filled else style.PAPER
         handles.append(Line2D([], [], color=colour, marker=mark, mfc=face, ms=4.6, lw=1.3, label=label))

@@ -11,8 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from tasks.figures import curves, history, inside, style
-from tasks.report import environment, figures, graph_figure, notes, post_training, reading, tables
-from tasks.report.tables import CONTROL_PROTOCOL
+from tasks.report import (
+    environment,
+    figures,
+    graph_figure,
+    notes,
+    paper,
+    post_training,
+    protocol_facts,
+    reading,
+    tables,
+)
+from tasks.report.tables import CONTROL_PROTOCOL, SHUFFLED_PROTOCOL
 from tasks.report.view import View
 from tasks.settings.config import PipelineRecipe
 
@@ -75,7 +85,10 @@ def render(view: View, drawings: dict[str, str]) -> str:
         duration=style.duration,
     )
     controls = [row for row in view.benchmarks if tables.is_control(row)]
-    removed = [{**row, "protocol": row["scoring"]} for row in controls if row["protocol"] == CONTROL_PROTOCOL]
+    removed, shuffled = (
+        [{**row, "protocol": row["scoring"]} for row in controls if row["protocol"] == control]
+        for control in (CONTROL_PROTOCOL, SHUFFLED_PROTOCOL)
+    )
     return jinja.get_template("report.html.j2").render(
         view=view,
         fonts=style.FONTS,
@@ -92,7 +105,18 @@ def render(view: View, drawings: dict[str, str]) -> str:
         ablation=matrix(view.ablation, "variant"),
         scores=matrix([row for row in view.benchmarks if not tables.is_control(row)], "model"),
         removed=matrix(removed, "model"),
-        held_out=matrix([row for row in controls if row["protocol"] != CONTROL_PROTOCOL], "model"),
+        shuffled=matrix(shuffled, "model"),
+        held_out=matrix([row for row in controls if "scoring" not in row], "model"),
+        protocols=protocol_facts.protocols(view.benchmarks),
+        facts=(facts := protocol_facts.letters(view.benchmarks, view.model)),
+        parsed=any(fact["unparsed"] is not None for fact in facts),
+        guessing=reading.guessing(view.benchmarks),
+        categories=tables.by_category(view.nodes, view.model) if view.model else [],
+        titles=paper.TITLES,
+        noise=paper.noise(),
+        normalised=protocol_facts.readings(view.benchmarks),
+        averages=protocol_facts.averages(view.benchmarks),
+        paper=paper.beside(view.benchmarks, view.mixtures),
         subjects=tables.by_subject(view.nodes, view.model) if view.model else [],
         geometry=environment.geometry(view.nodes),
         training=environment.training(view.nodes),
@@ -204,7 +228,7 @@ def matrix(rows: list[dict[str, Any]], by: str) -> dict[str, Any]:
 def _best(rows: list[dict[str, Any]]) -> float | None:
     """The accuracy to set in bold; none where even the best may be guessing."""
     best = max(rows, key=lambda row: row["accuracy"])
-    return best["accuracy"] if best["ci95"][0] > tables.CHANCE else None
+    return best["accuracy"] if best["ci95"][0] > tables.chance(best) else None
 
 
 def config_yaml(config: PipelineRecipe) -> str:

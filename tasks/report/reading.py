@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from tasks.figures.style import big, count, interval, p_value, percent
-from tasks.report.tables import CHANCE, CONTROL_PROTOCOL, HELD_OUT, is_control
+from tasks.report.tables import CONTROL_PROTOCOL, HELD_OUT, chance, is_control
 
 
 def best_model(rows: list[dict[str, Any]], variant: str | None, rl_start: str = "sft") -> str | None:
@@ -59,11 +59,18 @@ def _scores_in_words(rows: list[dict[str, Any]], model: str | None) -> list[str]
     scores = ", ".join(
         f"{percent(r['accuracy'])} % of {r['benchmark']} ({interval(r['ci95'])})" for r in mine
     )
-    above = [r for r in mine if r["ci95"][0] > CHANCE]
+    above = [r for r in mine if r["ci95"][0] > chance(r)]
     verdict = "" if above else ": not distinguishable from guessing, as expected of a run this short"
     return [
-        f"Asked by {mine[0]['protocol']}, the {_title(model)} is right on {scores}{verdict}. Guessing gives 25 %."
+        f"Asked by {mine[0]['protocol']}, the {_title(model)} is right on {scores}{verdict}. "
+        f"Guessing gives {guessing(mine)} %."
     ]
+
+
+def guessing(rows: list[dict[str, Any]]) -> str:
+    """What guessing gives, in percent."""
+    shares = sorted({percent(chance(r), 0) for r in rows if chance(r)}, key=int)
+    return " or ".join(shares) or "nothing"
 
 
 def about_benchmarks(rows: list[dict[str, Any]], model: str | None) -> list[str]:
@@ -72,18 +79,22 @@ def about_benchmarks(rows: list[dict[str, Any]], model: str | None) -> list[str]
     mine = [r for r in rows if r["model"] == model]
     for protocol in dict.fromkeys(r["protocol"] for r in mine if not is_control(r)):
         low = [r for r in mine if r["protocol"] == protocol and not is_control(r) and _at_chance(r)]
-        high = [r for r in mine if r["protocol"] == protocol and not is_control(r) and r["ci95"][0] > CHANCE]
+        high = [
+            r for r in mine if r["protocol"] == protocol and not is_control(r) and r["ci95"][0] > chance(r)
+        ]
         if low:
             names = ", ".join(f"{r['benchmark']} {percent(r['accuracy'])} %" for r in low)
             why = ""
             if protocol == "paper-first-token" and any(
-                r["protocol"] == "cloze" and not is_control(r) and r["ci95"][0] > 2 * CHANCE for r in mine
+                r["protocol"] == "cloze" and not is_control(r) and r["ci95"][0] > 2 * chance(r) for r in mine
             ):
                 why = (
                     " It knows the answers (see cloze) but not the letters: binding an option to its letter is a "
                     "look-up skill that a model of this size does not acquire in this time."
                 )
-            notes.append(f"By {protocol}, {model} stays at chance: {names} (the interval holds 25 %).{why}")
+            notes.append(
+                f"By {protocol}, {model} stays at chance: {names} (the interval holds {percent(chance(low[0]), 0)} %).{why}"
+            )
         if high:
             names = ", ".join(f"{r['benchmark']} {percent(r['accuracy'])} %" for r in high)
             notes.append(f"By {protocol}, {model} is above chance: {names}.")
@@ -107,7 +118,8 @@ def _options_only(rows: list[dict[str, Any]]) -> list[str]:
         return []
     worst = max(mine, key=lambda r: r["accuracy"])
     # the worst of many controls is high by chance alone: Bonferroni's bound on a one-sided normal test
-    z = (worst["accuracy"] - CHANCE) / math.sqrt(CHANCE * (1 - CHANCE) / worst["n"])
+    guess = chance(worst)
+    z = (worst["accuracy"] - guess) / math.sqrt(guess * (1 - guess) / worst["n"])
     betrayed = math.erfc(z / math.sqrt(2)) / 2 * len(mine) < 0.05
     text = f"With the question removed, no model exceeds {percent(worst['accuracy'])} % ({worst['model']}, {worst['benchmark']})"
     verdict = (
@@ -120,7 +132,7 @@ def _held_out(mine: list[dict[str, Any]], model: str | None) -> list[str]:
     notes = []
     for r in mine:
         if HELD_OUT in r["benchmark"] and r["protocol"] != CONTROL_PROTOCOL and r["protocol"] == "cloze":
-            reach = r["ci95"][0] <= CHANCE
+            reach = r["ci95"][0] <= chance(r)
             verdict = (
                 "no better than guessing, as it should be"
                 if reach
@@ -179,7 +191,7 @@ def _title(model: str | None) -> str:
 
 
 def _at_chance(row: dict[str, Any]) -> bool:
-    return row["ci95"][0] <= CHANCE <= row["ci95"][1]
+    return row["ci95"][0] <= chance(row) <= row["ci95"][1]
 
 
 def _overlap(rows: list[dict[str, Any]]) -> bool:

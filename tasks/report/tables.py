@@ -19,9 +19,15 @@ from tasks.stage.node import Artifact
 CHANCE = 0.25
 """Four options."""
 CONTROL_PROTOCOL = "options-only"
+SHUFFLED_PROTOCOL = "options-shuffled"
 HELD_OUT = "held-out"
 """Part of the name of a benchmark of facts that no training text states."""
 FIELDS = ("model", "benchmark", "protocol", "accuracy", "n", "ci95")
+MORE_FIELDS = (
+    *("scoring", "macro", "average", "score", "version", "digest", "form", "family", "chance", "letters"),
+    *("unparsed", "agreement", "readings", "same", "prompts_cut", "shots_dropped"),
+)
+"""What some rows of results.json have, too."""
 
 
 def model_name(unit: str) -> str:
@@ -36,7 +42,12 @@ def model_order(config: PipelineRecipe) -> list[str]:
 
 
 def is_control(row: Mapping[str, Any]) -> bool:
-    return row["protocol"] == CONTROL_PROTOCOL or HELD_OUT in row["benchmark"]
+    return row["protocol"] in (CONTROL_PROTOCOL, SHUFFLED_PROTOCOL) or HELD_OUT in row["benchmark"]
+
+
+def chance(row: Mapping[str, Any]) -> float:
+    """What guessing gives."""
+    return row.get("chance", CHANCE)
 
 
 def benchmarks(config: PipelineRecipe, nodes: Nodes) -> list[dict[str, Any]]:
@@ -47,10 +58,8 @@ def benchmarks(config: PipelineRecipe, nodes: Nodes) -> list[dict[str, Any]]:
             missing = [name for name in FIELDS if name not in row]
             if missing:
                 raise NodeError(f"evaluate:{unit}: results.json has a row without {', '.join(missing)}")
-            kept = {name: row[name] for name in FIELDS}
+            kept = {name: row[name] for name in (*FIELDS, *MORE_FIELDS) if name in row}
             kept["model"] = model_name(str(row["model"]))
-            if row.get("scoring"):
-                kept["scoring"] = row["scoring"]
             rows.append(kept)
     return sorted(rows, key=lambda row: model_order(config).index(row["model"]))
 
@@ -79,6 +88,18 @@ def by_subject(nodes: Nodes, model: str) -> list[dict[str, Any]]:
         protocols = [row["protocol"] for row in rows if row["benchmark"] == name]
         tables.append({"benchmark": name, "protocols": protocols, "lines": lines})
     return tables
+
+
+def by_category(nodes: Nodes, model: str) -> list[dict[str, Any]]:
+    """The categories of the known benchmarks, of one model: mean of subjects, over questions, n."""
+    return [
+        {"benchmark": row["benchmark"], "protocol": row["protocol"], "category": category, **cell}
+        for unit, artifact in units(nodes, "evaluate").items()
+        if model_name(unit) == model
+        for row in artifact.read_json("results.json")
+        if not is_control(row)
+        for category, cell in row.get("categories", {}).items()
+    ]
 
 
 def compare(of: Artifact, against: Artifact, benchmark: str, protocol: str) -> dict[str, Any]:

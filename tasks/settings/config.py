@@ -18,7 +18,7 @@ from tasks.settings.data import Assets, Clean, Convert, Source, Tokenize, WebFil
 from tasks.settings.export import Export
 from tasks.settings.model import LEAKY_KINDS, OTHER_MODELS, FfnKind, Model
 from tasks.settings.runtime import Endpoints, Folders, Runtime
-from tasks.settings.scoring import Ablation, Evaluate, Report
+from tasks.settings.scoring import Ablation, Compare, Evaluate, Report
 from tasks.settings.section import Section, Seed
 from tasks.settings.training import (
     ContinueFrom,
@@ -59,6 +59,7 @@ __all__ = [
     "Evaluate",
     "Ablation",
     "Export",
+    "Compare",
     "Report",
     "Folders",
     "Endpoints",
@@ -160,6 +161,8 @@ class SteelRun(PipelineRecipe):
 
     ablation: Ablation = Ablation()
     """The study of feed-forward layers (flow steel-ablation)."""
+    compare: Compare = Compare()
+    """Models by path, side by side (flow steel-compare)."""
     runtime: Runtime = Runtime()
     """Paths, devices, process counts: how the run is executed, never what it makes."""
 

@@ -21,6 +21,7 @@ _RESERVED = {
         *("raw", "records", "drops", "shards", "model", "base", "reference"),  # input roles beside sources
     ),
     "variant": ("select", "tokenizer"),
+    "model": ("table", "texts"),
 }
 _JOINERS = "\u200c\u200d"
 """Not seen themselves, but Persian and Indian words and many emoji are written with them."""
@@ -28,7 +29,7 @@ _PLAIN = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
 
 
 def complaint(name: str, kind: str) -> str:
-    """Why this cannot be the name of a `source` or `variant`; "" if it can."""
+    """Why this cannot be the name of a `source`, `variant` or `model`; "" if it can."""
     shown = ascii(name) if not name.isprintable() else repr(name)
     if not name or name != name.strip():
         return f"{kind} {shown}: a name must not be empty, and not begin or end with a space"

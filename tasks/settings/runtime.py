@@ -49,6 +49,9 @@ class Runtime(Section):
 
     artifacts: Path = Path("artifacts")
     """Folder of all results."""
+    models: dict[str, Path] = {}
+    """Name -> folder or GGUF file of each model that the flow steel-compare asks. The content of the files counts, not
+    their path."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of training and scoring. `auto`: CUDA where there is a GPU, else the CPU."""
     nproc: int | None = Field(None, gt=0)

@@ -9,16 +9,27 @@ from pydantic import Field
 from tasks.settings.model import FfnKind
 from tasks.settings.section import Distinct, Section, Seed
 
+ProtocolName = Literal[
+    "cloze",
+    "paper-first-token",
+    "paper-gen",
+    "official-5shot",
+    "lm-eval-compat",
+    "lm-eval-compat-5shot",
+    "open-exact",
+]
+
 
 class Evaluate(Section):
     """Benchmarks, and how every model is asked."""
 
     benchmarks: Annotated[list[str], Distinct] = []
     """Names of the sources with `use: benchmark` to ask. Empty: no evaluation."""
-    protocols: Annotated[list[Literal["cloze", "paper-first-token"]], Distinct] = Field(
-        ["cloze", "paper-first-token"], min_length=1
-    )
-    """Ways to ask. `cloze`: the likeliest option text per token; `paper-first-token`: the likeliest letter."""
+    protocols: Annotated[list[ProtocolName], Distinct] = Field(["cloze", "paper-first-token"], min_length=1)
+    """Ways to ask. `cloze`: the likeliest option text per token; `paper-first-token`: the likeliest letter;
+    `paper-gen`: a generated reply that names a letter; `official-5shot`: the benchmark's own text with five examples;
+    `lm-eval-compat` and `lm-eval-compat-5shot`: the text of lm-evaluation-harness; `open-exact`: no options are shown,
+    and the generated answer has to be right."""
     chat: bool = True
     """Ask tuned models in the chat template. The untrained and the base model are always asked plainly."""
     controls: Literal["none", "reported", "all"] = "reported"
@@ -26,8 +37,38 @@ class Evaluate(Section):
     the final one; `all`: every SFT variant, too."""
     batch_tokens: int = Field(16384, gt=0)
     """Largest number of tokens in a forward pass; it bounds memory."""
+    shuffles: int = Field(0, ge=0, le=9)
+    """Number of other orders of the options in which letters are asked, too: shows whether a model reads the options
+    or prefers a letter."""
+    submissions: Annotated[list[str], Distinct] = []
+    """C-Eval benchmarks whose split `test` is answered by the base and the final model, in a file for the authors'
+    server: its labels are not public."""
     max_questions: int | None = Field(None, gt=0)
-    """Largest number of questions of each benchmark. Not set: all."""
+    """Largest number of questions of each subject. Not set: all."""
+
+
+class Compare(Section):
+    """Models by path, asked the same questions (flow steel-compare). Which models: runtime.models."""
+
+    benchmarks: Annotated[list[str], Distinct] = []
+    """Names of the sources with `use: benchmark` to ask. Empty: all of the profile."""
+    protocols: Annotated[list[ProtocolName], Distinct] = Field(
+        ["cloze", "paper-first-token", "lm-eval-compat"], min_length=1
+    )
+    """Ways to ask, as in evaluate.protocols."""
+    chat: Annotated[list[str], Distinct] = []
+    """Names of models that are asked `cloze` in their chat template. The others are asked plainly."""
+    controls: bool = True
+    """Ask with the question removed, too (options-only)."""
+    shuffles: int = Field(0, ge=0, le=9)
+    """Number of other orders of the options in which letters are asked, too."""
+    contamination: Annotated[list[str], Distinct] = []
+    """Names of sources that the models may have been trained on: benchmark questions in them are found, and scores on
+    these and on the other questions stand side by side."""
+    max_questions: int | None = Field(None, gt=0)
+    """Largest number of questions of each subject. Not set: all."""
+    batch_tokens: int = Field(16384, gt=0)
+    """Largest number of tokens in a forward pass; it bounds memory."""
 
 
 class Ablation(Section):

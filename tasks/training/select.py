@@ -22,6 +22,8 @@ class Recipe(Section):
     form: Literal["chat", "plain"]
     benchmarks: dict[str, str]
     """Name -> the split that is reported, and therefore not asked here."""
+    families: dict[str, str]
+    """Name -> its reader: whose texts it has."""
     max_questions: int | None
     batch_tokens: int
 
@@ -40,7 +42,9 @@ def select(ctx: Context) -> Outcome:
     questions = tuple(
         question
         for name, split in recipe.benchmarks.items()
-        for question in benchmarks.selection(ctx.inputs[name].path, name, split, recipe.max_questions)
+        for question in benchmarks.selection(
+            ctx.inputs[name].path, name, split, recipe.max_questions, recipe.families[name]
+        )
     )
     futures = {
         variant: pool.submit(
@@ -96,7 +100,9 @@ def _only(ctx: Context, variants: list[str]) -> Outcome:
     import orjson
 
     if len(variants) > 1:
-        raise NodeError("sft:select cannot choose between variants: evaluate.benchmarks is empty")
+        raise NodeError(
+            "sft:select cannot choose between variants: evaluate.benchmarks names no benchmark with options"
+        )
     choice = {"variant": variants[0], "protocol": None, "scores": {}}
     (ctx.out / "choice.json").write_bytes(orjson.dumps(choice) + b"\n")
     return Outcome(headline=f"{variants[0]} (the only one)", extra={"variant": variants[0]})

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from tasks.evaluate.benchmarks import reported_split
+from tasks.evaluate.benchmarks import OPEN_READERS, reported_split
 from tasks.settings.config import Section, SteelRun, Train
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Artifact, Context, Node, Outcome
@@ -74,7 +74,11 @@ def _records(mixture: Mapping[str, float], inputs: Mapping[str, Artifact]) -> fl
 
 def _select(config: SteelRun) -> Node:
     settings = config.evaluate
-    benchmarks = {name: reported_split(config.sources[name]) for name in settings.benchmarks}
+    benchmarks = {
+        name: reported_split(config.sources[name])
+        for name in settings.benchmarks
+        if config.sources[name].reader not in OPEN_READERS
+    }
     variants = list(config.sft.variants)
     return Node(
         name="sft:select",
@@ -84,6 +88,7 @@ def _select(config: SteelRun) -> Node:
             protocol=config.sft.select_protocol,
             form="chat" if settings.chat else "plain",
             benchmarks=benchmarks,
+            families={name: config.sources[name].reader for name in benchmarks},
             max_questions=settings.max_questions,
             batch_tokens=settings.batch_tokens,
         ),

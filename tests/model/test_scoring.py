@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from model import scoring
+from model.scores import head, plan
 
 
 def qwen2():
@@ -113,10 +114,10 @@ def test_a_shared_beginning_is_computed_once_and_changes_nothing(model, batch_to
 
 
 def test_the_common_prefix_leaves_each_sequence_a_token():
-    assert scoring._common_prefix([[1, 2, 3], [1, 2, 4], [1, 2, 3, 5]]) == 2
-    assert scoring._common_prefix([[1, 2, 3], [1, 2, 3]]) == 2
-    assert scoring._common_prefix([[1], [1, 2]]) == 0
-    assert scoring._common_prefix([[2, 1], [1, 2]]) == 0
+    assert plan.common_prefix([[1, 2, 3], [1, 2, 4], [1, 2, 3, 5]]) == 2
+    assert plan.common_prefix([[1, 2, 3], [1, 2, 3]]) == 2
+    assert plan.common_prefix([[1], [1, 2]]) == 0
+    assert plan.common_prefix([[2, 1], [1, 2]]) == 0
 
 
 def test_reply_logprobs(model):
@@ -131,7 +132,7 @@ def test_reply_logprobs(model):
 def test_the_chunked_head_changes_nothing(model, monkeypatch):
     prompts, options = questions(5)
     whole = scoring.choice_logprobs(model, prompts, options)
-    monkeypatch.setattr(scoring, "HEAD_ELEMENTS", 202)
+    monkeypatch.setattr(head, "HEAD_ELEMENTS", 202)
     chunked = scoring.choice_logprobs(model, prompts, options)
     for a, b in zip(whole, chunked, strict=True):
         assert [x for x, _ in a] == pytest.approx([x for x, _ in b], abs=1e-5)
@@ -164,10 +165,10 @@ def test_nothing_to_score_is_refused(model):
 
 def test_batches_keep_the_budget_and_cover_everything():
     lengths = [5, 1, 9, 9, 3, 2, 40]
-    batches = list(scoring._batches(lengths, 18, equal=False))
+    batches = list(plan.batches(lengths, 18, equal=False))
     assert sorted(i for b in batches for i in b) == list(range(7))
     assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= 18 for b in batches)
-    for batch in scoring._batches(lengths, 1000, equal=True):
+    for batch in plan.batches(lengths, 1000, equal=True):
         assert len({lengths[i] for i in batch}) == 1
 
 

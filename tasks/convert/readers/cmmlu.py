@@ -6,7 +6,7 @@ from tasks.convert.tabular import csv_rows
 
 
 def convert(item, options, file):
-    return question(item, file, ask="Question", reply="Answer")
+    return question(item, file, options, ask="Question", reply="Answer")
 
 
 READER = Reader(

@@ -1,10 +1,13 @@
 """The benchmarks room: splits, rows, declared nodes, and a whole node on a tiny model."""
 
+from collections import Counter
+
 import orjson
 import pytest
 from pydantic import ValidationError
 
-from tasks.evaluate import benchmarks, results
+from tasks.convert import readers
+from tasks.evaluate import benchmarks, protocols, results
 from tasks.evaluate.body import evaluate
 from tasks.evaluate.node import nodes
 from tasks.settings.config import SteelRun
@@ -95,14 +98,16 @@ def test_selection_never_looks_at_the_reported_split(tmp_path):
         benchmarks.selection(tmp_path / "c", "x", "val")
 
 
-def test_a_limit_draws_the_same_questions_of_each_row(tmp_path):
-    lines = [line(k, half="known-words" if k % 2 else "new-words") for k in range(20)]
+def test_a_limit_draws_the_same_questions_of_each_subject(tmp_path):
+    lines = [line(k, half="known-words" if k % 2 else "new-words") for k in range(30)]
     write_questions(tmp_path, lines)
-    some = benchmarks.reported(tmp_path, "x", "val", limit=3)
-    assert [q.row for q in some].count("demo-known-words") == 3
-    assert [q.row for q in some].count("demo-new-words") == 3
+    some = benchmarks.reported(tmp_path, "x", "val", limit=2)
+    counts = Counter((q.row, q.subject) for q in some)
+    assert counts == {
+        (row, subject): 2 for row in ("demo-known-words", "demo-new-words") for subject in ("s0", "s1", "s2")
+    }
     write_questions(tmp_path, list(reversed(lines)))
-    assert {q.id for q in benchmarks.reported(tmp_path, "x", "val", limit=3)} == {q.id for q in some}
+    assert {q.id for q in benchmarks.reported(tmp_path, "x", "val", limit=2)} == {q.id for q in some}
 
 
 @pytest.fixture
@@ -119,10 +124,9 @@ def tiny(tmp_path):
     }
 
 
-def asked(tmp_path, inputs, model="base", seed=7):
-    [node] = [
-        n for n in nodes(run_of(evaluate={"benchmarks": ["demo_exam"]})) if n.name == f"evaluate:{model}"
-    ]
+def asked(tmp_path, inputs, model="base", seed=7, **settings):
+    run = run_of(evaluate={"benchmarks": ["demo_exam"], **settings})
+    [node] = [n for n in nodes(run) if n.name == f"evaluate:{model}"]
     out = tmp_path / f"out-{model}-{seed}"
     out.mkdir()
     outcome = evaluate(context(out, node.config, inputs, seed=seed))
@@ -151,6 +155,63 @@ def test_a_whole_node(tmp_path, tiny, pool_here):
     assert "held-out" not in outcome.headline
     again, _ = asked(tmp_path, tiny, seed=8)
     assert (again / "answers.jsonl").read_bytes() == (out / "answers.jsonl").read_bytes()
+
+
+def test_every_protocol_in_one_node(tmp_path, tiny, pool_here):
+    lines = [line(k, answer=k % 4) for k in range(3)]
+    lines += [line(10 + k, "dev", answer=k % 4) | {"subject": f"s{s}"} for k in range(5) for s in range(3)]
+    lines = [{**x, "id": f"{x['split']}-{at}"} for at, x in enumerate(lines)]
+    write_questions(tmp_path / "exam", lines)
+    names = list(protocols.PROTOCOLS)
+    out, outcome = asked(tmp_path, tiny, protocols=names, shuffles=2)
+    table = {(r["protocol"], r.get("scoring")): r for r in orjson.loads((out / "results.json").read_bytes())}
+    for name in names:
+        row = table[name, None]
+        protocol = protocols.of(name)
+        assert (row["version"], row["digest"], row["n"]) == (protocol.version, protocol.digest, 3)
+        assert row["form"] == protocol.form("plain")
+        assert ("unparsed" in row) == protocol.generates
+        assert ("letters" in row) == protocol.shows_options
+        assert (("options-only", name) in table) == (not protocol.generates)
+        assert (("options-shuffled", name) in table) == protocol.shows_options
+    assert set(table["cloze", None]["readings"]) == {"per-token", "per-byte", "pmi"}
+    assert 0 <= table["paper-gen", None]["agreement"] <= 1
+    assert table["lm-eval-compat", None]["average"] == "micro"
+    assert table["official-5shot", None]["average"] == "macro"
+    assert outcome.extra["protocols"]["cloze"] == {"version": 1, "digest": protocols.of("cloze").digest}
+    assert "unparsed/x/paper-gen" not in outcome.metrics
+    assert "unparsed/demo_exam/paper-gen" in outcome.metrics
+
+
+def test_open_questions_need_a_protocol_that_asks_them():
+    sources = {"sums": {"dataset": "gsm8k", "reader": "arithmetic", "use": "benchmark"}}
+    with pytest.raises(NodeError, match="sums has open questions.*open-exact"):
+        nodes(run_of(sources=sources, evaluate={"benchmarks": ["sums"]}))
+    assert nodes(run_of(sources=sources, evaluate={"benchmarks": ["sums"], "protocols": ["open-exact"]}))
+
+
+def test_a_submission_is_one_of_ceval():
+    settings = {"benchmarks": ["demo_exam", "mmlu"], "submissions": ["mmlu"]}
+    with pytest.raises(NodeError, match="mmlu is no benchmark .* with the reader ceval"):
+        nodes(run_of(evaluate=settings))
+    with pytest.raises(NodeError, match="picks a letter"):
+        nodes(run_of(evaluate=settings | {"submissions": ["demo_exam"], "protocols": ["cloze"]}))
+    found = {
+        n.name: n.config.submissions
+        for n in nodes(run_of(evaluate=settings | {"submissions": ["demo_exam"]}))
+    }
+    assert found["evaluate:dpo"] == found["evaluate:base"] == ["demo_exam"]
+    assert found["evaluate:untrained"] == found["evaluate:sft-exp1"] == []
+
+
+def test_the_reported_split_of_a_source_may_be_another():
+    sources = {"own": {"dataset": "own", "reader": "ceval", "use": "benchmark", "options": {"split": "dev"}}}
+    run = run_of(sources=sources, evaluate={"benchmarks": ["own"]})
+    assert nodes(run)[0].config.benchmarks == {"own": "dev"}
+    options = readers.load("ceval").options
+    assert options.model_validate(sources["own"]["options"]).split == "dev"
+    with pytest.raises(ValidationError):
+        options.model_validate({"split": "nonsense"})
 
 
 def test_the_untrained_model_is_drawn_from_the_seed(tmp_path, tiny, pool_here):
