@@ -2,11 +2,12 @@
 
 One node a model: `evaluate:untrained` (`evaluate:start` where the run continues a model), `evaluate:base`,
 `evaluate:sft-<variant>`, `evaluate:dpo`, `evaluate:rl`.
+`evaluate:checkpoints` asks the base model of chosen steps.
 """
 
 from __future__ import annotations
 
-from tasks.evaluate import protocols, submission
+from tasks.evaluate import checkpoints, protocols, submission
 from tasks.evaluate.benchmarks import OPEN_READERS, reported_split
 from tasks.evaluate.body import Recipe, evaluate
 from tasks.settings.config import SteelRun
@@ -26,6 +27,8 @@ def nodes(config: SteelRun) -> list[Node]:
         models.append(_node(config, "dpo", "dpo:train"))
     if config.sft.variants and config.rl.mixture:
         models.append(_node(config, "rl", "rl:train"))
+    if config.evaluate.checkpoints:
+        models.append(_checkpoints(config))
     return models
 
 
@@ -44,6 +47,31 @@ def _check(config: SteelRun) -> None:
             raise NodeError(
                 f"evaluate.submissions: {name} is no benchmark of evaluate.benchmarks with the reader ceval"
             )
+
+
+def _checkpoints(config: SteelRun) -> Node:
+    settings = config.evaluate
+    asked = [name for name in settings.benchmarks if config.sources[name].reader not in OPEN_READERS]
+    runtime = config.runtime
+    return Node(
+        name="evaluate:checkpoints",
+        body=checkpoints.evaluate,
+        config=checkpoints.Recipe(
+            form="plain",
+            benchmarks={name: reported_split(config.sources[name]) for name in asked},
+            families={name: config.sources[name].reader for name in asked},
+            questions=settings.checkpoints,
+            # which exports there are is how a run was executed, and not in the content of the training
+            steps={name: getattr(runtime, name, None) for name in ("export_every", "export_steps")},
+            batch_tokens=settings.batch_tokens,
+        ),
+        inputs={
+            "model": "pretrain",
+            "tokenizer": "tokenize:tokenizer",
+            **{name: f"convert:{name}" for name in asked},
+        },
+        seeded=True,
+    )
 
 
 def _node(config: SteelRun, unit: str, model_from: str) -> Node:

@@ -101,12 +101,12 @@ def _cloze(question: Question, text: str, form: Form, examples: Sequence[Questio
 
 
 def _first_token(question: Question, text: str, form: Form, examples: Sequence[Question]) -> Request:
-    turns = (("system", SYSTEM), ("user", wording.lettered(question, text)))
+    turns = (("user", wording.lettered(question, text)),)
     return Request(turns=turns, options=tuple(wording.letters(question)))
 
 
 def _paper_reply(question: Question, text: str, form: Form, examples: Sequence[Question]) -> Request:
-    turns = (("system", SYSTEM), ("user", wording.paper(question, text)))
+    turns = (("user", wording.paper(question, text)),)
     return Request(turns=turns, reply_tokens=REPLY_TOKENS)
 
 

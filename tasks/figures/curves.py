@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tasks.figures import style
@@ -20,8 +22,9 @@ FEW, MANY = 40, 60
 
 
 @drawn
-def pretrain_loss(curve: Curve, unigram: float | None) -> Figure:
-    """Training and validation loss (Figure 3), beside what a unigram model reaches."""
+def pretrain_loss(curve: Curve, unigram: float | None, scores: Sequence[Mapping[str, Any]] = ()) -> Figure:
+    """Training and validation loss (Figure 3), beside what a unigram model reaches. `scores`: accuracies by step, on
+    an axis of their own."""
     figure, axes = new(HEIGHT)
     _line(axes, curve.loss, style.STEEL, "training loss")
     if curve.val:
@@ -31,6 +34,16 @@ def pretrain_loss(curve: Curve, unigram: float | None) -> Figure:
         axes.axhline(
             unigram, color=style.BRICK, lw=1.1, ls=(0, (4, 3)), label=f"unigram model, {unigram:.3f}"
         )
+    names = [name for name in (scores[0] if scores else {}) if name.startswith("accuracy/")]
+    if names:
+        right = axes.twinx()
+        right.set_ylabel("accuracy, %")
+        right.set_ylim(0, 100)
+        for colour, name in zip(itertools.cycle((style.TEAL, style.PLUM, style.OLIVE)), names, strict=False):
+            points = [(line["step"], 100 * line[name]) for line in scores if name in line]
+            label = name.removeprefix("accuracy/").replace("/", ", ")
+            right.plot(*zip(*points, strict=True), color=colour, marker="D", ms=2.8, lw=1.0, ls=(0, (2, 2)))
+            axes.plot([], [], color=colour, marker="D", ms=2.8, lw=1.0, ls=(0, (2, 2)), label=label)
     _axes(axes, "loss (nats per token)", legend=True)
     return figure
 

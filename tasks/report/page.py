@@ -49,7 +49,9 @@ def draw(view: View) -> dict[str, str]:
     if any(row["seen"] for row in view.mix):
         drawings["mix"] = figures.source_mix(view.mix)
     if "pretrain" in view.curves:
-        drawings["pretrain"] = curves.pretrain_loss(view.curves["pretrain"], view.unigram)
+        drawings["pretrain"] = curves.pretrain_loss(
+            view.curves["pretrain"], view.unigram, tables.scores_by_step(view.nodes)
+        )
         if view.curves["pretrain"].below("loss_by_source"):
             drawings["source_loss"] = inside.source_loss(view.curves["pretrain"])
         if view.curves["pretrain"].below("grad_norm_by_group"):
@@ -111,6 +113,7 @@ def render(view: View, drawings: dict[str, str]) -> str:
         facts=(facts := protocol_facts.letters(view.benchmarks, view.model)),
         parsed=any(fact["unparsed"] is not None for fact in facts),
         guessing=reading.guessing(view.benchmarks),
+        steps=protocol_facts.steps(tables.scores_by_step(view.nodes)),
         categories=tables.by_category(view.nodes, view.model) if view.model else [],
         titles=paper.TITLES,
         noise=paper.noise(),

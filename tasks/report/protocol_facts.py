@@ -59,6 +59,17 @@ def averages(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def steps(curve: list[dict[str, Any]]) -> dict[str, Any]:
+    """Score against tokens, as a table: its columns, and a line a step."""
+    names = [name for name in (curve[0] if curve else {}) if name.startswith("accuracy/")]
+    heads = [name.removeprefix("accuracy/").replace("/", ", ") for name in names]
+    lines = [
+        {"step": line["step"], "tokens": line["tokens"], "accuracies": [line.get(name) for name in names]}
+        for line in curve
+    ]
+    return {"heads": heads, "lines": lines, "n": curve[0]["n"] if curve else {}}
+
+
 def _is_shuffled(row: dict[str, Any], of: dict[str, Any]) -> bool:
     same = all(row[name] == of[name] for name in ("model", "benchmark"))
     return same and row["protocol"] == SHUFFLED_PROTOCOL and row.get("scoring") == of["protocol"]

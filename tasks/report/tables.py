@@ -53,7 +53,7 @@ def chance(row: Mapping[str, Any]) -> float:
 def benchmarks(config: PipelineRecipe, nodes: Nodes) -> list[dict[str, Any]]:
     """All scores of all models, models in the order of training."""
     rows = []
-    for unit, artifact in units(nodes, "evaluate").items():
+    for unit, artifact in _models(nodes).items():
         for row in artifact.read_json("results.json"):
             missing = [name for name in FIELDS if name not in row]
             if missing:
@@ -64,11 +64,22 @@ def benchmarks(config: PipelineRecipe, nodes: Nodes) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: model_order(config).index(row["model"]))
 
 
+def _models(nodes: Nodes) -> dict[str, Artifact]:
+    """The evaluate nodes that asked a model, by unit."""
+    return {unit: node for unit, node in units(nodes, "evaluate").items() if unit != "checkpoints"}
+
+
+def scores_by_step(nodes: Nodes) -> list[dict[str, Any]]:
+    """curve.jsonl of evaluate:checkpoints: step, tokens, and an accuracy for each benchmark and protocol."""
+    node = nodes.get("evaluate:checkpoints")
+    return list(read_lines(node.path / "curve.jsonl")) if node else []
+
+
 def by_subject(nodes: Nodes, model: str) -> list[dict[str, Any]]:
     """For each benchmark a table of one model: subjects, protocols, accuracies; last the subjects' mean."""
     rows = [
         row
-        for unit, artifact in units(nodes, "evaluate").items()
+        for unit, artifact in _models(nodes).items()
         if model_name(unit) == model
         for row in artifact.read_json("results.json")
         if row.get("subjects") and not is_control(row)
@@ -94,7 +105,7 @@ def by_category(nodes: Nodes, model: str) -> list[dict[str, Any]]:
     """The categories of the known benchmarks, of one model: mean of subjects, over questions, n."""
     return [
         {"benchmark": row["benchmark"], "protocol": row["protocol"], "category": category, **cell}
-        for unit, artifact in units(nodes, "evaluate").items()
+        for unit, artifact in _models(nodes).items()
         if model_name(unit) == model
         for row in artifact.read_json("results.json")
         if not is_control(row)
@@ -112,7 +123,7 @@ def compare(of: Artifact, against: Artifact, benchmark: str, protocol: str) -> d
 
 def ablation(nodes: Nodes, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The paper's Table 3: one row for each variant, benchmark and protocol."""
-    evaluated = {model_name(unit): artifact for unit, artifact in units(nodes, "evaluate").items()}
+    evaluated = {model_name(unit): artifact for unit, artifact in _models(nodes).items()}
     base = evaluated.get("base")
     table = []
     for row in rows:

@@ -43,6 +43,9 @@ class Evaluate(Section):
     submissions: Annotated[list[str], Distinct] = []
     """C-Eval benchmarks whose split `test` is answered by the base and the final model, in a file for the authors'
     server: its labels are not public."""
+    checkpoints: int = Field(0, ge=0)
+    """Number of questions of each subject that the exports of pretrain's chosen steps (runtime.export_every,
+    runtime.export_steps) are asked, of a split that is not reported: score against tokens. 0: none."""
     max_questions: int | None = Field(None, gt=0)
     """Largest number of questions of each subject. Not set: all."""
 
