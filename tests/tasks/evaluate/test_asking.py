@@ -109,7 +109,7 @@ def test_generated_replies_are_read_strictly_and_compared_with_the_first_token(e
     letters = protocols.letter_ids(encoder)
     script = {}
     for e, reply in zip(encoded(encoder, GEN, questions), replies, strict=True):
-        says(script, e.prompt, [*ids(encoder, reply), encoder.im_end])
+        says(script, e.prompt, [*ids(encoder, reply), encoder.special_id("<|im_end|>")])
     asker = Asker(Scripted(script, 320), encoder, tokenizer=TextTokenizer.open(tmp_path))
     answers = asker.ask(GEN, questions)
     assert [a["reply"] for a in answers] == replies
@@ -131,7 +131,7 @@ def test_open_questions_have_to_be_answered_exactly(encoder, tokenizer, tmp_path
     replies = [questions[0].choices[1], f"It is {questions[1].choices[1]}.", "x21 or so", "That makes 42.0"]
     script = {}
     for e, reply in zip(encoded(encoder, OPEN, questions, "chat"), replies, strict=True):
-        says(script, e.prompt, [*ids(encoder, reply), encoder.im_end])
+        says(script, e.prompt, [*ids(encoder, reply), encoder.special_id("<|im_end|>")])
     asker = Asker(Scripted(script, 320), encoder, form="chat", tokenizer=TextTokenizer.open(tmp_path))
     assert [a["correct"] for a in asker.ask(OPEN, questions)] == [True, True, False, True]
     assert not LETTERS.suits(questions[3])

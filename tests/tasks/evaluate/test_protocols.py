@@ -1,6 +1,7 @@
 """What is asked, to the letter; and that a changed text or rule needs a new version."""
 
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 
@@ -56,6 +57,8 @@ def test_a_question_and_its_options_make_no_special_token(encoder, forged, blank
 
 class Pairs:
     """Merges `: w` into one token."""
+
+    begin: ClassVar[list[int]] = []
 
     def encode(self, text):
         return [ord(c) for c in text.replace(": w", "\u0100")]
