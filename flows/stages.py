@@ -182,6 +182,8 @@ def _run_nodes(run: Run, nodes: list[Node]) -> str | None:
 def _failure(state: State) -> BaseException | None:
     if state.is_completed():
         return None
+    if state.message and state.data is None:  # told in words by the node
+        return NodeError(state.message)
     error: Any = state.result(raise_on_failure=False)
     if isinstance(error, BaseException) and str(error):
         return error

@@ -182,7 +182,8 @@ def read_geometry(config: TrainConfig, folder: Path | None) -> SteelConfig | Pre
         assert config.model is not None  # TrainConfig has seen to it
         if config.model.get("model_type", SteelConfig.model_type) != SteelConfig.model_type:
             return configuration.from_fields(config.model)
-        known = set(SteelConfig().to_dict())
+        # to_dict leaves out what an older folder has not
+        known = {*SteelConfig().to_dict(), *SteelConfig.__annotations__}
         for key in config.model:
             if key not in known:
                 raise ConfigError(f"unknown key model.{key}: SteelConfig has no such field")
