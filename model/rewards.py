@@ -8,7 +8,7 @@ Normalisation: white space around the reply is dropped; full-width forms of ASCI
 one full stop (`.` or `。`) may end the answer. Letter case, inner spaces and every other character count.
 
     exact        the whole reply is the answer
-    letter       the whole reply is the option's letter, A to H
+    letter       the whole reply is the option's letter, A to H, or the letter and the option (`B. text`) as the data have it
     arithmetic   the whole reply is the number, or any reasoning and a last line `#### number`; compared as decimals,
                  so 42.0 is 42, and 1,234 is 1234; a number with leading zeros does not parse
     format       `<think>…</think>`, once and not empty, and behind it the right answer as `exact` has it
@@ -16,6 +16,7 @@ one full stop (`.` or `。`) may end the answer. Letter case, inner spaces and e
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,17 +44,19 @@ class Reward:
     """The answer in a reply in its normal form; None where the reply does not parse."""
     gold: Callable[[str], str | None]
     """The same of the right answer as data sets write it; None: it cannot be graded, and the data are refused."""
+    same: Callable[[str, str], bool] = operator.eq
+    """Whether an answer that was parsed is the right one."""
 
     def __call__(self, reply: Reply, answer: str) -> float:
         """1.0 if the reply is right, else 0.0. `answer`: in its normal form."""
         if not reply.ended or len(reply.text) > LONGEST:
             return 0.0
         found = self.parse(reply.text)
-        return float(found is not None and found == answer)
+        return float(found is not None and self.same(found, answer))
 
 
 _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
-_LETTER = re.compile(r"[A-H]")
+_LETTER = re.compile(r"[A-H](?:\. .+)?")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,29}|[1-9][0-9]{0,2}(?:,[0-9]{3}){1,9})(?:\.[0-9]{1,30})?")
 _MARK = "####"
 _OPEN, _CLOSE = "<think>", "</think>"
@@ -74,8 +77,12 @@ def _short(text: str) -> str | None:
 
 
 def _letter(text: str) -> str | None:
-    found = normal(text)
+    found = _short(text)
     return found if found is not None and _LETTER.fullmatch(found) else None
+
+
+def _same_option(found: str, answer: str) -> bool:
+    return found in (answer, answer[0])
 
 
 def _number(text: str) -> str | None:
@@ -106,20 +113,10 @@ def _thought(text: str) -> str | None:
     return _short(answer) if thought.strip() else None
 
 
-def _gold_letter(text: str) -> str | None:
-    """`B`, or `B. the option's text` as tuning data have it."""
-    head, _, rest = text.strip().partition(".")
-    return _letter(head) if not rest or rest.startswith(" ") else None
-
-
-def _gold_number(text: str) -> str | None:
-    return _result(text)
-
-
 REWARDS = {
     "exact": Reward(_short, _short),
-    "letter": Reward(_letter, _gold_letter),
-    "arithmetic": Reward(_result, _gold_number),
+    "letter": Reward(_letter, _letter, _same_option),
+    "arithmetic": Reward(_result, _result),
     "format": Reward(_thought, _short),
 }
 """By name, as `rl.mixture` names them."""

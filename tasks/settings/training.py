@@ -173,7 +173,7 @@ class RlSet(Section):
     """Share of the records to take: 1.0 is all of them."""
     reward: Literal["exact", "letter", "arithmetic", "format"] = "exact"
     """What grades a reply (model/rewards.py). `exact`: the whole reply is the answer; `letter`: it is the option's
-    letter; `arithmetic`: it is the number, or ends with a line `#### number`; `format`: `<think>…</think>` and then
+    letter, alone or with the option; `arithmetic`: it is the number, or ends with a line `#### number`; `format`: `<think>…</think>` and then
     the right answer."""
 
 

@@ -9,7 +9,7 @@ rightly is never rewarded, and what always is has nothing to learn.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -138,6 +138,11 @@ def replies(asking: Asking, prompts: Sequence[Sequence[int]], first: int = 0) ->
 
 def answered(asking: Asking, lines: Sequence[Line]) -> list[list[tuple[str, bool]]]:
     """The same for all lines, in the workers of the pool."""
+    return begin(asking, lines)()
+
+
+def begin(asking: Asking, lines: Sequence[Line]) -> Callable[[], list[list[tuple[str, bool]]]]:
+    """Begin to ask in the workers of the pool; what is returned waits for the replies."""
     from tasks.work import pool
 
     jobs = []
@@ -147,11 +152,15 @@ def answered(asking: Asking, lines: Sequence[Line]) -> list[list[tuple[str, bool
     for start in range(0, len(order), share):
         part = order[start : start + share]
         jobs.append((part, pool.submit(replies, asking, [lines[i]["prompt"] for i in part], start)))
-    found: list[list[tuple[str, bool]]] = [[] for _ in lines]
-    for part, future in jobs:
-        for i, group in zip(part, future.result(), strict=True):
-            found[i] = group
-    return found
+
+    def wait() -> list[list[tuple[str, bool]]]:
+        found: list[list[tuple[str, bool]]] = [[] for _ in lines]
+        for part, future in jobs:
+            for i, group in zip(part, future.result(), strict=True):
+                found[i] = group
+        return found
+
+    return wait
 
 
 def right(line: Line, text: str, ended: bool) -> bool:

@@ -238,7 +238,7 @@ def train(ctx: Context) -> Outcome:
         device=ctx.runtime.device,
         max_new_tokens=2 * recipe.max_new_tokens,
     )
-    before = open_questions.graded(asked, work.answered(asking, [a.line for a in asked])) if asked else []
+    before_of = work.begin(asking, [a.line for a in asked])  # asked while the ranks train
     train_lines = [line for line in lines if line["split"] == "train"]
     trained = engine.train(
         ctx,
@@ -262,6 +262,7 @@ def train(ctx: Context) -> Outcome:
     metrics = {**trained.headline(), "reward_first": rewards[0], "reward_last": rewards[-1]}
     effect: list[dict[str, Any]] = []
     if asked:
+        before = open_questions.graded(asked, before_of())
         after_of = work.Asking(ctx.out / "export", asking.tokenizer, asking.device, asking.max_new_tokens)
         after = open_questions.graded(asked, work.answered(after_of, [a.line for a in asked]))
         effect = open_questions.compare(before, after, {line["about"] for line in train_lines})

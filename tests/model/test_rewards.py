@@ -79,6 +79,15 @@ def test_what_is_no_number_does_not_parse(said):
     assert parsed is None or said == "5."  # the full stop of a sentence
 
 
+def test_the_letter_may_stand_with_its_own_option():
+    reward = REWARDS["letter"]
+    answer = reward.gold("B. Beijing")
+    for said in ("B", "B.", "B. Beijing", "B. Beijing."):
+        assert reward(Reply(said, True), answer) == 1
+    for said in ("B. Paris", "A. Beijing", "Beijing", "B Beijing", "B. Beijing or A", "B. Beijing\nA"):
+        assert reward(Reply(said, True), answer) == 0
+
+
 def second(question, reply):
     """A grader written another way."""
     if not reply.ended or len(reply.text) > 100_000:
@@ -140,7 +149,7 @@ def test_a_grader_takes_no_time():
 @pytest.mark.parametrize(
     ("reward", "text", "normal"),
     [
-        ("letter", "B. 北京", "B"),
+        ("letter", "B. 北京。", "B. 北京"),
         ("letter", "B", "B"),
         ("letter", "Because", None),
         ("letter", "B.C", None),

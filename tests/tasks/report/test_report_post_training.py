@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 from tasks.report import page, post_training
 
 
@@ -12,7 +14,7 @@ def test_reinforcement_learning_is_shown_with_the_benchmarks_of_its_start(seen):
         r["protocol"] for r in seen.benchmarks if r["model"] == "rl"
     } - {"options-only"}
     for row in rows[1:]:
-        assert row["after"] - row["before"] == (row["gained"] - row["lost"]) / row["n"]
+        assert row["after"] - row["before"] == pytest.approx((row["gained"] - row["lost"]) / row["n"])
 
 
 def test_pairs_are_shown_by_their_source(seen):

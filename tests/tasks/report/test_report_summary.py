@@ -26,6 +26,7 @@ def test_keys_and_shapes(run, seen):
         "sft:exp1",
         "sft:exp4",
         "dpo",
+        "rl",
     ]
     for row in numbers["sft_ablation"]:
         assert set(row) == {
