@@ -224,13 +224,13 @@ def trained_tokenizer(work: Path) -> Path:
     from tasks.settings.profiles import load
     from tasks.tokenize.tokenizer import Settings, train
 
-    records = common.unified_records(None, work)
-    empty, out = work / "drops", work / "tokenizer"
+    drops, out = work / "drops.jsonl", work / "tokenizer"
+    drops.touch()
     out.mkdir()
-    empty.mkdir()
-    (empty / "drops.jsonl").touch()
-    chosen = {name: getattr(load("demo").tokenize, name) for name in Settings.model_fields}
-    train({name: (str(path), str(empty)) for name, path in records.items()}, str(out), Settings(**chosen))
+    chosen = load("demo").tokenize.model_dump(include=set(Settings.model_fields) - {"tokenizer"})
+    records = common.unified_records(None, work)
+    files = {name: (str(folder), str(drops)) for name, folder in records.items()}
+    train(files, str(out), Settings(**chosen))
     return out
 
 

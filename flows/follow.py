@@ -28,6 +28,7 @@ from tasks.stage.names import stage_of
 
 SHOWN = stages()
 """Task runs that are stages, in the order they are shown."""
+TRAININGS = ("pretrain", "sft", "dpo", "rl")
 POLL_SECONDS = 1.0
 CARE_SECONDS = 10.0
 MANY = 6
@@ -88,6 +89,10 @@ def follow(run: UUID, at: Addresses, folder: Path, report: Path, terminal: Termi
     terminal.line(f"  MLflow   {record.get('mlflow_url') or at.mlflow}")
     if last.good and report.exists():
         terminal.line(f"  report   {report}")
+    if last.good and any(stage["name"] in TRAININGS for stage in record.get("stages", [])):
+        terminal.line(
+            f"  talk     make chat PROFILE={folder.name}, or with a page: make chat-web PROFILE={folder.name}"
+        )
     if not last.good:
         terminal.line("What is finished is kept: the same command goes on where this stopped,")
         terminal.line(f"and so does `prefect flow-run retry {run}`.")

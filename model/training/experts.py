@@ -12,10 +12,13 @@ second time, outside of the graph. Models of transformers with a top-k router: w
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from model.steel.soft_moe import SteelFFN
 
@@ -62,7 +65,7 @@ class Experts:
     def _of_steel(self, layer: int) -> Any:
         def hook(ffn: SteelFFN, arguments: tuple[Any, ...]) -> None:
             if not in_backward():
-                with torch.no_grad():
+                with _aside():
                     weights_NE = ffn.combine_weights(arguments[0].detach().flatten(0, -2))
                     self._add(layer, weights_NE, weights_NE)
 
@@ -71,7 +74,7 @@ class Experts:
     def _of_router(self, layer: int) -> Any:
         def hook(router: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
             if not in_backward():
-                with torch.no_grad():
+                with _aside():
                     self._add(layer, *_of_output(output, self._index))
 
         return hook
@@ -105,6 +108,13 @@ def numbers(table: list[float], layers: int, count: int) -> dict[str, Any]:
         "router_entropy_by_layer": entropies,
         "expert_load_by_layer": loads,
     }
+
+
+@contextmanager
+def _aside() -> Iterator[None]:
+    """Out of the graph, and unseen by selective checkpointing, which counts the operators of a block."""
+    with torch.no_grad(), _disable_current_modes():
+        yield
 
 
 def in_backward() -> bool:

@@ -181,4 +181,5 @@ def _differentiable(value: Any) -> bool:
 
 
 def _again() -> bool:
+    """Whether a forward pass is run again for a backward one (activation checkpointing)."""
     return torch._C._current_graph_task_id() != -1

@@ -29,7 +29,7 @@ from model.steel.attention_choice import choose
 from model.steel.configuration import SteelConfig
 from model.steel.modeling import SteelForCausalLM, initial_distribution
 from model.steel.ops import PLAIN
-from model.training.config import ConfigError, TrainConfig
+from model.training.config import ConfigError, TrainConfig, unshardable
 from model.training.fused import operators
 from model.training.objectives import FamilyScorer, Scorer
 from model.training.rendezvous import meet
@@ -71,6 +71,8 @@ def start(config: TrainConfig) -> World:
     """Join the other processes (torchrun's environment; alone without it)."""
     for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
         os.environ.setdefault(name, value)
+    if reason := unshardable(config.parallel, int(os.environ["WORLD_SIZE"])):
+        raise ConfigError(reason)
     kind = config.device
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"

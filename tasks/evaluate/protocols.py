@@ -30,7 +30,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from tasks.evaluate import checking, extraction, wording
+from tasks.evaluate import checking, extraction, subjects, wording
 from tasks.evaluate.benchmarks import Question
 from tasks.evaluate.requests import Request
 from tasks.tokenize.chat import SYSTEM, TextEncoder
@@ -207,6 +207,7 @@ PROTOCOLS = {
             _official,
             {
                 "text": wording.OFFICIAL,
+                "subjects": subjects.prompt_names(),
                 "neutral": wording.NEUTRAL,
                 "letters": wording.LETTERS,
                 "scoring": "log-probability of the letter",
@@ -225,6 +226,7 @@ PROTOCOLS = {
                 _harness,
                 {
                     "text": wording.HARNESS,
+                    "subjects": subjects.prompt_names(),
                     "neutral": wording.NEUTRAL,
                     "letters": wording.LETTERS,
                     "scoring": "log-probability of space and letter",

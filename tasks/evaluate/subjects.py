@@ -27,6 +27,11 @@ def names(family: str) -> dict[str, str]:
     return {s: name for category in table(family)["categories"].values() for s, name in category.items()}
 
 
+def prompt_names() -> dict[str, dict[str, str]]:
+    """All names that stand in prompts, by family; the digests of few-shot protocols cover them."""
+    return {family: names(family) for family in ("ceval", "cmmlu", "mmlu")}
+
+
 def name(family: str, subject: str) -> str:
     """The name of a subject in a prompt."""
     return names(family).get(subject) or subject.replace("_", " ")

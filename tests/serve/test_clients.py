@@ -10,7 +10,7 @@ from tests.support import exports
 from tests.support.serving import served
 
 pytestmark = pytest.mark.slow
-PAIRS = [("中国的首都是", "北京"), ("The capital of France is", " Paris"), ("", "Water")]
+PAIRS = [("中国的首都是？\n", "北京"), ("The capital of France is", " Paris"), ("", "Water")]
 
 
 @pytest.fixture(scope="module")

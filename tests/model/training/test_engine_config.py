@@ -35,6 +35,37 @@ def test_cublas_has_its_workspace_before_a_gpu_is_touched(tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize(
+    ("before", "due"),
+    [
+        (None, "expandable_segments:True"),
+        ("max_split_size_mb:512", "max_split_size_mb:512,expandable_segments:True"),
+        ("expandable_segments:False", "expandable_segments:False"),
+    ],
+)
+def test_the_options_of_a_gpu_are_set_before_it_is_touched(tmp_path, monkeypatch, before, due):
+    name, seen = "PYTORCH_CUDA_ALLOC_CONF", []
+    monkeypatch.setenv(name, before or "")
+    if before is None:
+        monkeypatch.delenv(name)
+
+    def start(config):
+        seen.append((os.environ.get(name), torch.is_deterministic_algorithms_warn_only_enabled()))
+        raise ConfigError("far enough")
+
+    monkeypatch.setattr(entry, "start", start)
+    values = tiny.settings(tmp_path, data={"files": [{"path": "a"}]}, device="auto")
+    options = {"expandable_segments": True, "deterministic": True}
+    try:
+        for more in (options, {**options, "device": "cpu"}, {"deterministic": False}):
+            monkeypatch.setenv(name, before or "")
+            with pytest.raises(ConfigError, match="far enough"):
+                entry.run(from_dict({**values, **more}), StopFlag())
+        assert seen == [(due, False), (before or "", False), (before or "", True)]
+    finally:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+@pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"stepz": 3}, "unknown key stepz"),
@@ -48,6 +79,15 @@ def test_cublas_has_its_workspace_before_a_gpu_is_touched(tmp_path, monkeypatch,
         ({"batch_size": 0}, "at least 1"),
         ({"data": {}}, "nothing to read"),
         ({"objective": "dpo"}, "dpo.reference is missing"),
+        ({"activation_checkpointing": "some"}, "activation_checkpointing: some is unknown"),
+        ({"optim": {"name": "sgd"}}, "optim.name: sgd is unknown"),
+        ({"optim": {"adamw_lr": 1e-3}}, "optim.adamw_lr is for optim.name muon"),
+        ({"optim": {"name": "muon", "adamw_lr": 0.0}}, "optim.adamw_lr must be above 0"),
+        ({"optim": {"momentum": 1.0}}, "optim.momentum must be from 0 to below 1"),
+        ({"float8": "rowwise", "device": "auto"}, "float8: rowwise and precision: fp32 cannot go together"),
+        ({"float8": "rowwise", "precision": "bf16"}, "float8: rowwise and device: cpu cannot go together"),
+        ({"parallel": {"replicate": 0}}, "parallel.replicate must be at least 1"),
+        ({"parallel": {"shards": 2}}, "unknown key parallel.shards"),
     ],
 )
 def test_refused(tmp_path, change, words):
@@ -73,6 +113,8 @@ def test_a_configuration_is_the_same_after_a_round_trip(tmp_path):
         ({"data": {"files": [{"path": "/nowhere.arrow"}]}}, "nowhere"),
         ({"tokenizer_dir": "/nowhere"}, "tokenizer.json"),
         ({"batch_size": 3, "micro_batch_size": 2}, "no multiple"),
+        ({"parallel": {"replicate": 2}}, "parallel.replicate 2 does not divide 1 ranks"),
+        ({"float8": "rowwise", "precision": "bf16", "device": "auto"}, "float8: rowwise needs torchao"),
     ],
 )
 def test_what_only_shows_at_the_start_is_one_line_too(tmp_path, capsys, change, words):

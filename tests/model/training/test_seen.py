@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from model.steel import SteelConfig
 from model.steel.modeling import SteelForCausalLM
@@ -141,6 +143,29 @@ def test_the_load_of_the_experts_is_that_of_the_combine_weights():
     entropy = -(weights * weights.log()).sum(-1).mean().item() / math.log(3)
     assert line["router_entropy_by_layer"][1] == pytest.approx(entropy, abs=1e-5)
     assert line["expert_load_max"] == max(map(max, line["expert_load_by_layer"]))
+
+
+def test_selective_checkpointing_recomputes_the_same_beside_a_look():
+    torch.manual_seed(0)
+    lm = SteelForCausalLM(SteelConfig(**tiny.MODEL))
+    looked, ffn = experts.Experts(lm), lm.model.layers[0].mlp
+    kept = [torch.ops.aten.mm.default, torch.ops.aten.addmm.default]
+    x = torch.randn(1, 8, 32)
+
+    def gradients() -> list[torch.Tensor]:
+        lm.zero_grad()
+        contexts = partial(create_selective_checkpoint_contexts, kept)
+        checkpoint(
+            ffn, x.requires_grad_(), use_reentrant=False, context_fn=contexts
+        ).square().sum().backward()
+        return [parameter.grad.clone() for parameter in ffn.parameters()]
+
+    without = gradients()
+    looked.watch()
+    beside = gradients()
+    looked.rest()
+    assert all(torch.equal(a, b) for a, b in zip(without, beside, strict=True))
+    assert looked.table[0, -1] == 8  # tokens, counted once
 
 
 def test_a_router_of_transformers_is_read_too():

@@ -179,9 +179,9 @@ VERSIONS = {
     "cloze": (1, "ce99525066ca"),
     "paper-first-token": (1, "668033bce67b"),
     "paper-gen": (1, "f0716b5d428b"),
-    "official-5shot": (1, "1d4d7f68efd3"),
-    "lm-eval-compat": (1, "b88b844fb67e"),
-    "lm-eval-compat-5shot": (1, "e81d19acf816"),
+    "official-5shot": (1, "f6893fbe9891"),
+    "lm-eval-compat": (1, "45e3454eb102"),
+    "lm-eval-compat-5shot": (1, "0ec4ae7a911f"),
     "open-exact": (1, "82b479371b45"),
 }
 

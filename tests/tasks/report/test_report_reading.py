@@ -82,6 +82,10 @@ def test_model_card_has_scores_intervals_and_licences(seen):
     assert "| demo-known-words | cloze |" in card
     assert "demo_qa_zh (sft): CC0-1.0" in card
     assert "skypile (pretrain): not stated" in card
+    assert "| pre-training | 1,000 steps | 8 |" in card
+    assert "instruction tuning, exp4" in card
+    assert "small generated world" in card
+    assert "`make run PROFILE=demo`, seed 1234" in card
 
 
 def test_node_and_body(run, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from model.training.config import TrainConfig, from_json
+from model.training.config import TrainConfig, from_json, to_dict
 from model.training.machine import Machine
 from tasks.settings import profiles
 from tasks.settings.config import Runtime, Train
@@ -49,6 +49,7 @@ def test_a_config_is_built_from_recipe_runtime_and_node(ctx):
         ({"optim": {"decay_embeddings": False}}, False, "optim.decay_embeddings"),
         ({"optim": {"warmup_steps": 0}}, 0, "optim.warmup_steps"),
         ({"export_dtype": "bfloat16"}, "bfloat16", "export_dtype"),
+        ({"optim": {"name": "muon"}}, "muon", "optim.name"),
     ],
 )
 def test_a_profile_reaches_every_field_of_the_engine(ctx, section, value, field):
@@ -90,6 +91,31 @@ def test_what_cannot_be_run_is_one_line_before_torchrun_starts(
         engine.train(ctx, objective, Train(steps=1), files, nproc=1, **more)
     assert str(error.value).startswith("pretrain: the training cannot be started: ")
     assert "\n" not in str(error.value)
+
+
+def test_how_memory_is_saved_reaches_the_engine(tmp_path):
+    options = {
+        "activation_checkpointing": "full",
+        "reshard_after_forward": True,
+        "parallel": {"replicate": 2, "shard": 4},
+        "expandable_segments": True,
+        "deterministic": True,
+    }
+    inputs = {"tokenizer": artifact("tokenize:tokenizer", tmp_path / "words")}
+    ctx = context(tmp_path, None, inputs, runtime=Runtime(**options), name="pretrain")
+    config = engine.settings(ctx, "pretrain", Train(steps=1), [FILE], **FRESH)
+    assert {name: to_dict(config)[name] for name in options} == options
+
+
+def test_copies_that_the_ranks_cannot_make_are_one_line_before_torchrun_starts(ctx, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("something was started")
+
+    monkeypatch.setattr("tasks.training.launch.launch", never)
+    runtime = Runtime(device="cpu", parallel={"replicate": 2})
+    odd = context(ctx.out, None, dict(ctx.inputs), runtime=runtime, name="pretrain")
+    with pytest.raises(NodeError, match="pretrain: parallel.replicate 2 does not divide 3 ranks"):
+        engine.train(odd, "pretrain", Train(steps=1), [FILE], nproc=3, **FRESH)
 
 
 def test_launch_writes_the_config_that_the_engine_reads(ctx, monkeypatch):
