@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tasks.report.body import report
-from tasks.settings.config import SteelRun
+from tasks.settings.config import PipelineRecipe, SteelRun
 from tasks.stage.node import Node
 
 
@@ -15,8 +15,16 @@ def nodes(config: SteelRun, names: Iterable[str]) -> list[Node]:
         Node(
             name="report",
             body=report,
-            config=config.recipe,
+            config=_placeless(config.recipe),
             inputs={name: name for name in names},
             seeded=True,
         )
     ]
+
+
+def _placeless(recipe: PipelineRecipe) -> PipelineRecipe:
+    """Where a pretrained model lies does not change the report: its files are in the fingerprint of the training."""
+    folder = recipe.model.pretrained
+    if folder is None:
+        return recipe
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"pretrained": folder.name})})

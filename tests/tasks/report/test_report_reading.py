@@ -111,3 +111,16 @@ def test_node_and_body(run, tmp_path, monkeypatch):
         assert (tmp_path / name).stat().st_size > 100
     assert "answer to 你是谁？" in (tmp_path / "report.html").read_text("utf-8")
     assert len(list((tmp_path / "figures").glob("*.svg"))) == 9
+
+
+def test_where_a_pretrained_model_lies_is_not_in_the_reports_fingerprint(tmp_path):
+    from tasks.report import node
+    from tasks.settings.config import Model, SteelRun
+    from tasks.stage.fingerprint import canonical
+
+    def config(folder):
+        return node.nodes(SteelRun(profile="x", model=Model(pretrained=folder)), [])[0].config
+
+    here, there = (tmp_path / name / "smollm2" for name in ("a", "b"))
+    assert canonical(config(here)) == canonical(config(there))
+    assert canonical(config(here)) != canonical(config(tmp_path / "another"))
