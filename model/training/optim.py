@@ -125,7 +125,7 @@ def make_optimizer(model: nn.Module, optim: OptimConfig, dtype: torch.dtype = to
             orthogonal.append(parameter)
         else:
             (rest if plain else decay).append(parameter)
-    factor = (optim.adamw_lr or optim.lr) / optim.lr
+    factor = 1.0 if optim.adamw_lr is None or not optim.lr else optim.adamw_lr / optim.lr
     groups: list[dict[str, Any]] = [
         {"params": decay, "weight_decay": optim.weight_decay, "factor": factor},
         {"params": rest, "weight_decay": 0.0, "factor": factor},

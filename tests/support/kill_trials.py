@@ -32,8 +32,6 @@ from model.training import agent, checkpoint, export, metrics, run
 from model.training.forkserver import refuse_threads
 
 WHERE = {module.__file__: module.__name__.rpartition(".")[2] for module in (checkpoint, export, metrics)}
-CLOCK = ("tokens_per_s", "tflops")
-"""Numbers of a metrics line that differ between two runs."""
 
 
 @dataclasses.dataclass
@@ -182,7 +180,10 @@ def _difference(work: Path, plain: Path) -> str:
 def _lines(work: Path) -> list[dict[str, Any]]:
     path = work / "metrics.jsonl"
     text = path.read_text() if path.exists() else ""
-    return [{k: v for k, v in json.loads(line).items() if k not in CLOCK} for line in text.splitlines()]
+    return [
+        {k: v for k, v in json.loads(line).items() if k not in metrics.OF_THE_CLOCK}
+        for line in text.splitlines()
+    ]
 
 
 def _last(work: Path) -> dict[str, Any] | None:

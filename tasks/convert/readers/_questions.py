@@ -77,5 +77,6 @@ def _choices(row):
         if not choice:
             text(row, letter)  # says what is wrong with it
     if len(found) < 2:
+        text(row, LETTERS[1])  # says that there is no such column
         raise Malformed("no choices", f"{len(found)} choices")
     return found

@@ -110,7 +110,7 @@ def test_a_shard_that_changes_under_the_run_ends_it_in_one_line(data, tmp_path, 
 def test_a_shard_that_was_only_touched_or_copied_anew_is_the_same(data, plain, tmp_path, monkeypatch):
     path = tmp_path / "a.arrow"
     shutil.copyfile(data["files"][0]["path"], path)
-    file = {"path": str(path), "digest": file_digest(path)}
+    file = {"path": str(path), "digest": file_digest(path), "source": "a"}
 
     def anew():
         shutil.copyfile(path, tmp_path / "copy")

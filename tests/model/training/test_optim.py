@@ -151,7 +151,7 @@ def runs(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.mark.parametrize("ranks", ["2", "3"])
 def test_muon_does_not_depend_on_the_number_of_ranks(runs: Path, ranks: str):
-    ours, theirs = tiny.metrics(runs / ranks), tiny.metrics(runs / "1")
+    ours, theirs = ([line for line in tiny.metrics(runs / n) if "loss" in line] for n in (ranks, "1"))
     assert [line["loss"] for line in ours] == pytest.approx([line["loss"] for line in theirs], rel=1e-4)
     assert ours[-1]["loss"] < ours[0]["loss"]
     for name, weight in tiny.weights(runs / ranks).items():

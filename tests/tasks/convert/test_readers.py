@@ -27,7 +27,7 @@ def test_every_reader_has_its_name_and_module():
     expected = """skypile wanjuan wikipedia_cn baidu_baike baidu_qa zhihu belle_2m belle_3_5m moss firefly
     starcoder alpaca sharegpt ruozhiba self_cognition mc_en dpo_sharegpt ceval cmmlu mmlu
     infinity_instruct webinstruct wanjuan_exam arc logiqa ultrafeedback_zh ultrafeedback_binarized
-    text messages pairs choices"""
+    text messages pairs choices arithmetic"""
     assert set(readers.names()) == set(expected.split())
     for name in readers.names():
         assert readers.load(name).suffixes

@@ -22,6 +22,10 @@ def lines(
 @pytest.mark.parametrize("gpus", [1, 2, 4, 8])
 @pytest.mark.parametrize("profile", profiles.names())
 def test_every_shipped_profile_deals_every_batch(profile: str, gpus: int) -> None:
+    if profile == "compare":
+        pytest.skip("it trains nothing")
+    if profile == "smollm2" and not Path(".steel/smollm2").exists():
+        pytest.skip("its folder is made by whoever wants to run it: .steel/smollm2")
     assert lines({}, gpus, profile) == []
     assert lines({}, gpus, profile, (*STAGES[:4], "ablation")) == []
 
