@@ -49,7 +49,7 @@ def _offers(options: argparse.Namespace, asked: preflight.Request) -> dict:
         nodes = {**newest(store, dag.build(config)), **models.last_run(store, asked.profile)}
         wanted = [part.strip() for part in options.model.split(",") if part.strip()] or [""]
         if wanted == ["all"]:
-            wanted = [name for name in ("dpo", "sft", "base") if name in exports(nodes)] or [""]
+            wanted = [name for name in ("rl", "dpo", "sft", "base") if name in exports(nodes)] or [""]
         chosen = dict(models.find(name, asked.profile, nodes) for name in wanted)
     except NodeError as error:
         raise preflight.Wrong(str(error)) from error
