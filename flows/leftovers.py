@@ -36,7 +36,9 @@ def close(tracker: Tracker, besides: str = "") -> int:
 
 
 def _ended(flow_runs: set[str]) -> set[str]:
-    ended = set()
+    ended: set[str] = set()
+    if not flow_runs:
+        return ended
     with get_client(sync_client=True) as client:
         for run in flow_runs:
             try:
