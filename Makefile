@@ -27,6 +27,8 @@ MODELS     ?=
 FILE       ?=
 SEED       ?=
 GPUS       ?=
+APPLY      ?=
+KEEP_DAYS  ?= 7
 STUDY      ?=
 CANCEL     ?=
 TEMPERATURE ?= 0
@@ -46,7 +48,7 @@ REQUEST = --profile '$(PROFILE)' \
 # another profile only where one is asked for
 COMPARED = --models '$(MODELS)' $(if $(filter file,$(origin PROFILE)),$(subst --profile '$(PROFILE)',,$(REQUEST)),$(REQUEST))
 
-.PHONY: help setup peers run ablation compare truth-table verify-table plan sources preview prompts check trace chat chat-web serve watch up down status test test-full coverage hooks lint format
+.PHONY: help setup peers run ablation compare truth-table verify-table plan sources preview prompts prune check trace chat chat-web serve watch up down status test test-full coverage hooks lint format
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -86,6 +88,9 @@ preview: setup ## a source's first records, raw and converted: SOURCE=name PROFI
 
 prompts: setup ## the exact prompt of each protocol: PROFILE=… PROTOCOL=paper-gen BENCHMARK=ceval (default: all)
 	@$(CLI) prompts $(REQUEST) $(if $(PROTOCOL),--protocol '$(PROTOCOL)') $(if $(BENCHMARK),--benchmark '$(BENCHMARK)')
+
+prune: setup ## what no newest run needs in artifacts/, older than KEEP_DAYS=7; removed only with APPLY=1
+	@$(CLI) prune $(REQUEST) --days '$(KEEP_DAYS)' $(if $(filter-out 0 no,$(APPLY)),--apply)
 
 check: setup ## only the checks that come before a run; for another machine: GPUS=8
 	@$(CLI) check $(REQUEST) $(if $(GPUS),--gpus '$(GPUS)')

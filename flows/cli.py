@@ -63,6 +63,28 @@ def _status(options: argparse.Namespace) -> int:
     return 0 if all(s.answers for s in services) else 1
 
 
+def _prune(options: argparse.Namespace) -> int:
+    from tasks.inspect import prune
+    from tasks.settings import profiles
+
+    request = _request(options)
+    root = preflight.resolve(profiles.load(request.profile, request.overrides).runtime.artifacts)
+    items = prune.candidates(root, options.days)
+    for kind, group in groupby(items, lambda item: item.kind):
+        found = list(group)
+        print(f"{kind}: {len(found):,}, {sum(item.size for item in found) / 1e6:,.1f} MB")
+        for item in found if not options.apply else []:
+            print(f"  {item.size / 1e6:10,.1f} MB  {item.path}")
+    if not items:
+        print(f"nothing in {root} is older than {options.days:g} days and not needed")
+    elif options.apply:
+        gone = list(prune.remove(items))
+        print(f"removed {len(gone):,} folders, {sum(item.size for item in gone) / 1e6:,.1f} MB")
+    else:
+        print("nothing was removed: make prune APPLY=1 removes them")
+    return 0
+
+
 def _check(options: argparse.Namespace) -> int:
     request = _request(options)
     _checked(request)
@@ -332,6 +354,11 @@ def _parser() -> argparse.ArgumentParser:
     sources.add_argument("--registry", action="store_true", help="all known data sets instead")
     preview.register(command, common, _request)
     prompts.register(command, common, _request)
+    prune = command("prune", _prune, "what can go from artifacts/, and removing it", parents=[common])
+    prune.add_argument(
+        "--days", type=float, default=7.0, help="keep what was touched since (default: 7 days)"
+    )
+    prune.add_argument("--apply", action="store_true", help="remove it; else it is only listed")
     check = command("check", _check, "only the checks that come before a run", parents=[common])
     check.add_argument("--gpus", default="", metavar="N", help="of another machine: 8, 8xH100, 2x8xH100")
     trace = command("trace", _trace, "what became of one record, from raw file to shard", parents=[common])

@@ -78,7 +78,9 @@ def test_make_knows_its_target_and_its_variables(words):
     known = set(re.findall(r"^([A-Z_]+) *\?=", (ROOT / "Makefile").read_text(), re.M))
     assert {word.partition("=")[0] for word in words[2:]} <= known
     done = make("-n", *words[1:])
-    named = len(words) == 2 and " wants " in done.stderr  # a target that is only named, and says what it needs
+    named = (
+        len(words) == 2 and " wants " in done.stderr
+    )  # a target that is only named, and says what it needs
     assert done.returncode == 0 or named, done.stderr
 
 
