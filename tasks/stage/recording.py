@@ -33,7 +33,7 @@ from tasks.stage.tracking import (
 
 SHOWN = ("seed", "model", "pretrain", "sft", "dpo", "rl", "evaluate")
 """Sections of the configuration that are the pipeline run's parameters; the rest is in its config.yaml."""
-HEADLINES = ("pretrain", "sft", "dpo", "rl", "evaluate", "ablation")
+HEADLINES = ("pretrain", "sft", "dpo", "rl", "evaluate", "ablation", "ratio")
 """Stages whose nodes' metrics the pipeline's run repeats."""
 USER, NOTE = "mlflow.user", "mlflow.note.content"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ class Work(mixtures.Work):
 
     packed_tokens: int
     out: Path
+    holds_out: bool = field(default=True, kw_only=True)
+    """Keep a part of the examples for a validation loss."""
 
 
 def prepare(work: Work) -> dict[str, Any]:
@@ -48,7 +50,8 @@ def prepare(work: Work) -> dict[str, Any]:
 
     encoder = shared_encoder(str(work.tokenizer))
     sets: list[Taken[Dialogue]] = work.taken()
-    hold_out(sets)
+    if work.holds_out:
+        hold_out(sets)
     mixture = write_mixture(work.out / "mixture.jsonl", sets)
     data = work.out / "data"
     data.mkdir(exist_ok=True)
