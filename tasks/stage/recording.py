@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tasks.settings.errors import one_line
-from tasks.stage import provenance
+from tasks.stage import models, provenance
 from tasks.stage.names import stage_of
 from tasks.stage.node import Artifact
 from tasks.stage.store import MANIFEST, Store
@@ -100,6 +100,9 @@ class Recording:
             self._tracker.document(self._pipeline, dict(reused), "reused.json")
             self._tracker.metrics(self._pipeline, [(k, v, 0) for k, v in counts.items()])
             self._tracker.finish(self._pipeline, status, tags)
+        with unless_away("MLflow does not take the models of the run"):
+            for model in models.of_run(self._run[PROFILE], done):
+                self._tracker.register(model)
 
     def end_stage(self, stage: str, status: str, numbers: Mapping[str, float] = {}) -> None:
         """Close the run of a stage, if any of its nodes ran, with the stage's own numbers as metrics."""
