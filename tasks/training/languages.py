@@ -55,15 +55,14 @@ def bound_of(language: str, keyed: list[tuple[int, int]], budget: int) -> int:
     return bound
 
 
-def targets(taken: Taken, work: mixtures.Work) -> dict[int, int]:
+def targets(taken: Taken, work: examples.Work) -> dict[int, int]:
     """Key -> supervised tokens of each record that could be taken, after the cut."""
     from tasks.tokenize.encode import shared_encoder
 
     encoder = shared_encoder(str(work.tokenizer))
     found = {}
     for record, _ in taken:
-        _, mask = examples.render(record, encoder)
-        found[mixtures.key(work.seed, "mixture", record["id"])] = sum(mask[: work.max_tokens])
+        found[mixtures.key(work.seed, "mixture", record["id"])] = examples.supervised(record, encoder, work)
     return found
 
 

@@ -93,6 +93,8 @@ def _training(
             tokens=settings.tokens,
             max_tokens=config.sft.max_tokens,
             packed_tokens=config.sft.packed_tokens,
+            loss_on=config.sft.loss_on,
+            too_long=config.sft.too_long,
             train=_recipe(config, settings),
             protocol=settings.protocol,
             form="chat" if config.evaluate.chat else "plain",

@@ -41,6 +41,8 @@ class Recipe(Section):
     tokens: int | None
     max_tokens: int
     packed_tokens: int
+    loss_on: str
+    too_long: str
     train: Train
     protocol: str
     form: Literal["chat", "plain"]
@@ -153,6 +155,8 @@ def _work(ctx: Context, recipe: Recipe) -> languages.Work:
         packed_tokens=recipe.packed_tokens,
         out=ctx.out,
         holds_out=False,
+        last_turn=recipe.loss_on == "last_reply",
+        too_long=recipe.too_long,
         languages=recipe.languages,
         budgets=dict.fromkeys(sorted(set(recipe.languages.values())), 0),
     )
