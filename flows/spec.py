@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.ablation.ffn import node as ffn
+from tasks.ablation.language_ratio import node as language_ratio
 from tasks.compare import node as models
 from tasks.figures.latest import publish_latest
 from tasks.settings.config import DATA_STAGES, STAGES, SteelRun
@@ -93,7 +94,7 @@ def study(name: str, room: Any, flow: str = FAMILY) -> FlowSpec:
         name=flow,
         entrypoint=f"flows/sweep.py:{name.replace('-', '_')}",
         deployments=(name,),
-        stages=(*DATA_STAGES, room.STAGE),
+        stages=(*DATA_STAGES, *getattr(room, "NEEDS", ()), room.STAGE),
         build=lambda config: _study(config, room),
         result=room.TABLE,
         publish=room.publish,
@@ -120,7 +121,7 @@ COMPARE = FlowSpec(
     folder=models.FOLDER,
 )
 
-STUDIES = (study("ffn", ffn), COMPARE)
+STUDIES = (study("ffn", ffn), study("language-ratio", language_ratio), COMPARE)
 SPECS = (PIPELINE, *STUDIES)
 
 

@@ -29,9 +29,14 @@ def build(config: SteelRun) -> dict[str, Node]:
 
 
 def study(config: SteelRun, room: Any) -> dict[str, Node]:
-    """The pipeline's data stages, then the nodes of a study's room: `room.nodes(config)`, in the stage `room.STAGE`."""
-    nodes = [node for each in (*DATA, room) for node in each.nodes(config)]
-    return _graph(nodes, (*DATA_STAGES, room.STAGE))
+    """The pipeline's data stages, then the nodes of a study's room: `room.nodes(config)`, in the stage `room.STAGE`.
+
+    A room that starts from a base model says NEEDS = ("pretrain",), and that training comes before its own.
+    """
+    needs = getattr(room, "NEEDS", ())
+    before = (*DATA, pretrain) if "pretrain" in needs else DATA
+    nodes = [node for each in (*before, room) for node in each.nodes(config)]
+    return _graph(nodes, (*DATA_STAGES, *needs, room.STAGE))
 
 
 def compare(config: SteelRun) -> dict[str, Node]:

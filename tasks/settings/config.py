@@ -18,7 +18,7 @@ from tasks.settings.data import Assets, Clean, Convert, Source, Tokenize, WebFil
 from tasks.settings.export import Export
 from tasks.settings.model import LEAKY_KINDS, OTHER_MODELS, FfnKind, Model
 from tasks.settings.runtime import Endpoints, Folders, Runtime
-from tasks.settings.scoring import Ablation, Compare, Evaluate, Report
+from tasks.settings.scoring import Ablation, Compare, Evaluate, LanguageRatio, Report
 from tasks.settings.section import Section, Seed
 from tasks.settings.training import (
     ContinueFrom,
@@ -58,6 +58,7 @@ __all__ = [
     "RlSettings",
     "Evaluate",
     "Ablation",
+    "LanguageRatio",
     "Export",
     "Compare",
     "Report",
@@ -160,7 +161,9 @@ class SteelRun(PipelineRecipe):
     """The whole tree: the pipeline, its studies, and how they are executed."""
 
     ablation: Ablation = Ablation()
-    """The study of feed-forward layers (flow steel-ablation)."""
+    """The study of feed-forward layers (flow steel-ablation/ffn)."""
+    language_ratio: LanguageRatio = LanguageRatio()
+    """The study of the share of Chinese in fine-tuning (flow steel-ablation/language-ratio)."""
     compare: Compare = Compare()
     """Models by path, side by side (flow steel-compare)."""
     runtime: Runtime = Runtime()

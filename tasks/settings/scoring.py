@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tasks.settings.model import FfnKind
-from tasks.settings.section import Distinct, Section, Seed
+from tasks.settings.section import Distinct, Percent, Section, Seed
 
 ProtocolName = Literal[
     "cloze",
@@ -94,6 +94,38 @@ class Ablation(Section):
     prefix alone."""
     honest_positions: int = Field(32, gt=0)
     """Number of targets in each of these validation rows. Each costs a forward pass of half a row on average."""
+
+
+class LanguageRatio(Section):
+    """The flow steel-ablation/language-ratio: fine-tunings that differ in their share of Chinese."""
+
+    arms: Annotated[list[Literal["total", "chinese"]], Distinct] = Field(["total", "chinese"], min_length=1)
+    """What is constant while the share changes. `total`: the supervised tokens of both languages together;
+    `chinese`: the Chinese ones, to which English ones are added, so that there is no share of 0."""
+    shares: Annotated[list[Percent], Distinct] = Field([0, 20, 40, 60, 80, 100], min_length=2)
+    """Shares of Chinese to compare, in per cent of the supervised tokens, rising."""
+    seeds: Annotated[list[Seed], Distinct] = Field([1, 2, 3], min_length=1)
+    """Seeds of the records' choice and of their order; every share is trained with each of them."""
+    zh: list[str] = []
+    """The Chinese data sets, sources with use: sft. Empty: all of them that have language: zh."""
+    en: list[str] = []
+    """The English data sets, sources with use: sft. Empty: all of them that have language: en."""
+    tokens: int | None = Field(None, gt=0)
+    """Number of supervised tokens of both languages together in the arm `total`. The arm `chinese` has as many Chinese
+    ones as `total` has with its smallest positive share. Not set: all of the language that has fewer."""
+    steps: int | None = Field(None, gt=0)
+    """Number of optimizer steps of each training. Not set: as sft."""
+    protocol: Literal["cloze", "paper-first-token"] = "cloze"
+    """Protocol by which the benchmarks are asked."""
+    flat_margin: float = Field(0.03, gt=0, lt=1)
+    """Largest difference of two accuracies that is called none: 0.03 is three points. The curve is flat where every
+    difference has its whole interval inside this margin."""
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if self.shares != sorted(self.shares):
+            raise ValueError("language_ratio.shares must rise")
+        return self
 
 
 class Report(Section):

@@ -26,6 +26,8 @@ def _no_repeats(values: list[Item]) -> list[Item]:
 Distinct = AfterValidator(_no_repeats)
 Share = Annotated[float, Field(gt=0, le=1)]
 """Of a data set's records: 1.0 is all, 0.2 a fifth."""
+Percent = Annotated[int, Field(ge=0, le=100)]
+"""A share in whole per cent, ends included."""
 Decay = Annotated[float, Field(ge=0, lt=1)]
 """Share of a moving average that stays from one step to the next."""
 Seed = Annotated[int, Field(ge=0, lt=1 << 63)]

@@ -144,7 +144,11 @@ class Sft(Section):
     train: Train = Train(epochs=1)
     """Length, batch and optimizer of every variant's training."""
     max_tokens: int = Field(768, gt=1)
-    """Largest length of an example in tokens. A longer one loses the end of its reply; what was cut is counted."""
+    """Largest length of an example in tokens. What becomes of a longer one says too_long; both fates are counted."""
+    too_long: Literal["head", "drop"] = "head"
+    """What becomes of an example longer than max_tokens. `head`: it loses its end; `drop`: it is left out."""
+    loss_on: Literal["replies", "last_reply"] = "replies"
+    """What of a dialogue is learned. `replies`: every reply; `last_reply`: the last one, the rest is its prompt."""
     packed_tokens: int = Field(768, gt=1)
     """Number of tokens in a packed row. It is not below max_tokens, because an example is packed whole."""
     variants: dict[str, Variant] = {}

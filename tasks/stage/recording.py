@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tasks.settings.errors import one_line
-from tasks.stage import provenance
+from tasks.stage import models, provenance
 from tasks.stage.names import stage_of
 from tasks.stage.node import Artifact
 from tasks.stage.store import MANIFEST, Store
@@ -33,7 +33,7 @@ from tasks.stage.tracking import (
 
 SHOWN = ("seed", "model", "pretrain", "sft", "dpo", "rl", "evaluate")
 """Sections of the configuration that are the pipeline run's parameters; the rest is in its config.yaml."""
-HEADLINES = ("pretrain", "sft", "dpo", "rl", "evaluate", "ablation")
+HEADLINES = ("pretrain", "sft", "dpo", "rl", "evaluate", "ablation", "ratio")
 """Stages whose nodes' metrics the pipeline's run repeats."""
 USER, NOTE = "mlflow.user", "mlflow.note.content"
 
@@ -100,6 +100,9 @@ class Recording:
             self._tracker.document(self._pipeline, dict(reused), "reused.json")
             self._tracker.metrics(self._pipeline, [(k, v, 0) for k, v in counts.items()])
             self._tracker.finish(self._pipeline, status, tags)
+        with unless_away("MLflow does not take the models of the run"):
+            for model in models.of_run(self._run[PROFILE], done):
+                self._tracker.register(model)
 
     def end_stage(self, stage: str, status: str, numbers: Mapping[str, float] = {}) -> None:
         """Close the run of a stage, if any of its nodes ran, with the stage's own numbers as metrics."""

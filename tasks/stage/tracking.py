@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import requests
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.tracking import MlflowClient
 
 from tasks.settings.errors import NodeError, one_line
 from tasks.settings.names import metric_name as _metric_name
+from tasks.stage import models
+from tasks.stage.models import Model
 from tasks.stage.node import Artifact
 
 EXPERIMENT = "steel"
@@ -268,6 +270,51 @@ class Tracker:
                 if "unique" not in str(error).lower():  # SQLite and PostgreSQL say it in other letters
                     raise
                 self.client.log_inputs(run_id, entries)
+
+    def register(self, model: Model) -> str:
+        """The version of a model, made if none has its digest: `newest` points to it, `champion` if the rule says so.
+
+        The files stay where they are: the version is that of a logged model which names their address.
+        """
+        try:
+            self.client.create_registered_model(model.name, tags={"steel.rule": "tasks/stage/models.py"})
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        known = self.client.search_model_versions(f"name = {_quoted(model.name)}")
+        version = next(
+            (v.version for v in known if v.tags.get("steel.digest") == model.digest), None
+        ) or self._version(model)
+        for key, value in model.scores.items():
+            self.client.set_model_version_tag(model.name, str(version), key, f"{value:.6f}")
+        self.client.set_registered_model_alias(model.name, models.NEWEST, str(version))
+        champion = self._champion(model.name)
+        if models.promoted(model.scores, champion):
+            self.client.set_registered_model_alias(model.name, models.CHAMPION, str(version))
+        return str(version)
+
+    def _version(self, model: Model) -> str:
+        external = {"mlflow.model.isExternal": "true", "uri": model.uri, "digest": model.digest}
+        made = self.client.create_logged_model(
+            self.experiment, model.name, source_run_id=model.run_id or None, tags=external, model_type="steel"
+        )
+        self.client.finalize_logged_model(made.model_id, "READY")
+        run_id = model.run_id if model.run_id and self.writable(model.run_id) else None
+        if run_id:
+            self.client.log_outputs(run_id, [LoggedModelOutput(made.model_id, 0)])
+        source = f"models:/{made.model_id}"
+        version = self.client.create_model_version(
+            model.name, source, run_id, tags=dict(model.tags), description=model.uri, model_id=made.model_id
+        )
+        return version.version
+
+    def _champion(self, name: str) -> dict[str, float] | None:
+        """The scores of the champion; None where there is none."""
+        aliases = self.client.get_registered_model(name).aliases
+        if models.CHAMPION not in aliases:
+            return None
+        tags = self.client.get_model_version(name, str(aliases[models.CHAMPION])).tags
+        return {key: float(value) for key, value in models.scores_of(tags).items()}
 
     def writable(self, run_id: str) -> str:
         """The state of a run that can still be written to, such as RUNNING; "" for one that is unknown or deleted."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import orjson
 
 from model.training.shards import Row
 from tasks.records.account import FILE, SPLITS
-from tasks.records.record import Dialogue
+from tasks.records.record import Dialogue, Message
 from tasks.settings.errors import NodeError
 from tasks.tokenize.chat import TextEncoder, render_chat
 from tasks.tokenize.packing import Document, pack_whole
@@ -40,6 +40,12 @@ class Work(mixtures.Work):
 
     packed_tokens: int
     out: Path
+    holds_out: bool = field(default=True, kw_only=True)
+    """Keep a part of the examples for a validation loss."""
+    last_turn: bool = field(default=False, kw_only=True)
+    """Only the last reply is a target."""
+    too_long: str = field(default="head", kw_only=True)
+    """Fate of an example above max_tokens: `head` is kept, or `drop`."""
 
 
 def prepare(work: Work) -> dict[str, Any]:
@@ -48,7 +54,8 @@ def prepare(work: Work) -> dict[str, Any]:
 
     encoder = shared_encoder(str(work.tokenizer))
     sets: list[Taken[Dialogue]] = work.taken()
-    hold_out(sets)
+    if work.holds_out:
+        hold_out(sets)
     mixture = write_mixture(work.out / "mixture.jsonl", sets)
     data = work.out / "data"
     data.mkdir(exist_ok=True)
@@ -60,7 +67,7 @@ def prepare(work: Work) -> dict[str, Any]:
         )
     shards: dict[str, dict[str, int]] = {}
     for split in SPLITS:
-        documents = rendered(sets, encoder, work.max_tokens, split == "val", counts)
+        documents = rendered(sets, encoder, work, split == "val", counts)
         shards[split] = _write(data, split, documents, work, encoder)
     _check_written(shards, counts)
     accounting: dict[str, Any] = {
@@ -71,7 +78,7 @@ def prepare(work: Work) -> dict[str, Any]:
     }
     for each in accounting["sets"].values():
         assert each["records"] == each["dropped"] + each["duplicates"] + each["available"]
-        assert each["taken"] == each["examples"] + each["reply_cut_off"]
+        assert each["taken"] == each["examples"] + each["reply_cut_off"] + each["too_long"]
     (work.out / FILE).write_bytes(orjson.dumps(accounting, option=orjson.OPT_INDENT_2) + b"\n")
     (work.out / "sample.txt").write_text(sample(sets, encoder, work), "utf-8")
     if not shards["train"]["rows"]:
@@ -100,6 +107,7 @@ def _fates(sets: Mapping[str, Mapping[str, int]], work: Work) -> str:
             "duplicates": s["duplicates"],
             "not in the share that is taken": s["available"] - s["taken"],
             f"without a token of the reply within max_tokens {work.max_tokens}": s["reply_cut_off"],
+            f"longer than max_tokens {work.max_tokens}": s["too_long"],
             "held out for the validation loss": s["examples"],
         }
         reasons = ", ".join(f"{n:,} {fate}" for fate, n in fates.items() if n)
@@ -148,6 +156,8 @@ class Counts:
     truncated: int = 0
     reply_cut_off: int = 0
     """Not one token of the reply lies before the cut: left out."""
+    too_long: int = 0
+    """Left out because it is longer than max_tokens."""
     tokens: int = 0
     targets: int = 0
 
@@ -155,7 +165,7 @@ class Counts:
 def rendered(
     sets: Sequence[Taken[Dialogue]],
     encoder: TextEncoder,
-    max_tokens: int,
+    work: Work,
     held_out: bool,
     counts: dict[str, Counts],
 ) -> Iterator[Document]:
@@ -166,9 +176,12 @@ def rendered(
         for record, is_held_out in taken:
             if is_held_out != held_out:
                 continue
-            ids, mask = render(record, encoder)
-            mine.truncated += len(ids) > max_tokens
-            ids, mask = ids[:max_tokens], mask[:max_tokens]
+            ids, mask = render(record, encoder, work.last_turn)
+            if len(ids) > work.max_tokens and work.too_long == "drop":
+                mine.too_long += 1
+                continue
+            mine.truncated += len(ids) > work.max_tokens
+            ids, mask = ids[: work.max_tokens], mask[: work.max_tokens]
             if not any(mask):
                 mine.reply_cut_off += 1
                 continue
@@ -179,18 +192,33 @@ def rendered(
             yield Document(bytes.fromhex(record["id"]), tokens, targets, min(number, UNNAMED))
 
 
-def render(record: Dialogue, encoder: TextEncoder) -> tuple[list[int], list[int]]:
+def supervised(record: Dialogue, encoder: TextEncoder, work: Work) -> int:
+    """Targets of an example as it will be packed; 0 if it will be left out."""
+    ids, mask = render(record, encoder, work.last_turn)
+    if len(ids) > work.max_tokens and work.too_long == "drop":
+        return 0
+    return sum(mask[: work.max_tokens])
+
+
+def render(record: Dialogue, encoder: TextEncoder, last_turn: bool = False) -> tuple[list[int], list[int]]:
     """A dialogue in the chat format with its mask; refuses one that would train nothing, or everything."""
     if record.get("kind") != "dialogue":
         raise NodeError(
             f"{record['source']}: record {record['id']} is a {record.get('kind')}, SFT needs dialogues"
         )
-    ids, mask = render_chat(encoder, record["messages"])
+    messages = only_last(record["messages"]) if last_turn else record["messages"]
+    ids, mask = render_chat(encoder, messages)
     if not 0 < sum(mask) < len(mask):
         raise NodeError(
             f"{record['source']}: record {record['id']} has {sum(mask)} targets in {len(mask)} tokens"
         )
     return ids, mask
+
+
+def only_last(messages: Sequence[Message]) -> list[Message]:
+    """The same turns, of whose replies only the last one that fine-tuning may learn is a target."""
+    replies = [k for k, m in enumerate(messages) if m["role"] == "assistant" and m.get("loss", True)]
+    return [m if k not in replies[:-1] else {**m, "loss": False} for k, m in enumerate(messages)]
 
 
 def _write(data: Path, split: str, documents: Iterator[Document], work: Work, encoder: Any) -> dict[str, int]:
@@ -220,7 +248,7 @@ def sample(sets: Sequence[Taken[Dialogue]], encoder: TextEncoder, work: Work) ->
     lines = []
     for taken in sets:
         for record, _ in islice(taken, SAMPLE):
-            ids, mask = (x[: work.max_tokens] for x in render(record, encoder))
+            ids, mask = (x[: work.max_tokens] for x in render(record, encoder, work.last_turn))
             lines.append(f"── {taken.name} {record['id']}: {sum(mask)} targets of {len(ids)} tokens\n")
             lines.append(marked(ids, mask, lambda part: raw.decode(part, skip_special_tokens=False)) + "\n\n")
     return "".join(lines)

@@ -25,6 +25,8 @@ class Recipe(Section):
     mixture: dict[str, float]
     max_tokens: int
     packed_tokens: int
+    loss_on: str
+    too_long: str
     train: Train
 
 
@@ -55,6 +57,8 @@ def _variant(config: SteelRun, name: str) -> Node:
             mixture=mixture,
             max_tokens=config.sft.max_tokens,
             packed_tokens=config.sft.packed_tokens,
+            loss_on=config.sft.loss_on,
+            too_long=config.sft.too_long,
             train=config.sft.train,
         ),
         inputs=inputs,
@@ -114,6 +118,8 @@ def train_variant(ctx: Context) -> Outcome:
         max_tokens=recipe.max_tokens,
         packed_tokens=recipe.packed_tokens,
         out=ctx.out,
+        last_turn=recipe.loss_on == "last_reply",
+        too_long=recipe.too_long,
     )
     ctx.progress(0.0, "packing the mixture")
     accounting = pool.submit(examples.prepare, work).result()
@@ -140,10 +146,13 @@ def _outcome(trained: engine.Trained, accounting: dict[str, Any]) -> Outcome:
     loss, val_loss = trained.last("loss"), trained.last("val_loss")
     sets = accounting["sets"]
     taken = sum(s["taken"] for s in sets.values())
-    lines = ["| set | records | dropped before | taken | cut | targets |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| set | records | dropped before | taken | cut | too long | targets |",
+        "|---|---|---|---|---|---|---|",
+    ]
     lines += [
         f"| {name} | {s['records']:,} | {s['dropped'] + s['duplicates']:,} | {s['taken']:,} "
-        f"| {s['truncated']:,} | {s['targets']:,} |"
+        f"| {s['truncated']:,} | {s['too_long']:,} | {s['targets']:,} |"
         for name, s in sets.items()
     ]
     shown = f"val loss {val_loss:.3f}" if val_loss is not None else f"loss {loss:.3f}"
@@ -153,6 +162,7 @@ def _outcome(trained: engine.Trained, accounting: dict[str, Any]) -> Outcome:
             "records_taken": taken,
             "examples": sum(s["examples"] for s in sets.values()),
             "truncated": sum(s["truncated"] for s in sets.values()),
+            "too_long": sum(s["too_long"] for s in sets.values()),
             "rows": accounting["train"]["rows"],
             **{f"taken_{name}": s["taken"] for name, s in sets.items()},
         },

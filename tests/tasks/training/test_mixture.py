@@ -1,6 +1,7 @@
 """What goes into fine-tuning: exact shares, the same choice every time, targets that are the replies."""
 
 import hashlib
+import re
 
 import orjson
 import pytest
@@ -121,6 +122,27 @@ def test_long_examples_keep_their_head_and_are_counted(tmp_path, tokenizer):
     assert counts["reply_cut_off"] == 1
     assert counts["examples"] == 2
     assert counts["tokens"] < 400
+
+
+def test_long_examples_can_be_left_out_instead_and_are_counted(tmp_path, tokenizer):
+    write_set(tmp_path, "a", 0, [dialogue("a", 0), dialogue("a", 1, reply="y" * 300)])
+    _, accounting = prepared(tmp_path, tokenizer, {"a": 1.0}, too_long="drop")
+    counts = accounting["sets"]["a"]
+    assert (counts["taken"], counts["examples"], counts["too_long"], counts["truncated"]) == (2, 1, 1, 0)
+
+
+def test_only_the_last_reply_can_be_learned(tmp_path, tokenizer):
+    talk = dialogue("a", 0)
+    talk["messages"] = [
+        *talk["messages"], {"role": "user", "content": "And?"}, {"role": "assistant", "content": "More."},
+        {"role": "assistant", "content": "Not this.", "loss": False},
+    ]  # fmt: skip
+    write_set(tmp_path, "a", 0, [talk])
+    for last_turn, learned in ((False, ["It is 0.", "More."]), (True, ["More."])):
+        out, accounting = prepared(tmp_path, tokenizer, {"a": 1.0}, str(last_turn), last_turn=last_turn)
+        text = (out / "sample.txt").read_text()
+        assert re.findall("⟦(.*?)<", text) == learned
+        assert accounting["sets"]["a"]["targets"] == sum(len(t) + 1 for t in learned)
 
 
 def test_an_example_without_a_target_fails_loudly(tmp_path, tokenizer):
