@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -15,6 +16,8 @@ from typing import Any
 import psutil
 
 from flows.settings import ROOT
+
+FORKED = "model.training.forkserver"
 
 
 @dataclass
@@ -88,12 +91,21 @@ class House:
         return found
 
     def trainings(self) -> list[psutil.Process]:
-        """The same; none is fine."""
+        """The same; none is fine. Under torchrun a rank's command names its folder; a forked one has it open, and is
+        the child of an agent, which is the fork server's."""
         found = []
         for process in psutil.process_iter(["cmdline"]):
             line = " ".join(process.info["cmdline"] or [])
-            if "model.training.run" in line and str(self.artifacts) in line and "distributed.run" not in line:
-                found.append(process)
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                if FORKED in line:
+                    above = process.parents()[:2]
+                    forked = len(above) == 2 and all(FORKED in " ".join(each.cmdline()) for each in above)
+                    mine = forked and any(str(self.artifacts) in file.path for file in process.open_files())
+                else:
+                    started = "model.training.run" in line and "distributed.run" not in line
+                    mine = started and str(self.artifacts) in line
+                if mine:
+                    found.append(process)
         return found
 
 
