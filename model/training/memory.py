@@ -26,6 +26,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
 from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils.checkpoint import set_checkpoint_early_stop
 
 from kernels import cross_entropy
 from model.steel.configuration import SteelConfig
@@ -106,7 +107,8 @@ def peak(question: Question, geometry: SteelConfig, rows: int) -> dict[str, int]
         mesh = make_mesh("cpu", question.ranks, question.train.parallel)
         dtype = torch.float32 if question.train.precision == "fp32" else torch.bfloat16
         world = parallel.World(0, question.ranks, torch.device("cpu"), mesh, dtype)
-        with gpu(), FakeTensorMode(allow_non_fake_inputs=True), Answers(counts) as answers:
+        whole = set_checkpoint_early_stop(False)  # a second pass asks for as many counts as the first
+        with gpu(), FakeTensorMode(allow_non_fake_inputs=True), whole, Answers(counts) as answers:
             return _tracked_step(question, world, rows, answers)
     finally:
         dist.destroy_process_group()

@@ -107,4 +107,8 @@ def test_a_part_that_takes_too_long_is_ended_with_all_that_it_started(tmp_path: 
     assert found["error"] == "not ready after 5 s"
     assert time.monotonic() - begin < 25
     state = Path(f"/proc/{pid.read_text()}/stat")
-    assert not state.exists() or state.read_text().split()[2] == "Z"
+    for _ in range(100):  # the kernel takes a moment on a busy machine
+        if not state.exists() or state.read_text().split()[2] == "Z":
+            return
+        time.sleep(0.1)
+    raise AssertionError("its child runs on")

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -63,7 +64,11 @@ def test_a_taken_port_is_said(folder):
 def test_the_process_says_its_address_and_ends_on_ctrl_c(folder):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "STEEL_API_KEY": "secret"}
     command = [sys.executable, "-m", "serve", str(folder), "--port", "0"]
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    # a test that runs in the background of a shell inherits SIGINT ignored
+    ready = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=ready
+    ) as process:
         lines = [process.stdout.readline() for _ in range(3)]
         address = re.search(r"http://\S+/v1", lines[1])[0]
         assert "secret" not in "".join(lines)
