@@ -8,7 +8,7 @@ the same run: a copy for bytes per second, a matrix product for FLOP/s.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from statistics import median
 from typing import Any
 
@@ -69,6 +69,15 @@ def _milliseconds(run: Callable[[], Any]) -> float:
     return begin.elapsed_time(end)
 
 
+def _allocations(results: Any) -> Iterator[Any]:
+    waiting = list(results.experimental_event_tree())
+    while waiting:
+        event = waiting.pop()
+        waiting += event.children
+        if event.name == "[memory]":
+            yield event
+
+
 def peak_bytes(run: Callable[[], Any]) -> int:
     """The most that one call held beyond what was there before."""
     if torch.cuda.is_available():
@@ -80,10 +89,16 @@ def peak_bytes(run: Callable[[], Any]) -> int:
         return torch.cuda.max_memory_allocated() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         run()
-    events = profiled.profiler.kineto_results.events()
+    # by address: the profiler also reports a free of what was there before, with a size from an earlier profile
+    sizes: dict[int, int] = {}
     held = peak = 0
-    for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
-        held += event.nbytes()
+    for event in sorted(_allocations(profiled.profiler.kineto_results), key=lambda e: e.start_time_ns):
+        address, size = event.extra_fields.ptr, event.extra_fields.alloc_size
+        if size > 0:
+            sizes[address] = size
+            held += size
+        else:
+            held -= sizes.pop(address, 0)
         peak = max(peak, held)
     return peak
 
