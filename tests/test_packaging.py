@@ -36,6 +36,7 @@ def required(name: str) -> dict[str, Requirement]:
     [
         ("requirements.txt", ("run", "dev", "bench")),
         ("requirements-peers.txt", ("peers",)),
+        ("requirements-weights.txt", ("weights",)),
         ("requirements-gpu.txt", ("gpu",)),
     ],
 )

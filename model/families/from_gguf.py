@@ -2,7 +2,7 @@
 
     python -m model.families.from_gguf FILE FOLDER
 
-Weights are dequantized to FP32. Needs the packages gguf and accelerate (requirements-peers.txt). The tokenizer is
+Weights are dequantized to FP32. Needs the packages gguf and accelerate (make peers). The tokenizer is
 written only where its rule for cutting text is known here: GGUF names the rule (`tokenizer.ggml.pre`) and does not hold
 it, and transformers takes GPT-2's for every byte-level one.
 """
@@ -38,7 +38,7 @@ def unpack(file: Path, folder: Path) -> list[str]:
         import accelerate  # noqa: F401  (transformers asks for it)
         from gguf import GGUFReader
     except ImportError as error:
-        raise FamilyError(f"{error.name} is not installed: pip install -r requirements-peers.txt") from None
+        raise FamilyError(f"{error.name} is not installed: make peers") from None
     if not file.is_file():
         raise FamilyError(f"there is no file {file}")
     if folder.exists():

@@ -37,7 +37,7 @@ def test_peers_are_installed_on_request_only(target):
 
 def test_extras_are_pinned_and_no_part_of_what_setup_installs():
     setup = (ROOT / "deployments" / "setup.sh").read_text("utf-8") + (ROOT / "requirements.lock").read_text()
-    for name in ("requirements-gpu.txt", "requirements-peers.txt"):
+    for name in ("requirements-gpu.txt", "requirements-peers.txt", "requirements-weights.txt"):
         lines = [line.partition("#")[0].strip() for line in (ROOT / name).read_text("utf-8").splitlines()]
         wanted = [line for line in lines if line]
         assert wanted
