@@ -13,6 +13,7 @@ UNCOUNTED = {
     "tasks.settings": "what counts of the settings is in each node's config, with its values",
     "tasks.work": "where pieces of work run, and which are found again; what a piece holds is its function's",
     "tasks.training.launch": "starts and watches a training's processes; what is trained is model.training's",
+    "tasks.training.usage": "looks at processors and memory",
     "tasks.training.forks": "starts a training's processes; what is trained is model.training's",
     "model.training.forkserver": "forks the processes of a training; what is trained is model.training.run's",
     "model.training.agent": "starts the ranks, and again after a fault; what is trained is model.training.run's",

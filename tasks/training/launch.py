@@ -43,6 +43,7 @@ from tasks.settings.files import write_json
 from tasks.settings.paths import ROOT
 from tasks.stage.node import Context
 from tasks.training import forks
+from tasks.training.usage import Usage
 from tasks.work import pool
 
 CONFIG, LOG, METRICS = "CONFIG.json", "train.log", "metrics.jsonl"
@@ -256,6 +257,11 @@ class Tail:
             self._reported.update(dict.fromkeys(new, step))
         self._last = {**self._last, **entry}
 
+    @property
+    def step(self) -> int:
+        """The last one that was told; 0 before."""
+        return self._last.get("step", 0)
+
     def position(self) -> str:
         """Where the training is, in words."""
         return describe(self._last, self._steps or self._last.get("steps"))
@@ -287,9 +293,13 @@ class Family:
             if self._root is not None:
                 self._seen.update({p.pid: p for p in self._root.children(recursive=True)})
 
+    def alive(self) -> list[psutil.Process]:
+        """Those seen that still run."""
+        return [p for p in self._seen.values() if p.is_running()]
+
     def kill(self) -> None:
         """End what is left; a no-op after a regular end. (psutil never hits a pid's new owner.)"""
-        left = [p for p in self._seen.values() if p.is_running()]
+        left = self.alive()
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -298,6 +308,7 @@ class Family:
 
 def _wait(ctx: Context, child: Child, family: Family, tail: Tail) -> None:
     cared = looked = time.monotonic()
+    usage = Usage(family.alive)
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(POLL_SECONDS)
@@ -309,6 +320,7 @@ def _wait(ctx: Context, child: Child, family: Family, tail: Tail) -> None:
         if now - cared >= CARE_SECONDS:
             cared = now
             tail.read()
+            ctx.track.metrics(usage.sample(), tail.step)
             if ctx.should_stop():
                 raise Stopped("the flow run was cancelled; the training stopped at a checkpoint")
 

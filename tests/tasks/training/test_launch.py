@@ -32,6 +32,13 @@ def run(ctx: Context, script: str, *arguments: str) -> Tail:
     return tail
 
 
+def trained(ctx: Context) -> list:
+    """The metrics that the trainer wrote; what the machine was at is left out."""
+    return [
+        (step, values) for step, values in ctx.track.seen if not all("system/" in name for name in values)
+    ]
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(launch, "POLL_SECONDS", 0.05)
@@ -67,7 +74,7 @@ def test_a_run_that_ends_well_tells_every_metric_and_logs_to_a_file(tmp_path):
                 f.write(json.dumps({"step": step, "loss": 2.5, "val": {"zhihu": 3.0}, "note": "x"}) + "\\n")
         """,
     )
-    assert ctx.track.seen == [(5, {"loss": 2.5, "val/zhihu": 3.0}), (10, {"loss": 2.5, "val/zhihu": 3.0})]
+    assert trained(ctx) == [(5, {"loss": 2.5, "val/zhihu": 3.0}), (10, {"loss": 2.5, "val/zhihu": 3.0})]
     assert seen[-1] == (1.0, "step 10 of 10, loss 2.500")
     assert "hello from the trainer" in (tmp_path / "train.log").read_text()
 
@@ -100,7 +107,17 @@ def test_should_stop_lets_the_trainer_save(tmp_path):
     with pytest.raises(Stopped, match="cancelled"):
         run(ctx, TRAINS_UNTIL_TERM)
     saved = int((tmp_path / "checkpoint").read_text())
-    assert ctx.track.seen[-1][0] == saved  # the last steps before the stop are told as well
+    assert trained(ctx)[-1][0] == saved  # the last steps before the stop are told as well
+
+
+def test_what_the_machine_is_at_is_told_by_step(tmp_path):
+    ctx = context(tmp_path, should_stop=lambda: (tmp_path / "metrics.jsonl").exists())
+    with pytest.raises(Stopped):
+        run(ctx, TRAINS_UNTIL_TERM)
+    seen = [(step, values) for step, values in ctx.track.seen if "system/training_memory_megabytes" in values]
+    assert seen
+    assert [step for step, _ in seen] == sorted(step for step, _ in seen)
+    assert 0 < seen[-1][1]["system/system_memory_usage_percentage"] < 100
 
 
 def test_an_interruption_lets_the_trainer_save_and_goes_on_upwards(tmp_path):
