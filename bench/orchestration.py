@@ -6,7 +6,8 @@ A graph of 45 nodes that do nothing is run once and then found done again and ag
 after 40 and after 10,000 (--quick: 2,000) past node runs. The past runs are copies of the first ones under other
 fingerprints, written into the database directly: logging them one by one would take minutes.
 
-Prefect is not in it: what a rerun takes through the worker is measured by `make run` on a finished run.
+Then the smoke pipeline through a Prefect server, an MLflow and a worker of its own (bench/through_worker.py): a rerun that finds
+everything done, and the servers' share of a core.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 import uuid
 from pathlib import Path
 
+from bench import through_worker
 from tasks.settings.config import Runtime, SteelRun
 from tasks.stage.node import Context, Node, Outcome
 from tasks.stage.runner import Runner
@@ -44,6 +46,8 @@ def main() -> None:
     many = 2_000 if parser.parse_args().quick else 10_000
     with tempfile.TemporaryDirectory() as folder:
         results = measure(Path(folder), many)
+    with tempfile.TemporaryDirectory() as folder:
+        results |= through_worker.measure(Path(folder))
     for name, value in results.items():
         print(f"{name:<28} {value:10,.3f}")
     print(json.dumps({"bench": "orchestration", **results}))
@@ -66,7 +70,7 @@ def measure(folder: Path, many: int) -> dict[str, float]:
         "stage_overhead_seconds": first / NODES,
         "rerun_seconds_at_40": few,
         "rerun_seconds_grown": grown,
-        "growth": grown / few,
+        "growth_at_10k" if many == 10_000 else f"growth_at_{many}": grown / few,
         "metrics_per_second": metrics(tracker),
     }
 
