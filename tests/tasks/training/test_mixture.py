@@ -225,8 +225,8 @@ def test_the_share_of_chinese_holds_in_supervised_tokens(tmp_path, tokenizer, sh
     assert languages["zh"] / sum(languages.values()) == pytest.approx(share, abs=0.005)
     targets = {name: each["targets"] for name, each in accounting["sets"].items()}
     for one, other, its in (("zh1", "zh2", share), ("en1", "en2", 1 - share)):
-        if its:  # the thinned language keeps the proportions of its sets
-            assert targets[one] / targets[other] == pytest.approx(2, rel=0.1)
+        if its:  # both sets of a language lose the same part, to a record's 16 tokens or so
+            assert abs(targets[one] / 2 - targets[other]) <= 24
     lines = [orjson.loads(x) for x in (work.out / "mixture.jsonl").read_bytes().splitlines()]
     assert len(lines) == sum(each["taken"] for each in accounting["sets"].values())
     assert sum(x["split"] == "val" for x in lines) == max(16, round(0.02 * len(lines)))
