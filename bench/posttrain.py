@@ -42,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             child(SIDES, "prepare", folder, vocabulary)
             for objective in MICRO:
                 found = compare(Path(folder), objective, *((5, 1) if options.quick else (8, 3)))
-                results |= {f"{objective}_{vocabulary}_{name}": value for name, value in ratios(found).items()}
+                results |= {
+                    f"{objective}_{vocabulary}_{name}": value for name, value in ratios(found).items()
+                }
                 rows += [line(objective, vocabulary, side, runs) for side, runs in found.items()]
     head = ["", "vocabulary", "micro-batch", "CPU ms a step", "units/CPU s", "MB", "last loss"]
     print(f"\nQwen2 of 256 x 4, FP32, one thread; units: {UNITS}\n")

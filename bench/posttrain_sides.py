@@ -13,7 +13,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,7 @@ def _packed(folder: Path, examples: Sequence[dict[str, list[int]]]) -> int:
         rows.append(
             Row(
                 np.full_like(like.input_ids, PAD), np.zeros(1, np.int32), [len(rows).to_bytes(16, "little")], 2,
-                np.zeros_like(like.loss_mask),
+                np.zeros_like(like.loss_mask), None if like.doc_sources is None else np.zeros(1, np.uint8),
             )
         )  # fmt: skip
     write_shard(folder / "rows.arrow", rows, LENGTH, loss_mask=True)
@@ -279,7 +279,7 @@ def trl_grpo(folder: Path, micro: int, steps: int) -> dict[str, Any]:
     import trl
     from datasets import Dataset
 
-    def reward(completion_ids: Sequence[Sequence[int]], **_: Any) -> Iterator[float]:
+    def reward(completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float]:
         sampled.append(sum(map(len, completion_ids)))
         return [_coin(ids) for ids in completion_ids]
 
