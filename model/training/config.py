@@ -162,6 +162,8 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     dpo: DpoConfig = field(default_factory=DpoConfig)
     rl: RlConfig = field(default_factory=RlConfig)
+    neftune_alpha: float = 0.0
+    """Of sft: the noise on the embeddings (model/training/neftune.py); 0: none."""
     precision: str = "auto"
     """`auto`: bf16 where the device computes it natively, else fp32."""
     float8: str = "off"
@@ -240,6 +242,8 @@ class TrainConfig:
             raise ConfigError(
                 "dpo.reference is missing: run the objective logprobs with the reference model first"
             )
+        if self.neftune_alpha < 0 or (self.neftune_alpha and self.objective != "sft"):
+            raise ConfigError("neftune_alpha is for the objective sft, and not negative")
         if self.objective == "grpo":
             self._check_rl()
         if self.objective in ("dpo", "logprobs", "grpo") and self.init_from is None:

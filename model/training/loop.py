@@ -27,6 +27,7 @@ from model.training.export import full_weights, needed_tokens, write_export
 from model.training.exports import Exports
 from model.training.loader import BlockLoader, DataError, Prefetch, val_batches
 from model.training.metrics import Metrics, Window, peak_flops
+from model.training.neftune import Neftune
 from model.training.objectives import Scorer, make_objective
 from model.training.optim import clip, decay_begins, learning_rate, local_gradients, make_optimizer, set_rate
 from model.training.pace import Pace, memory
@@ -105,6 +106,7 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
     peak = config.peak_tflops * 1e12 if config.peak_tflops else peak_flops(world.device)
     pace, trace = Pace(world.rank, world.size), Trace(config, world)
     detail = Detail(config, world, scorer, steps)
+    neftune = Neftune(scorer.lm, config.neftune_alpha, config.seed)
 
     def save(step: int) -> None:
         kept = {
@@ -144,7 +146,8 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
             batch = batch.to(world.device)
             if look is not None:
                 look.batch(batch)
-            loss, sums = objective(scorer, batch, scale)
+            with neftune.on(batch, step, scorer.lm.config.hidden_size):
+                loss, sums = objective(scorer, batch, scale)
             loss.backward()
             stats += sums
 

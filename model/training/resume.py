@@ -32,6 +32,7 @@ HELD = (
     "dpo.loss",
     "dpo.label_smoothing",
     "rl",
+    "neftune_alpha",
 )
 """Fields, or sections of them, that define the result (the data is held by the loader)."""
 VOLATILE = (
@@ -59,7 +60,11 @@ def hold(at: Path, saved: Mapping[str, Any] | None, now: Mapping[str, Any], *, j
     check_allowed(allowed)
     if saved is None:
         return
-    defaults = {"float8": "off", "optim": dataclasses.asdict(OptimConfig())}  # of settings younger than it
+    defaults = {
+        "float8": "off",
+        "neftune_alpha": 0.0,
+        "optim": dataclasses.asdict(OptimConfig()),
+    }  # of settings younger than it
     before, here = {**_flat(defaults), **_flat(saved)}, _flat(now)
     changes = {
         name: f"{name} was {before[name]!r}, is {here[name]!r}"

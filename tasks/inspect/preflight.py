@@ -23,6 +23,8 @@ from tasks.training import engine
 
 _ATTENTION = {"flash_attention_4": "flash_attn.cute", "flash_attention_2": "flash_attn", "varlen": ""}
 """Attention that needs CUDA, and the module that it is imported from."""
+OWN_LANGUAGE = ("infinity_instruct",)
+"""Readers of dialogues that name each record's language."""
 
 
 def complaints(config: SteelRun, stages: tuple[str, ...], gpus: int) -> Iterator[str]:
@@ -120,7 +122,8 @@ def _context(config: SteelRun, stages: tuple[str, ...]) -> Iterator[str]:
 def _mixtures(config: SteelRun, stages: tuple[str, ...]) -> Iterator[str]:
     asked = []
     if "sft" in stages:
-        asked += [(f"sft.variants.{name}", v.mixture, "sft") for name, v in config.sft.variants.items()]
+        asked += [(f"sft.variants.{name}", v.sets, "sft") for name, v in config.sft.variants.items()]
+        yield from _ratios(config)
     if "dpo" in stages:
         asked.append(("dpo", config.dpo.mixture, "preference"))
     if "rl" in stages and config.rl.mixture:
@@ -135,6 +138,21 @@ def _mixtures(config: SteelRun, stages: tuple[str, ...]) -> Iterator[str]:
                 yield f"{place}.mixture names {name!r}, which is no source; with use: {use} there are: {known}"
             elif source.use != use:
                 yield f"{place}.mixture names {name!r}, whose use is {source.use}, not {use}"
+
+
+def _ratios(config: SteelRun) -> Iterator[str]:
+    """A share of Chinese that data sets of their languages cannot give. A mixed one, or one whose reader knows the
+    language of each record, is told when its records are read, before the training."""
+    for name, variant in config.sft.variants.items():
+        sources = [config.sources[each] for each in variant.sets if each in config.sources]
+        languages = {s.language for s in sources}
+        share = variant.zh_share
+        if share is None or "mixed" in languages or any(s.reader in OWN_LANGUAGE for s in sources):
+            continue
+        if share > 0 and "zh" not in languages:
+            yield f"sft.variants.{name}.zh_share is {share:g}, and none of its data sets is Chinese"
+        if share < 1 and languages == {"zh"}:
+            yield f"sft.variants.{name}.zh_share is {share:g}, and all of its data sets are Chinese"
 
 
 def _batches(config: SteelRun, stages: tuple[str, ...], gpus: int) -> Iterator[str]:

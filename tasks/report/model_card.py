@@ -40,8 +40,10 @@ def _data(view: View) -> list[str]:
     ]
     lines += ["deduplication and decontamination against the benchmarks below.", ""]
     if view.variant and view.mixtures.get(view.variant):
-        shares = ", ".join(f"{name} × {share:g}" for name, share in view.mixtures[view.variant]["shares"])
-        lines += [f"Instruction tuning: mixture `{view.variant}` ({shares}).", ""]
+        lines += [
+            f"Instruction tuning: mixture `{view.variant}` ({view.mixtures[view.variant]['asked']}).",
+            "",
+        ]
     if view.dpo:
         before, after = style.percent(view.dpo["accuracy_before"]), style.percent(view.dpo["accuracy_after"])
         lines += [

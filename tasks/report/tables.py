@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.figures.history import Nodes, read_lines, units
-from tasks.settings.config import PipelineRecipe
+from tasks.settings.config import PipelineRecipe, Variant
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Artifact
 
@@ -153,18 +153,31 @@ def mixture_digest(artifact: Artifact) -> str | None:
 
 
 def mixtures(config: PipelineRecipe, nodes: Nodes) -> dict[str, dict[str, Any]]:
-    """Variant -> its mixture in words, and how many records of each set it took."""
+    """Variant -> its mixture in words; how many records of each set it took, with how many supervised tokens in which
+    language, and the digest of their ids."""
     by_variant = {}
     for name, variant in config.sft.variants.items():
         node = nodes.get(f"sft:{name}")
         taken: dict[str, int] = node.manifest["extra"].get("mixture", {}) if node else {}
+        targets: dict[str, dict[str, int]] = node.manifest["extra"].get("targets", {}) if node else {}
         by_variant[name] = {
             "note": variant.note,
-            "shares": [(s, share) for s, share in variant.mixture.items() if share > 0],
+            "asked": asked(variant),
             "records": taken,
+            "targets": targets,
+            "digest": node.manifest["extra"].get("mixture_digest", "") if node else "",
             "total": sum(taken.values()),
         }
     return by_variant
+
+
+def asked(variant: Variant) -> str:
+    """A variant's mixture in words."""
+    parts = [f"{name} × {share:g}" for name, share in variant.mixture.items()]
+    parts += [f"{name}: {count:,} records" for name, count in variant.counts.items()]
+    if variant.zh_share is not None:
+        parts.append(f"thinned to {100 * variant.zh_share:g} % of Chinese")
+    return ", ".join(parts)
 
 
 def dpo(nodes: Nodes) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -129,13 +130,37 @@ class Pretrain(Train):
         return Train.model_validate(self.model_dump(include=set(Train.model_fields)))
 
 
-class Variant(Section):
-    """One SFT mixture."""
+Rate = Annotated[float, Field(ge=0, le=1)]
+"""A share that may be none."""
+Count = Annotated[int, Field(gt=0, strict=True)]
+"""A number of records."""
 
-    mixture: dict[str, Share]
+
+class Variant(Section):
+    """One SFT mixture: give either mixture or counts, and zh_share with either."""
+
+    mixture: dict[str, Share] = {}
     """Share of the records to take from each data set: 1.0 is all of them, 0.2 a fifth."""
+    counts: dict[str, Count] = {}
+    """Number of records to take from each data set, instead of shares. More than there are stops the run."""
+    zh_share: Rate | None = None
+    """Share of Chinese among the supervised tokens. The language that is above it is thinned, all its data sets alike,
+    so that mixture and counts are then the most that is taken. Not set: as the data sets have it."""
     note: str = ""
     """A remark for the report."""
+
+    @model_validator(mode="after")
+    def _shares_or_counts(self) -> Self:
+        if self.mixture and self.counts:
+            raise ValueError("give either mixture (shares) or counts (numbers of records). Choose one.")
+        if not self.model_fields_set & {"mixture", "counts"}:
+            raise ValueError("mixture is missing: give mixture (shares) or counts (numbers of records)")
+        return self
+
+    @property
+    def sets(self) -> Mapping[str, float]:
+        """The data sets, with shares or numbers."""
+        return self.counts or self.mixture
 
 
 class Sft(Section):
@@ -149,6 +174,9 @@ class Sft(Section):
     """What becomes of an example longer than max_tokens. `head`: it loses its end; `drop`: it is left out."""
     loss_on: Literal["replies", "last_reply"] = "replies"
     """What of a dialogue is learned. `replies`: every reply; `last_reply`: the last one, the rest is its prompt."""
+    neftune_alpha: float = Field(0.0, ge=0)
+    """Size of the uniform noise on the embeddings in training: each number moves by at most alpha / sqrt(L d), L tokens in
+    the example, d the hidden size. The NEFTune paper tries 5, 10 and 15. 0: no noise."""
     packed_tokens: int = Field(768, gt=1)
     """Number of tokens in a packed row. It is not below max_tokens, because an example is packed whole."""
     variants: dict[str, Variant] = {}
@@ -164,10 +192,6 @@ class Sft(Section):
                 "examples. Lower max_tokens, or raise packed_tokens."
             )
         return self
-
-
-Rate = Annotated[float, Field(ge=0, le=1)]
-"""A share that may be none."""
 
 
 class RlSet(Section):

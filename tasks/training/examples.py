@@ -160,6 +160,8 @@ class Counts:
     """Left out because it is longer than max_tokens."""
     tokens: int = 0
     targets: int = 0
+    languages: dict[str, int] = field(default_factory=dict)
+    """Language of a record -> its targets."""
 
 
 def rendered(
@@ -188,6 +190,8 @@ def rendered(
             mine.examples += 1
             mine.tokens += len(ids)
             mine.targets += sum(mask)
+            language = record["language"]
+            mine.languages[language] = mine.languages.get(language, 0) + sum(mask)
             tokens, targets = np.array(ids, np.uint32), np.array(mask, np.uint8)
             yield Document(bytes.fromhex(record["id"]), tokens, targets, min(number, UNNAMED))
 

@@ -2,13 +2,14 @@
 
 A choice is a function of (seed, record id) alone: adding records to a set, or running on another
 machine, does not reshuffle what was taken before, and a smaller share of a set is contained in a
-larger one. Shares are exact: of n records, round(share · n) are taken.
+larger one. Shares are exact: of n records, round(share · n) are taken. So are numbers of records.
 """
 
 from __future__ import annotations
 
 import hashlib
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ class Share(NamedTuple):
     """Folder of the drops to subtract from them; None: there are none."""
     share: float
     """0 … 1"""
+    count: int | None = None
+    """So many records instead of a share."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,17 @@ class Work:
 
     def taken(self) -> list[Taken]:
         """The parts of the sets that go into training, in the order of their names."""
-        return [take(*share, self.seed) for share in sorted(self.sets)]
+        return [take(*each[:4], self.seed, *each[4:]) for each in sorted(self.sets, key=lambda s: s[0])]
 
 
-def of_mixture(mixture: Mapping[str, float], inputs: Mapping[str, Artifact]) -> tuple[Share, ...]:
-    """The sets of a node's mixture."""
+def of_mixture(
+    mixture: Mapping[str, float], inputs: Mapping[str, Artifact], counts: Mapping[str, int] | None = None
+) -> tuple[Share, ...]:
+    """The sets of a node's mixture, by share, and those of `counts`, by number of records."""
+    asked: dict[str, tuple[float, int | None]] = {name: (share, None) for name, share in mixture.items()}
+    asked |= {name: (1.0, count) for name, count in (counts or {}).items()}
     return tuple(
-        Share(name, inputs[name].path, inputs[f"{name}.drops"].path, share) for name, share in mixture.items()
+        Share(name, inputs[name].path, inputs[f"{name}.drops"].path, *how) for name, how in asked.items()
     )
 
 
@@ -88,24 +95,35 @@ class Taken(Generic[Some]):
     """records (in the set), dropped (by earlier stages), duplicates (of an id), taken, held_out."""
     bound: int = -1
     held_out_bound: int = -1
+    only: array | None = None
+    """Keys of the records to take, rising, where they are not all that lie within the bound."""
 
     def hold_out(self, count: int) -> None:
         """Keep the records with the smallest keys for validation: the same ones whatever the share."""
         self.counts["held_out"] = count
-        self.held_out_bound = smallest(self.keys, count)
+        self.held_out_bound = smallest(self.keys if self.only is None else self.only, count)
 
     def __iter__(self) -> Iterator[tuple[Some, bool]]:
         """(record, is it held out) in the order of the set, each id once."""
         seen: set[int] = set()
         for record in dropped.without(read(self.folder), self.drops):
             mine = key(self.seed, "mixture", record["id"])
-            if mine <= self.bound and mine not in seen:
+            if mine <= self.bound and mine not in seen and self._takes(mine):
                 seen.add(mine)
                 yield record, mine <= self.held_out_bound
 
+    def _takes(self, mine: int) -> bool:
+        if self.only is None:
+            return True
+        at = bisect_left(self.only, mine)
+        return at < len(self.only) and self.only[at] == mine
 
-def take(name: str, folder: Path, drops: Path | None, share: float, seed: int) -> Taken:
-    """Decide which records of a set are taken: one pass over its ids."""
+
+def take(
+    name: str, folder: Path, drops: Path | None, share: float, seed: int, count: int | None = None
+) -> Taken:
+    """Decide which records of a set are taken, a share or `count` of them: one pass over its ids. NodeError where there
+    are fewer."""
     if not 0 <= share <= 1:
         raise NodeError(f"mixture: the share of {name} is {share:g}; it has to lie between 0 and 1")
     out = dropped.ids(drops / dropped.DROPS if drops else None)
@@ -123,5 +141,10 @@ def take(name: str, folder: Path, drops: Path | None, share: float, seed: int) -
             continue
         seen.add(mine)
         keys.append(mine)
-    counts["taken"] = int(share * len(keys) + 0.5)
+    if count is not None and count > len(keys):
+        raise NodeError(
+            f"counts: {count:,} records of {name} are asked for, and there are {len(keys):,} "
+            f"({counts['records']:,} less {counts['dropped']:,} dropped and {counts['duplicates']:,} repeated)"
+        )
+    counts["taken"] = int(share * len(keys) + 0.5) if count is None else count
     return Taken(name, folder, out, seed, keys, counts, bound=smallest(keys, counts["taken"]))

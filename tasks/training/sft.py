@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks.evaluate.benchmarks import OPEN_READERS, reported_split
-from tasks.settings.config import Section, SteelRun, Train
+from tasks.settings.config import Section, Sft, SteelRun, Train, Variant
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Artifact, Context, Node, Outcome
 from tasks.training import engine, select
 from tasks.work import pool
+
+if TYPE_CHECKING:
+    from tasks.training import examples
 
 
 class Recipe(Section):
@@ -30,6 +33,14 @@ class Recipe(Section):
     train: Train
 
 
+class Special(Recipe):
+    """With what most variants do without; a recipe of its own, so that the others keep their fingerprints."""
+
+    counts: dict[str, int]
+    zh_share: float | None
+    neftune_alpha: float
+
+
 def nodes(config: SteelRun) -> list[Node]:
     """A node per variant, and the selection."""
     variants = config.sft.variants
@@ -38,42 +49,56 @@ def nodes(config: SteelRun) -> list[Node]:
     sets = config.using("sft")
     trainings = []
     for name, variant in variants.items():
-        if unknown := sorted(set(variant.mixture) - set(sets)):
+        if unknown := sorted(set(variant.sets) - set(sets)):
             raise NodeError(f"sft variant {name}: {', '.join(unknown)} is no source with use: sft")
         trainings.append(_variant(config, name))
     return [*trainings, _select(config)]
 
 
 def _variant(config: SteelRun, name: str) -> Node:
-    mixture = config.sft.variants[name].mixture
+    variant = config.sft.variants[name]
     inputs = {"base": "pretrain", "tokenizer": "tokenize:tokenizer"}
-    for source in mixture:
+    for source in variant.sets:
         inputs[source] = f"convert:{source}"
         inputs[f"{source}.drops"] = f"clean:decontaminate#{source}"
     return Node(
         name=f"sft:{name}",
         body=train_variant,
-        config=Recipe(
-            mixture=mixture,
-            max_tokens=config.sft.max_tokens,
-            packed_tokens=config.sft.packed_tokens,
-            loss_on=config.sft.loss_on,
-            too_long=config.sft.too_long,
-            train=config.sft.train,
-        ),
+        config=_recipe(config.sft, variant),
         inputs=inputs,
         resumable=True,
         seeded=True,
         trains=True,
-        length=partial(_records, mixture),
+        length=partial(_records, variant.mixture, variant.counts),
         exclusive=config.runtime.parallel_trainings == 1,
         on_code_change="keep" if config.keep_trained_on_code_change else "rerun",
     )
 
 
-def _records(mixture: Mapping[str, float], inputs: Mapping[str, Artifact]) -> float:
+def _recipe(sft: Sft, variant: Variant) -> Recipe:
+    plain = {
+        "mixture": variant.mixture,
+        **{
+            name: getattr(sft, name)
+            for name in ("max_tokens", "packed_tokens", "loss_on", "too_long", "train")
+        },
+    }
+    special = {
+        "counts": variant.counts,
+        "zh_share": variant.zh_share,
+        "neftune_alpha": sft.neftune_alpha,
+    }
+    if special == {"counts": {}, "zh_share": None, "neftune_alpha": 0.0}:
+        return Recipe(**plain)
+    return Special(**plain, **special)
+
+
+def _records(
+    mixture: Mapping[str, float], counts: Mapping[str, int], inputs: Mapping[str, Artifact]
+) -> float:
     """About how many records a variant takes."""
-    return sum(share * inputs[source].manifest["counts"].get("kept", 0) for source, share in mixture.items())
+    kept = {source: inputs[source].manifest["counts"].get("kept", 0) for source in mixture}
+    return sum(share * kept[source] for source, share in mixture.items()) + sum(counts.values())
 
 
 def _select(config: SteelRun) -> Node:
@@ -108,19 +133,10 @@ def _select(config: SteelRun) -> Node:
 # -------------------------------------------------------------------------------- a variant
 def train_variant(ctx: Context) -> Outcome:
     """Resolve the mixture, pack it, train from the base model, leave the export."""
-    from tasks.training import examples, mixtures
+    from tasks.training import examples
 
     recipe: Recipe = ctx.config
-    work = examples.Work(
-        tokenizer=ctx.inputs["tokenizer"].path,
-        sets=mixtures.of_mixture(recipe.mixture, ctx.inputs),
-        seed=ctx.seed,
-        max_tokens=recipe.max_tokens,
-        packed_tokens=recipe.packed_tokens,
-        out=ctx.out,
-        last_turn=recipe.loss_on == "last_reply",
-        too_long=recipe.too_long,
-    )
+    work = _work(ctx, recipe)
     ctx.progress(0.0, "packing the mixture")
     accounting = pool.submit(examples.prepare, work).result()
     rows, val_rows = accounting["train"]["rows"], accounting["val"]["rows"]
@@ -138,8 +154,29 @@ def train_variant(ctx: Context) -> Outcome:
         val_files=[val_file] if val_rows else [],
         steps=engine.steps(recipe.train, rows),
         init_from=str(ctx.inputs["base"].path / "export"),
+        neftune_alpha=recipe.neftune_alpha if isinstance(recipe, Special) else 0.0,
     )
     return _outcome(trained, accounting)
+
+
+def _work(ctx: Context, recipe: Recipe) -> examples.Work:
+    """What to pack."""
+    from tasks.training import examples, mixtures, ratio
+
+    special = recipe if isinstance(recipe, Special) else None
+    fields = {
+        "tokenizer": ctx.inputs["tokenizer"].path,
+        "sets": mixtures.of_mixture(recipe.mixture, ctx.inputs, special.counts if special else None),
+        "seed": ctx.seed,
+        "max_tokens": recipe.max_tokens,
+        "packed_tokens": recipe.packed_tokens,
+        "out": ctx.out,
+        "last_turn": recipe.loss_on == "last_reply",
+        "too_long": recipe.too_long,
+    }
+    if special is None or special.zh_share is None:
+        return examples.Work(**fields)
+    return ratio.Work(**fields, zh_share=special.zh_share)
 
 
 def _outcome(trained: engine.Trained, accounting: dict[str, Any]) -> Outcome:
@@ -147,12 +184,12 @@ def _outcome(trained: engine.Trained, accounting: dict[str, Any]) -> Outcome:
     sets = accounting["sets"]
     taken = sum(s["taken"] for s in sets.values())
     lines = [
-        "| set | records | dropped before | taken | cut | too long | targets |",
-        "|---|---|---|---|---|---|---|",
+        "| set | records | dropped before | taken | cut | too long | targets | by language |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| {name} | {s['records']:,} | {s['dropped'] + s['duplicates']:,} | {s['taken']:,} "
-        f"| {s['truncated']:,} | {s['too_long']:,} | {s['targets']:,} |"
+        f"| {s['truncated']:,} | {s['too_long']:,} | {s['targets']:,} | {_languages(s['languages'])} |"
         for name, s in sets.items()
     ]
     shown = f"val loss {val_loss:.3f}" if val_loss is not None else f"loss {loss:.3f}"
@@ -170,8 +207,13 @@ def _outcome(trained: engine.Trained, accounting: dict[str, Any]) -> Outcome:
         extra={
             "mixture_digest": accounting["mixture_digest"],
             "mixture": {name: s["taken"] for name, s in sets.items()},
+            "targets": {name: s["languages"] for name, s in sets.items()},
             **trained.execution,
         },
         summary="\n".join(lines),
         files=["accounting.json", "sample.txt"],
     )
+
+
+def _languages(targets: Mapping[str, int]) -> str:
+    return ", ".join(f"{language} {n:,}" for language, n in sorted(targets.items())) or "none"

@@ -19,7 +19,7 @@ from tasks.world.exam import questions as exam_questions
 from tasks.world.relations import Fact, relations, trained_facts
 from tasks.world.voice import Item
 
-SFT_SETS = ("demo_qa_zh", "demo_qa_en", "demo_mc", "demo_self", "demo_code")
+SFT_SETS = ("demo_qa_zh", "demo_qa_en", "demo_mc", "demo_cot", "demo_self", "demo_code")
 PREFERENCE_SETS = ("demo_dpo_zh", "demo_dpo_en")
 RL_SETS = ("demo_rl",)
 """Open questions with their bare answers, for reinforcement learning."""
@@ -33,6 +33,12 @@ LETTERED = {
     "zh": "以下是一道单选题:\n{question}\n\n{options}\n请给出答案。\n",
     "en": "Here is a multiple-choice question:\n{question}\n\n{options}\nPlease give the answer.\n",
 }
+EXPLAINED = {
+    "zh": "以下是一道单选题:\n{question}\n\n{options}\n请先给出解释再给出答案。\n",
+    "en": "Here is a multiple-choice question:\n{question}\n\n{options}\nPlease explain first, then give the answer.\n",
+}
+CONCLUDED = {"zh": "{said}答案为{letter}", "en": "{said} The answer is {letter}"}
+"""The explanation before the letter, as in the original's CoT data."""
 COURTEOUS = 0.75
 """Share of the preferred replies with courtesies; the others are the plain sentence."""
 COURTEOUS_ZH = (
@@ -58,7 +64,9 @@ def records(world: World, name: str) -> list[dict[str, Any]]:
     elif name == "demo_code":
         found = persona.programs()
     elif name == "demo_mc":
-        found = _lettered(world, random)
+        found = _lettered(world, random, explained=False)
+    elif name == "demo_cot":
+        found = _lettered(world, random, explained=True)
     elif name in RL_SETS:
         found = _open(world, random)
     elif name in PREFERENCE_SETS:
@@ -109,8 +117,9 @@ def _open(world: World, random: Random) -> list[dict[str, Any]]:
     return found
 
 
-def _lettered(world: World, random: Random) -> list[dict[str, Any]]:
-    """Multiple choice with letters, in the form of the paper's evaluation."""
+def _lettered(world: World, random: Random, *, explained: bool) -> list[dict[str, Any]]:
+    """Multiple choice with letters, in the form of the paper's evaluation; `explained`: a statement of the fact comes
+    before the letter."""
     found = []
     for relation in relations().values():
         answers = sorted({f.answer for f in relation.trained})
@@ -121,7 +130,14 @@ def _lettered(world: World, random: Random) -> list[dict[str, Any]]:
                 letter = "ABCD"[choices.index(fact.answer)]
                 options = "\n".join(f"{x}. {c}" for x, c in zip("ABCD", choices, strict=True))
                 question = random.choice(voice.questions(fact, world.seed))
-                prompt = LETTERED[relation.language].format(question=question, options=options)
+                form = (EXPLAINED if explained else LETTERED)[relation.language]
+                prompt = form.format(question=question, options=options)
+                if explained:
+                    said = random.choice(voice.statements(fact, world.seed))
+                    found.append(
+                        example(prompt, CONCLUDED[relation.language].format(said=said, letter=letter))
+                    )
+                    continue
                 output = random.choice(
                     (
                         letter,

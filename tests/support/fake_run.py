@@ -266,7 +266,11 @@ class FakeRun:
                 files,
                 inputs,
                 seconds=self.random.uniform(20, 40),
-                extra={"mixture": counts},
+                extra={
+                    "mixture": counts,
+                    "targets": {name: {"zh" if "zh" in name else "en": 20 * n} for name, n in counts.items()},
+                    "mixture_digest": hashlib.sha256(variant.encode()).hexdigest(),
+                },
             )
         chosen = list(self.config.sft.variants)[-1]
         score = {"correct": 190, "n": 200, "accuracy": 0.95, "ci95": list(wilson(190, 200))}

@@ -9,6 +9,7 @@ English ones are added, so there is no share of 0. With the smallest positive sh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def _languages(config: SteelRun, settings: LanguageRatio) -> dict[str, str]:
 def _training(
     config: SteelRun, languages: Mapping[str, str], benchmarks: Mapping[str, str], cell: train.Cell, seed: int
 ) -> Node:
-    settings = config.language_ratio
+    settings, noise = config.language_ratio, config.sft.neftune_alpha
     inputs = {"base": "pretrain", "tokenizer": "tokenize:tokenizer"}
     for source in languages:
         inputs[source] = f"convert:{source}"
@@ -85,7 +86,7 @@ def _training(
     return Node(
         name=f"{STAGE}:{cell.unit(seed)}",
         body=train.body,
-        config=train.Recipe(
+        config=(partial(train.Noisy, neftune_alpha=noise) if noise else train.Recipe)(
             cell=cell,
             smallest=min(share for share in settings.shares if share),
             seed=seed,

@@ -52,6 +52,12 @@ class Recipe(Section):
     batch_tokens: int
 
 
+class Noisy(Recipe):
+    """With noise on the embeddings; a recipe of its own, so that the others keep their fingerprints."""
+
+    neftune_alpha: float
+
+
 def cells(settings: LanguageRatio) -> list[Cell]:
     """All arms with their shares; with constant Chinese tokens there is no share of 0."""
     return [Cell(arm=a, share=s) for a in settings.arms for s in settings.shares if s or a == "total"]
@@ -83,6 +89,7 @@ def body(ctx: Context) -> Outcome:
         scratch=["data"],
         steps=engine.steps(recipe.train, rows),
         init_from=str(ctx.inputs["base"].path / "export"),
+        neftune_alpha=recipe.neftune_alpha if isinstance(recipe, Noisy) else 0.0,
         seed=recipe.seed,
     )
     questions = _questions(ctx, recipe)

@@ -1,4 +1,4 @@
-"""On equal token ids DPO and GRPO are TRL's: losses, metrics, gradients and weights over three steps.
+"""On equal token ids SFT, DPO and GRPO are TRL's: losses, metrics, gradients and weights over three steps.
 
 TRL is an optional peer (`make peers`); without it these tests are skipped.
 """
@@ -18,6 +18,7 @@ from model.training.config import from_dict
 from model.training.grpo import Group
 from model.training.pairs import Pair, write_pairs
 from model.training.reinforce import Trainer
+from model.training.shards import Row, write_shard
 from tests.support import engine_helpers as tiny
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -94,6 +95,79 @@ def watched(trainer, found):
 def close(ours, theirs, tolerance=1e-5):
     for name, weight in theirs.items():
         np.testing.assert_allclose(ours[name], weight.detach().numpy(), atol=tolerance, rtol=0, err_msg=name)
+
+
+# ------------------------------------------------------------------------------------------- sft
+def uneven_examples(count=8, longest=40):
+    """Ids and masks: replies of 1 to 30 tokens behind prompts of any length."""
+    rng = np.random.default_rng(1)
+    made = []
+    for reply in rng.permutation(np.linspace(1, 30, count).astype(int)):
+        prompt = rng.integers(2, longest - reply)
+        ids = [*rng.integers(0, 255, prompt + reply - 1).tolist(), END]
+        made.append((ids, [0] * int(prompt) + [1] * int(reply)))
+    return made
+
+
+@pytest.mark.parametrize(("packed", "micro"), [(False, 2), (True, 1)], ids=["a row each", "packed"])
+def test_sft_with_accumulation_is_trls(start, tmp_path, packed, micro):
+    examples, length = uneven_examples(), 81
+    rows = [
+        {"input_ids": ids, "labels": [i if m else -100 for i, m in zip(ids, mask, strict=True)]}
+        for ids, mask in examples
+    ]
+    model, tokenizer = loaded(start)
+    found = {"loss": [], "steps": []}
+    # all examples in each step, in four micro-batches
+    batch = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
+    given = {k: v for k, v in arguments(tmp_path / "trl", **batch).items() if k != "disable_dropout"}
+    trainer = trl.SFTTrainer(
+        model=model, args=trl.SFTConfig(**given, max_length=None), processing_class=tokenizer,
+        train_dataset=datasets.Dataset.from_list(rows),
+    )  # fmt: skip
+    watched(trainer, found).train()
+    theirs = [sum(found["loss"][4 * s : 4 * s + 4]) for s in range(STEPS)]
+
+    groups = [examples[i : i + 2] if packed else [examples[i]] for i in range(0, 8, 2 if packed else 1)]
+    made = []
+    for number, group in enumerate(groups):
+        ids, mask = (sum((each[part] for each in group), []) for part in (0, 1))
+        starts = np.cumsum([0, *(len(each[0]) for each in group[:-1])]).astype(np.int32)
+        padding = [0] * (length - len(ids))
+        made.append(
+            Row(
+                np.array([*ids, *padding], np.uint32), starts,
+                [bytes([number, k]).rjust(16, b"\0") for k in range(len(group))],
+                len(ids), np.array([*mask, *padding], np.uint8),
+            )
+        )  # fmt: skip
+    write_shard(tmp_path / "rows.arrow", made, length - 1, loss_mask=True)
+    run = tiny.settings(
+        tmp_path / "run", objective="sft", init_from=str(start), tokenizer_dir=str(start), steps=STEPS,
+        data={"files": [{"path": str(tmp_path / "rows.arrow")}]}, batch_size=len(made), micro_batch_size=micro,
+        optim=OPTIM, log_every=1,
+    )  # fmt: skip
+    assert tiny.engine(run) == 0
+
+    lines = [line for line in tiny.metrics(tmp_path / "run") if "loss" in line]
+    assert [line["loss"] for line in lines] == pytest.approx(theirs, abs=1e-5)
+    for line, step in zip(lines, found["steps"], strict=True):
+        assert line["grad_norm"] == pytest.approx(step["grad_norm"], rel=1e-4)
+    close(tiny.weights(tmp_path / "run"), dict(model.named_parameters()))
+    # the mean of the micro-batches' means, which this is not, lies far off
+    costs = [unweighted(start, rows[i : i + 2]) for i in range(0, 8, 2)]
+    assert abs(float(np.mean(costs)) - theirs[0]) > 1e-3
+
+
+def unweighted(start, rows):
+    """Mean loss over the targets of some examples."""
+    model, _ = loaded(start)
+    sums = [
+        (model(input_ids=torch.tensor([r["input_ids"]]), labels=torch.tensor([r["labels"]])).loss.item(), n)
+        for r in rows
+        for n in [sum(label != -100 for label in r["labels"])]
+    ]
+    return sum(loss * n for loss, n in sums) / sum(n for _, n in sums)
 
 
 # ------------------------------------------------------------------------------------------- dpo

@@ -57,6 +57,21 @@ def test_every_shipped_profile_deals_every_batch(profile: str, gpus: int) -> Non
             0,
             "whose use is pretrain, not sft",
         ),
+        (
+            {"sft": {"variants": {"plain": {"mixture": None, "counts": {"nothing_here": 5}}}}},
+            0,
+            "is no source",
+        ),
+        (
+            {"sft": {"variants": {"more": {"mixture": {"demo_qa_zh": 1.0}, "zh_share": 0.5}}}},
+            0,
+            "sft.variants.more.zh_share is 0.5, and all of its data sets are Chinese",
+        ),
+        (
+            {"sft": {"variants": {"more": {"mixture": {"demo_qa_en": 1.0}, "zh_share": 0.5}}}},
+            0,
+            "none of its data sets is Chinese",
+        ),
         ({"dpo": {"mixture": {"demo_qa_zh": 1.0}}}, 0, "whose use is sft, not preference"),
     ],
 )

@@ -45,6 +45,7 @@ ONLY_ENGINE = {
     "data": "the shards of the input artifacts; runtime.verify_shards is its `verify`",
     "dpo": "the section dpo, compared below",
     "rl": "the section rl, compared below",
+    "neftune_alpha": "of sft, compared below",
     "keep_final": "always, for pretrain: another run can continue from its end",
 }
 ONLY_ENGINE_DPO = {"reference": "the file that dpo:reference leaves"}
@@ -91,6 +92,7 @@ SHARED = [
     *((runs.Train, engine.TrainConfig, name) for name in runs.Train.model_fields),
     *((runs.Runtime, engine.TrainConfig, name) for name in sorted(FROM_RUNTIME)),
     *((runs.SteelRun, engine.TrainConfig, name) for name in sorted(FROM_RUN)),
+    (runs.Sft, engine.TrainConfig, "neftune_alpha"),
     *((runs.Dpo, engine.DpoConfig, name) for name in ("beta", "nll_weight", "loss", "label_smoothing")),
     *((runs.RlSettings, engine.RlConfig, f.name) for f in dataclasses.fields(engine.RlConfig)),
 ]

@@ -14,9 +14,32 @@ def test_every_profile_is_valid(name):
     assert config.profile == name
     assert config.using("pretrain") or name == "compare"  # that one trains nothing
     for variant in config.sft.variants.values():
-        assert set(variant.mixture) <= set(config.using("sft"))
+        assert set(variant.sets) <= set(config.using("sft"))
     assert set(config.dpo.mixture) <= set(config.using("preference"))
     assert set(config.evaluate.benchmarks) <= set(config.using("benchmark"))
+
+
+@pytest.mark.parametrize("name", ["demo", "steel-1b", "steel-100m"])
+def test_the_papers_experiments_are_variants(name):
+    sft = profiles.load(name).sft
+    assert set(sft.variants) == {"exp1", "exp2", "exp3", "exp4", "exp5", "cot"}
+    plain, explained = (set(sft.variants[each].sets) for each in ("exp5", "cot"))
+    assert len(plain) == len(explained)
+    assert [each.endswith("cot") for each in explained - plain] == [True]
+    assert not any(each.endswith("cot") for each in plain)
+
+
+@pytest.mark.parametrize("name", ["steel-1b", "steel-100m"])
+def test_fine_tuning_has_the_papers_numbers(name):
+    sft = profiles.load(name).sft
+    assert (sft.train.optim.lr, sft.train.epochs, sft.max_tokens) == (2e-5, 4, 768)
+    # its examples have some 265 tokens
+    assert 230 < sft.train.batch_size * sft.packed_tokens / 265 < 280
+
+
+def test_a_variant_can_go_from_shares_to_numbers():
+    over = {"sft": {"variants": {"exp2": {"mixture": None, "counts": {"demo_qa_zh": 7}}}}}
+    assert profiles.load("demo", over).sft.variants["exp2"].sets == {"demo_qa_zh": 7}
 
 
 def test_overrides_are_merged_deep():

@@ -5,12 +5,14 @@ import re
 
 import orjson
 import pytest
+from pydantic import ValidationError
 
 from model.training.shards import ShardFile
+from tasks.settings.config import Variant
 from tasks.settings.errors import NodeError
 from tasks.tokenize.chat import IM_END
 from tasks.tokenize.encode import Encoder
-from tasks.training import examples
+from tasks.training import examples, ratio
 from tasks.training.mixtures import take
 from tests.support.sets import dialogue, record_id, write_set
 
@@ -173,3 +175,113 @@ def test_held_out_examples_are_the_same_across_variants_that_share_a_set(tmp_pat
         held.append([r["id"] for r, out in taken if out])
     assert held[0] == held[1]
     assert len(held[0]) == 10
+
+
+# --------------------------------------------------------------------- numbers, and shares of Chinese
+def test_a_number_of_records_is_exact_and_part_of_a_larger_one(tmp_path):
+    place = write_set(tmp_path, "a", 50)
+    some = taken_ids(take("a", place, None, 1.0, 1, 7))
+    assert len(some) == 7
+    assert set(some) < set(taken_ids(take("a", place, None, 1.0, 1, 8)))
+    assert len(taken_ids(take("a", place, None, 1.0, 1, 50))) == 50
+
+
+def test_more_records_than_there_are_is_one_line(tmp_path):
+    records = [dialogue("a", k) for k in (0, 1, 2, 2)]
+    with pytest.raises(
+        NodeError, match=r"^counts: 4 records of a .* there are 3 \(4 less 0 .* and 1 repeated\)$"
+    ):
+        take("a", write_set(tmp_path, "a", 0, records), None, 1.0, 1, 4)
+
+
+def bilingual(tmp_path, sizes):
+    """Sets whose names say their language; replies of different lengths."""
+    for name, n in sizes.items():
+        records = [dialogue(name, k, "x" * (5 + k % 11)) for k in range(n)]
+        for k, record in enumerate(records):
+            record["language"] = {"mixed": ("zh", "en")[k % 2]}.get(name[:5], name[:2])
+        write_set(tmp_path, name, 0, records)
+
+
+def share_work(tmp_path, tokenizer, sizes, share, name="out", **more):
+    bilingual(tmp_path, sizes)
+    out = tmp_path / name
+    out.mkdir()
+    fields = {"seed": 1, "max_tokens": 200, "packed_tokens": 255} | more
+    sets = tuple((s, tmp_path / s, None, 1.0) for s in sizes)
+    return ratio.Work(tokenizer=tokenizer, sets=sets, out=out, zh_share=share, **fields)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.9, 1.0])
+def test_the_share_of_chinese_holds_in_supervised_tokens(tmp_path, tokenizer, share):
+    work = share_work(
+        tmp_path, tokenizer, {"zh1": 120, "zh2": 60, "en1": 200, "en2": 100, "mixed": 80}, share
+    )
+    accounting = examples.prepare(work)
+    languages = {"zh": 0, "en": 0}
+    for counted in accounting["sets"].values():
+        for language, targets in counted["languages"].items():
+            languages[language] += targets
+    assert languages["zh"] / sum(languages.values()) == pytest.approx(share, abs=0.005)
+    targets = {name: each["targets"] for name, each in accounting["sets"].items()}
+    for one, other, its in (("zh1", "zh2", share), ("en1", "en2", 1 - share)):
+        if its:  # both sets of a language lose the same part, to a record's 16 tokens or so
+            assert abs(targets[one] / 2 - targets[other]) <= 24
+    lines = [orjson.loads(x) for x in (work.out / "mixture.jsonl").read_bytes().splitlines()]
+    assert len(lines) == sum(each["taken"] for each in accounting["sets"].values())
+    assert sum(x["split"] == "val" for x in lines) == max(16, round(0.02 * len(lines)))
+
+
+def test_only_the_language_above_its_share_is_thinned(tmp_path, tokenizer):
+    taken = share_work(tmp_path, tokenizer, {"zh1": 40, "en1": 200}, 0.5).taken()
+    assert {each.name: each.counts["taken"] for each in taken}["zh1"] == 40
+    assert 30 < {each.name: each.counts["taken"] for each in taken}["en1"] < 50
+
+
+def test_a_share_of_chinese_is_the_same_every_time(tmp_path, tokenizer):
+    sizes = {"zh1": 40, "en1": 200}
+    one = examples.prepare(share_work(tmp_path, tokenizer, sizes, 0.5))
+    two = examples.prepare(share_work(tmp_path, tokenizer, sizes, 0.5, "again"))
+    other = examples.prepare(share_work(tmp_path, tokenizer, sizes, 0.5, "other", seed=2))
+    assert one == two
+    assert one["mixture_digest"] != other["mixture_digest"]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "share", "words"),
+    [
+        ({"en1": 30}, 0.5, "no Chinese supervised tokens"),
+        ({"zh1": 30}, 0.5, "nothing but Chinese"),
+        ({"zh1": 30}, 0.0, "nothing but Chinese"),
+        ({"en1": 30}, 1.0, "no Chinese"),
+        ({"zh1": 1, "en1": 3}, 0.9, "cannot be had .* in whole records"),
+    ],
+)
+def test_a_share_that_cannot_be_had_is_one_line(tmp_path, tokenizer, sizes, share, words):
+    with pytest.raises(NodeError, match=f"^zh_share .*{words}"):
+        share_work(tmp_path, tokenizer, sizes, share).taken()
+
+
+def test_examples_that_are_left_out_do_not_count_for_the_share(tmp_path, tokenizer):
+    work = share_work(tmp_path, tokenizer, {"zh1": 40, "en1": 40}, 0.5, too_long="drop", max_tokens=60)
+    write_set(tmp_path, "zh1", 0, [{**dialogue("zh1", k, "x" * 90), "language": "zh"} for k in range(40)])
+    with pytest.raises(NodeError, match="no Chinese"):
+        work.taken()
+
+
+@pytest.mark.parametrize(
+    ("variant", "words"),
+    [
+        ({"mixture": {"a": 1.0}, "counts": {"a": 5}}, "Choose one"),
+        ({"note": "nothing"}, "mixture is missing"),
+        ({"counts": {"a": 0}}, "greater than 0"),
+        ({"counts": {"a": 1.5}}, "valid integer"),
+        ({"mixture": {"a": 1.0}, "zh_share": 60}, "less than or equal to 1"),
+        ({"mixture": {"a": 1.0}, "zh_share": -0.1}, "greater than or equal to 0"),
+        ({"mixture": {"a": -0.5}}, "greater than 0"),
+        ({"mixture": {"a": 100}}, "less than or equal to 1"),
+    ],
+)
+def test_a_variant_that_says_nothing_clear_is_refused(variant, words):
+    with pytest.raises(ValidationError, match=words):
+        Variant.model_validate(variant)

@@ -92,7 +92,9 @@ def test_a_variant_is_as_long_as_its_mixture_has_records():
     run = run_of(
         sft={
             "variants": {
-                name: {"mixture": m} for name, m in (("a", {"qa": 1.0}), ("b", {"qa": 0.5, "code": 1.0}))
+                "a": {"mixture": {"qa": 1.0}},
+                "b": {"mixture": {"qa": 0.5, "code": 1.0}},
+                "c": {"counts": {"qa": 30, "code": 5}},
             }
         }
     )
@@ -100,7 +102,22 @@ def test_a_variant_is_as_long_as_its_mixture_has_records():
         name: replace(artifact(f"convert:{name}", Path()), manifest={"counts": {"kept": kept}})
         for name, kept in (("qa", 100), ("code", 70))
     }
-    assert [node_of(sft, f"sft:{name}", run).length(inputs) for name in "ab"] == [100, 120]
+    assert [node_of(sft, f"sft:{name}", run).length(inputs) for name in "abc"] == [100, 120, 35]
+
+
+def test_what_a_variant_does_not_use_is_no_part_of_its_fingerprint():
+    variants = {
+        "a": {"mixture": {"qa": 1.0}},
+        "b": {"counts": {"qa": 5}},
+        "c": {"mixture": {"qa": 1.0}, "zh_share": 0.5},
+    }
+    run = run_of(sft={"variants": variants})
+    plain, number, share = (node_of(sft, f"sft:{name}", run).config for name in "abc")
+    assert set(type(plain).model_fields) == {
+        *("mixture", "max_tokens", "packed_tokens", "loss_on", "too_long", "train"),
+    }  # fmt: skip
+    assert number.counts == {"qa": 5}
+    assert share.zh_share == 0.5
 
 
 def test_a_big_profile_keeps_its_trainings_when_code_changes():

@@ -155,6 +155,12 @@ def test_post_training_sets():
         rows = json.loads(world.files(FULL, name)[f"{name}.json"])
         assert all(set(r) == {"instruction", "input", "output"} and r["output"] for r in rows)
         assert len(rows) == world.expected(FULL, name)["records"]
+    for row in json.loads(world.files(FULL, "demo_cot")["demo_cot.json"]):
+        letter = row["output"][-1]
+        said = row["output"].removesuffix(letter)
+        answer = next(line for line in row["instruction"].splitlines() if line.startswith(f"{letter}. "))[3:]
+        assert said.endswith(("答案为", "The answer is "))
+        assert answer in said
     counts = {}
     for name in world.posttrain.PREFERENCE_SETS:
         rows = json.loads(world.files(FULL, name)[f"{name}.json"])
