@@ -132,6 +132,7 @@ _NO_PATHS = ("chat_template", "added_tokens_decoder", "additional_special_tokens
 
 def _card(folder: Path, found: dict[str, Path], licence: str) -> tuple[bytes, str]:
     """(bytes of the card, the licence it names)."""
+    import yaml
     from huggingface_hub import ModelCard
 
     if CARD not in found:
@@ -140,7 +141,7 @@ def _card(folder: Path, found: dict[str, Path], licence: str) -> tuple[bytes, st
         text = found[CARD].read_text("utf-8")
         card = ModelCard(text, ignore_metadata_errors=False)
         named = licence or card.data.license or ""
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, yaml.YAMLError) as error:
         raise NodeError(f"{folder}/{CARD}: its metadata cannot be read: {one_line(error)}") from error
     if not named:
         raise NodeError(

@@ -36,6 +36,8 @@ def push(parcel: Parcel, target: Target, *, public: bool, message: str) -> str:
     guard(endpoint(), VARIABLE)
     try:
         return _push(parcel, target, secret, public, message)
+    except NodeError:
+        raise
     except OfflineModeIsEnabled:
         raise NodeError("HF_HUB_OFFLINE is set: nothing can be pushed") from None
     except HfHubHTTPError as error:
@@ -66,25 +68,31 @@ def _push(parcel: Parcel, target: Target, secret: str, public: bool, message: st
     _set_client()
     api = HfApi(endpoint=endpoint(), token=secret)
     api.whoami()  # a wrong token is told from a missing repository only here
-    head, there = None, {}
+    new = False
     try:
         info = api.model_info(target.name, files_metadata=True)
     except RepositoryNotFoundError:
         api.create_repo(target.name, private=not public)
-        remark = "new, public" if public else "new, private"
-    else:
-        if not info.private and not public:
-            raise NodeError(f"{target} is public already: PUBLIC=1 says that everybody may see this")
-        remark = "private as before" if info.private else "public as before"
-        head = info.sha
-        there = {one.rfilename: one.lfs.sha256 if one.lfs else one.blob_id for one in info.siblings or ()}
+        info, new = api.model_info(target.name, files_metadata=True), True
+    if not info.private and not public:
+        how = "was made public, though private was asked for" if new else "is public already"
+        raise NodeError(f"{target} {how}: nothing was sent; PUBLIC=1 says that everybody may see it")
+    remark = f"{'private' if info.private else 'public'}{', new' if new else ' as before'}"
+    there = {one.rfilename: one.lfs.sha256 if one.lfs else one.blob_id for one in info.siblings or ()}
     changed = [file for file in parcel.files if there.get(file.path) not in (file.sha256, file.blob)]
     address = f"{endpoint()}/{target.name}"
     if not changed:
-        return f"nothing to do: {address} has these {len(parcel.files)} files already, at {head} ({remark})"
+        return (
+            f"nothing to do: {address} has these {len(parcel.files)} files already, at {info.sha} ({remark})"
+        )
     operations = [CommitOperationAdd(file.path, _content(file)) for file in changed]
     done = api.create_commit(
-        target.name, operations, commit_message=message, revision=BRANCH, parent_commit=head, num_threads=4
+        target.name,
+        operations,
+        commit_message=message,
+        revision=BRANCH,
+        parent_commit=info.sha,
+        num_threads=4,
     )
     same = len(parcel.files) - len(changed)
     more = sorted(there.keys() - {file.path for file in parcel.files} - {".gitattributes"})

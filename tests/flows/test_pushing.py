@@ -115,6 +115,10 @@ def test_public_is_asked_for(push, hub, folder):
     code, said = push("--to", "hf:me/open", "--model", folder, "--apply")
     assert code == 2
     assert "public already" in said
+    hub.opens = True
+    code, said = push("--to", "hf:me/hidden", "--model", folder, "--apply")
+    assert (code, "was made public" in said) == (2, True), said
+    assert set(hub.repos["me/hidden"].files) == {".gitattributes"}
 
 
 @pytest.mark.parametrize(

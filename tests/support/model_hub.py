@@ -15,7 +15,7 @@ import urllib.parse
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, ClassVar
 
 from tasks.world.hub import git_blob_sha1
 
@@ -29,6 +29,7 @@ class Repo:
     large: set[str] = field(default_factory=set)
     """Paths that are kept in LFS."""
     commits: list[str] = field(default_factory=list)
+    licence: str = ""
 
     @property
     def sha(self) -> str:
@@ -42,6 +43,8 @@ class Repo:
 class ModelHub:
     """One account with one token."""
 
+    handler: ClassVar[type]
+
     def __init__(self, token: str, owner: str = "me"):
         self.token, self.owner = token, owner
         self.repos: dict[str, Repo] = {}
@@ -49,9 +52,11 @@ class ModelHub:
         self.requests: list[tuple[str, str]] = []
         self.faults: dict[str, list[int]] = {}
         """Part of a path -> HTTP errors of the next requests that have it; 0: the connection is cut."""
+        self.opens = False
+        """A server that does not know "visibility", or whose organisation makes everything public."""
         self.echo_token = False
         """A server that repeats the token in its error messages."""
-        bound = type("Handler", (_Handler,), {"hub": self})
+        bound = type("Handler", (self.handler,), {"hub": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), bound)
         self.server.daemon_threads = True
 
@@ -65,8 +70,9 @@ class ModelHub:
 
 
 @contextmanager
-def model_hub(token: str, **settings: Any):
-    hub = ModelHub(token, **settings)
+def model_hub(token: str, kind: type[ModelHub] = ModelHub):
+    """The hub while it runs."""
+    hub = kind(token)
     thread = threading.Thread(target=hub.server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
@@ -77,7 +83,7 @@ def model_hub(token: str, **settings: Any):
         thread.join()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: ModelHub
 
@@ -101,20 +107,26 @@ class _Handler(BaseHTTPRequestHandler):
                     self.connection.close()
                 else:
                     said = f" for {self.headers.get('Authorization')}" if self.hub.echo_token else ""
-                    self._json(code, {"error": f"a fault of the test{said}"})
+                    self.json(code, {"error": f"a fault of the test{said}"})
                 return
+        self.route(path)
+
+    def route(self, path: str) -> None:
         if path.startswith("/lfs/"):  # signed addresses need no token
-            self._take_blob(path.removeprefix("/lfs/"))
+            self.take_blob(path.removeprefix("/lfs/"), bool(self.headers.get("Authorization")))
         elif path == "/api/validate-yaml":
-            self._json(200, {"errors": [], "warnings": []})
-        elif self.headers.get("Authorization") != f"Bearer {self.hub.token}":
-            self._json(401, {"error": "Invalid credentials in Authorization header"})
+            self.json(200, {"errors": [], "warnings": []})
+        elif not self.known():
+            self.json(401, {"error": "Invalid credentials in Authorization header"})
         elif path == "/api/whoami-v2":
-            self._json(200, {"name": self.hub.owner, "type": "user", "orgs": []})
+            self.json(200, {"name": self.hub.owner, "type": "user", "orgs": []})
         elif path == "/api/repos/create":
             self._create(json.loads(self.body))
         else:
             self._of_a_repo(path)
+
+    def known(self) -> bool:
+        return self.headers.get("Authorization") == f"Bearer {self.hub.token}"
 
     def _read(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
@@ -130,28 +142,30 @@ class _Handler(BaseHTTPRequestHandler):
         owner = wanted.get("organization") or self.hub.owner
         name = f"{owner}/{wanted['name']}"
         if owner != self.hub.owner:
-            self._json(
+            self.json(
                 403, {"error": f"You don't have the rights to create a model under the namespace {owner}"}
             )
         elif name in self.hub.repos:
-            self._json(409, {"error": "You already created this model repo"})
+            self.json(409, {"error": "You already created this model repo"})
         else:
-            repo = self.hub.repos[name] = Repo(private=bool(wanted.get("private")))
+            repo = self.hub.repos[name] = Repo(
+                private=wanted.get("visibility") == "private" and not self.hub.opens
+            )
             repo.files[".gitattributes"] = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
             repo.commit("initial commit")
-            self._json(200, {"url": f"{self.hub.endpoint}/{name}"})
+            self.json(200, {"url": f"{self.hub.endpoint}/{name}"})
 
     def _of_a_repo(self, path: str) -> None:
         found = re.fullmatch(r"(?:/api/models)?/([^/]+/[^/]+?)(?:\.git)?(/.*)?", path)
         repo = self.hub.repos.get(found[1]) if found else None
         if repo is None:
-            self._json(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
+            self.json(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
             return
         name, rest = found[1], found[2] or ""
         if path.startswith("/api") and rest == "" or rest.startswith("/revision/"):
-            self._json(200, self._info(name, repo))
+            self.json(200, self._info(name, repo))
         elif rest.startswith("/tree/"):
-            self._json(200, [self._entry(repo, file) | {"type": "file"} for file in repo.files])
+            self.json(200, [self._entry(repo, file) | {"type": "file"} for file in repo.files])
         elif rest.startswith("/preupload/"):
             self._preupload(repo, json.loads(self.body))
         elif rest == "/info/lfs/objects/batch":
@@ -161,7 +175,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif file := re.fullmatch(r"/resolve/[^/]+/(.+)", rest):
             self._send(repo, file[1])
         else:
-            self._json(404, {"error": "not found"}, {"X-Error-Code": "EntryNotFound"})
+            self.json(404, {"error": "not found"}, {"X-Error-Code": "EntryNotFound"})
 
     def _info(self, name: str, repo: Repo) -> dict:
         files = [{"rfilename": path, **self._entry(repo, path)} for path in repo.files]
@@ -189,7 +203,7 @@ class _Handler(BaseHTTPRequestHandler):
             }
             for file in asked["files"]
         ]
-        self._json(200, {"files": answer})
+        self.json(200, {"files": answer})
 
     def _batch(self, asked: dict) -> None:
         objects = []
@@ -200,29 +214,29 @@ class _Handler(BaseHTTPRequestHandler):
                     "upload": {"href": f"{self.hub.endpoint}/lfs/{one['oid']}", "header": {}}
                 }
             objects.append(answer)
-        self._json(200, {"transfer": "basic", "objects": objects})
+        self.json(200, {"transfer": "basic", "objects": objects})
 
-    def _take_blob(self, oid: str) -> None:
-        if self.headers.get("Authorization"):
-            self._json(400, {"error": "a signed address must not get the token"})
+    def take_blob(self, oid: str, with_token: bool) -> None:
+        if with_token:
+            self.json(400, {"error": "a signed address must not get the token"})
         elif hashlib.sha256(self.body).hexdigest() != oid:
-            self._json(400, {"error": "other bytes than announced"})
+            self.json(400, {"error": "other bytes than announced"})
         else:
             self.hub.blobs[oid] = self.body
-            self._json(200, {})
+            self.json(200, {})
 
     def _commit(self, name: str, repo: Repo) -> None:
         lines = [json.loads(line) for line in self.body.splitlines() if line.strip()]
         head = lines[0]["value"]
         if head.get("parentCommit") not in (None, repo.sha):
-            self._json(412, {"error": "A commit has happened since. Please refresh and try again."})
+            self.json(412, {"error": "A commit has happened since. Please refresh and try again."})
             return
         files = {}
         for line in lines[1:]:
             value = line["value"]
             if line["key"] == "lfsFile":
                 if value["oid"] not in self.hub.blobs:
-                    self._json(400, {"error": f"no such LFS object: {value['oid']}"})
+                    self.json(400, {"error": f"no such LFS object: {value['oid']}"})
                     return
                 files[value["path"]] = self.hub.blobs[value["oid"]]
                 repo.large.add(value["path"])
@@ -231,11 +245,11 @@ class _Handler(BaseHTTPRequestHandler):
         repo.files |= files
         repo.commit(head["summary"])
         address = f"{self.hub.endpoint}/{name}/commit/{repo.sha}"
-        self._json(200, {"success": True, "commitOid": repo.sha, "commitUrl": address, "hookOutput": ""})
+        self.json(200, {"success": True, "commitOid": repo.sha, "commitUrl": address, "hookOutput": ""})
 
     def _send(self, repo: Repo, path: str) -> None:
         if path not in repo.files:
-            self._json(404, {"error": "no such file"}, {"X-Error-Code": "EntryNotFound"})
+            self.json(404, {"error": "no such file"}, {"X-Error-Code": "EntryNotFound"})
             return
         body = repo.files[path]
         etag = self._entry(repo, path)["lfs"]["sha256"] if path in repo.large else git_blob_sha1(body)
@@ -244,7 +258,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def _json(self, code: int, value: object, head: dict | None = None) -> None:
+    def json(self, code: int, value: object, head: dict | None = None) -> None:
         body = json.dumps(value).encode()
         self._head(
             code, {"Content-Type": "application/json", "Content-Length": str(len(body)), **(head or {})}
@@ -257,3 +271,69 @@ class _Handler(BaseHTTPRequestHandler):
         for key, value in head.items():
             self.send_header(key, value)
         self.end_headers()
+
+
+ModelHub.handler = Handler
+
+
+class _ModelScope(Handler):
+    """ModelScope's routes: whoami and model by its open API, the rest by the older one."""
+
+    def route(self, path: str) -> None:
+        found = re.fullmatch(r"(?:/openapi/v1|/api/v1(?:/repos)?)/models/([^/]+/[^/]+)(/.*)?", path)
+        repo = self.hub.repos.get(found[1]) if found else None
+        rest = (found[2] or "") if found else ""
+        if path.startswith("/lfs/"):
+            self.take_blob(
+                path.removeprefix("/lfs/"), with_token=False
+            )  # its client sends the token there, too
+        elif not self.known():
+            self.json(
+                401,
+                {"Code": 401, "Message": f"bad token {self.headers.get('Authorization')}", "Success": False},
+            )
+        elif path == "/openapi/v1/users/me":
+            self.json(200, {"success": True, "data": {"username": self.hub.owner}})
+        elif path == "/api/v1/models":
+            wanted = json.loads(self.body)
+            private = wanted["Visibility"] == 1 and not self.hub.opens
+            repo = self.hub.repos[f"{wanted['Path']}/{wanted['Name']}"] = Repo(private)
+            repo.licence = wanted["License"]
+            self._data({})
+        elif repo is None:
+            self.json(
+                404, {"Code": 10010205001, "Message": "model not found", "Success": False, "success": False}
+            )
+        elif rest == "":
+            self._data({"Visibility": 1 if repo.private else 5, "private": repo.private})
+        elif rest == "/repo/files":
+            self._data({"Files": [
+                {"Path": path, "Name": path, "Type": "blob", "Size": len(body), "Sha256": hashlib.sha256(body).hexdigest()}
+                for path, body in repo.files.items()
+            ]})  # fmt: skip
+        elif rest == "/info/lfs/objects/batch":
+            missing = [one for one in json.loads(self.body)["objects"] if one["oid"] not in self.hub.blobs]
+            at = self.hub.endpoint
+            self._data({"objects": [
+                one | {"actions": {"upload": {"href": f"{at}/lfs/{one['oid']}"}}} for one in missing
+            ]})  # fmt: skip
+        elif rest == "/commit/master":
+            asked = json.loads(self.body)
+            for one in asked["actions"]:
+                large = one["type"] == "lfs"
+                repo.files[one["path"]] = (
+                    self.hub.blobs[one["sha256"]] if large else base64.b64decode(one["content"])
+                )
+            repo.commit(asked["commit_message"])
+            self._data({})
+        else:
+            self.json(404, {"Code": 404, "Message": f"no route {path}", "Success": False})
+
+    def _data(self, data: dict) -> None:
+        self.json(200, {"Code": 200, "Data": data, "data": data, "Success": True, "success": True})
+
+
+class ModelScopeHub(ModelHub):
+    """The same for `modelscope_hub`."""
+
+    handler = _ModelScope
