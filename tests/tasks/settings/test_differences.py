@@ -24,7 +24,7 @@ def test_what_differs_is_told_so_that_make_takes_it():
 def test_no_place_of_the_machine_and_nothing_of_the_export_is_told():
     assert changed({"export": {"licence": "mit", "forms": ["steel", "qwen2"]}}) == []
     (one,) = changed({"sources": {"skypile": {"options": {"list": "/home/me/data"}}}})
-    assert one == "sources.skypile.options=…"
+    assert one == "sources.skypile.options.list=…"
 
 
 @pytest.mark.parametrize("profile", ["none-of-this-name"])
