@@ -34,6 +34,10 @@ CANCEL     ?=
 TEMPERATURE ?= 0
 TOP_P      ?= 1
 PORT       ?=
+TO         ?=
+FORM       ?=
+LICENCE    ?=
+PUBLIC     ?=
 
 PYTHON := .venv/bin/python
 CLI    := $(PYTHON) -m flows.cli
@@ -48,7 +52,7 @@ REQUEST = --profile '$(PROFILE)' \
 # another profile only where one is asked for
 COMPARED = --models '$(MODELS)' $(if $(filter file,$(origin PROFILE)),$(subst --profile '$(PROFILE)',,$(REQUEST)),$(REQUEST))
 
-.PHONY: help setup peers run ablation compare truth-table verify-table plan sources preview prompts prune check trace chat chat-web serve watch up down status test test-full coverage hooks lint format
+.PHONY: help setup peers run ablation compare truth-table verify-table plan sources preview prompts prune check trace chat chat-web serve push watch up down status test test-full coverage hooks lint format
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -110,6 +114,11 @@ serve: setup ## an OpenAI-compatible server: MODEL=dpo|sft|base|FOLDER (several 
 
 chat-web: setup ## the same with all models of the profile, for its chat page: prints the address
 	@$(CLI) serve $(REQUEST) --model '$(if $(MODEL),$(MODEL),all)' $(if $(PORT),--port $(PORT))
+
+push: setup ## a model with its card to a hub: TO=hf:OWNER/NAME|modelscope:OWNER/NAME FORM=gguf MODEL=… LICENCE=mit PUBLIC=1; sent only with APPLY=1
+	$(if $(TO),,$(error push wants TO=hf:owner/name or TO=modelscope:owner/name))@$(CLI) push $(REQUEST) --to '$(TO)' --model '$(MODEL)' \
+	  $(if $(FORM),--form '$(FORM)') $(if $(LICENCE),--licence '$(LICENCE)') $(if $(filter-out 0 no,$(PUBLIC)),--public) \
+	  $(if $(filter-out 0 no,$(APPLY)),--apply)
 
 watch: setup ## follow the newest flow run
 	@$(CLI) watch

@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import Any
 from uuid import UUID
 
-from flows import preflight, preview, prompts, servers, serving, spec
+from flows import preflight, preview, prompts, pushing, servers, serving, spec
 from flows.ports import PortError
 from flows.preflight import Request, Wrong
 from flows.servers import ServerError
@@ -375,6 +375,7 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
     chat.add_argument("--plain", action="store_true", help="no chat template: continue the text")
     serving.register(command, common, _request)
+    pushing.register(command, common, _request)
     watch = command("watch", _watch, "follow the newest flow run, or the one given")
     watch.add_argument("run", nargs="?", help="flow run id")
     return parser

@@ -69,6 +69,6 @@ def test_the_range_of_pythons_is_the_same_everywhere():
 
 
 def test_the_version_is_that_of_the_changelog():
-    newest = re.search(r"^## (\S+),", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M)
+    newest = re.search(r"^## (\S+), \d", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M)
     assert newest
     assert newest[1] == PYPROJECT["project"]["version"]

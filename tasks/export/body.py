@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from tasks.figures import history
-from tasks.report import model_card, view
 from tasks.settings.config import PipelineRecipe, Section
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Context, Outcome
@@ -21,7 +20,9 @@ class Recipe(Section):
     """Of the GGUF files."""
     fold_cosine: bool
     run: PipelineRecipe
-    """For the card."""
+    """For the card. Of its `export` only what the card names."""
+    changed: list[str]
+    """What the run's settings have that its profile has not, for the card."""
 
 
 def export(ctx: Context) -> Outcome:
@@ -37,8 +38,7 @@ def export(ctx: Context) -> Outcome:
     ctx.progress(0.1, f"{name} as {recipe.form}, held against what was trained")
     certificate = pool.submit(write, source, folder, recipe.form, recipe.dtypes, recipe.fold_cosine).result()
     ctx.progress(0.9, "its card")
-    seen = view.assemble(recipe.run, ctx.inputs)
-    text = model_card.write(seen) + "\n" + card.form_section(recipe.form, certificate)
+    text = card.write(recipe.run, ctx.inputs, name, recipe.form, certificate, recipe.changed)
     (folder / "README.md").write_text(text, "utf-8")
     files = certificate.get("files") or {recipe.form: certificate}
     worst = max(one["max_logit_difference"] for one in files.values())

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+from tasks.figures.history import Nodes
+from tasks.report import model_card, view
+from tasks.settings.config import PipelineRecipe
 
 PYTHON = """\
 ```python
@@ -34,6 +39,19 @@ NFC = (
     "single letters) gets other tokens there."
 )
 UNRUN = "Prepared for vLLM's transformers backend (`auto_map` names the model without its head), and not run there."
+
+
+def write(
+    run: PipelineRecipe,
+    nodes: Nodes,
+    model: str,
+    form: str,
+    certificate: dict[str, Any],
+    changed: Sequence[str] = (),
+) -> str:
+    """README.md of one of a run's models (a name of history.exports) in one form: what it is, then the form."""
+    seen = model_card.of(view.assemble(run, nodes), model)
+    return model_card.write(seen, form, changed) + "\n" + form_section(form, certificate)
 
 
 def form_section(form: str, certificate: dict[str, Any]) -> str:

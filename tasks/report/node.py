@@ -15,14 +15,14 @@ def nodes(config: SteelRun, names: Iterable[str]) -> list[Node]:
         Node(
             name="report",
             body=report,
-            config=_placeless(config.recipe),
+            config=placeless(config.recipe),
             inputs={name: name for name in names},
             seeded=True,
         )
     ]
 
 
-def _placeless(recipe: PipelineRecipe) -> PipelineRecipe:
+def placeless(recipe: PipelineRecipe) -> PipelineRecipe:
     """Where a pretrained model lies does not change the report: its files are in the fingerprint of the training."""
     folder = recipe.model.pretrained
     if folder is None:

@@ -33,7 +33,7 @@ def lead(facts: dict[str, Any]) -> str:
         text += f"({percent(total.kept / total.records_in)} %) were kept"
         parts.append(text + (f" and became {big(facts['tokens'])} tokens." if facts["tokens"] else "."))
     if facts["parameters"]:
-        text = f"A model of {big(facts['parameters'])} parameters was trained on them from scratch"
+        text = f"A model of {big(facts['parameters'])} parameters was trained on them {facts['start']}"
         if facts["val_loss"] is not None:
             text += f"; its validation loss ended at {facts['val_loss']:.2f} nats per token"
             if facts["unigram"] is not None:
@@ -42,7 +42,10 @@ def lead(facts: dict[str, Any]) -> str:
                 )
                 text += f", {relation} {facts['unigram']:.2f} of a model that knows only how often each token occurs"
         parts.append(text + ".")
-    if facts["n_variants"]:
+    if facts["n_variants"] == 1:
+        text = f"It was then tuned on an instruction mixture, {facts['variant'] or 'the only one'}"
+        parts.append(text + (", and aligned by DPO." if facts["dpo"] else "."))
+    elif facts["n_variants"]:
         text = f"It was then tuned on {facts['n_variants']} instruction mixtures"
         if facts["variant"]:
             text += f"; {facts['variant']} was chosen, on questions that no score below is taken from"

@@ -73,6 +73,9 @@ class View:
             "n_sources": len(self.funnels),
             "tokens": self.tokens,
             "parameters": self.parameters,
+            "start": "from scratch"
+            if self.config.model.pretrained is None
+            else "from the weights of another",
             "val_loss": self.val_loss,
             "unigram": self.unigram,
             "n_variants": sum(name.startswith("sft:") for name in self.curves),

@@ -19,3 +19,8 @@ class Export(Section):
     """Types of the GGUF files, a file each. The Modelfile for Ollama names the first."""
     fold_cosine: bool = False
     """Allow a cosine router to leave as a linear one that is nearly equal. The certificate says how near."""
+    licence: Annotated[str, Field(pattern=r"^([a-z0-9][a-z0-9.+-]*)?$")] = ""
+    """Licence of the weights for the card, as hubs write it: apache-2.0, mit, cc-by-nc-4.0, other. Empty: none is named,
+    and `make push` asks for one."""
+    base_model: Annotated[str, Field(pattern=r"^([\w.-]+/[\w.-]+)?$")] = ""
+    """Name on the hub, owner/name, of the model that `model.pretrained` is, for the card."""

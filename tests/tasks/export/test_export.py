@@ -2,8 +2,10 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 
 from tasks import dag
 from tasks.export import node as export
@@ -46,6 +48,15 @@ def test_a_node_for_each_form_with_what_concerns_it_alone(run):
     assert set(one["export:steel"].inputs) == set(run.nodes)
 
 
+def test_the_place_of_a_continued_model_makes_no_new_export(run):
+    places = [Path("/here/model"), Path("/there/model")]
+    models = [run.config.model.model_copy(update={"pretrained": place}) for place in places]
+    settings = {"export": fake_run.config(export={"forms": ["steel"]}).export}
+    configs = [run.config.model_copy(update={"model": model, **settings}) for model in models]
+    here, there = (export.nodes(config, list(run.nodes))[0].config for config in configs)
+    assert here == there
+
+
 def test_the_stage_is_in_the_graph_and_the_report_does_not_wait_for_it():
     graph = dag.build(profiles.load("smoke"))
     assert "export:steel" in graph
@@ -55,7 +66,7 @@ def test_the_stage_is_in_the_graph_and_the_report_does_not_wait_for_it():
 
 
 def test_a_form_is_written_with_its_card_and_certificate(run, tmp_path, pool_here):
-    (node,) = of(run, forms=["qwen2"])
+    (node,) = of(run, forms=["qwen2"], licence="cc-by-nc-4.0")
     outcome = node.body(tiny.context(tmp_path, node.config, run.nodes))
     assert outcome.headline.startswith("dpo as qwen2, logits within")
     folder = tmp_path / "export"
@@ -63,6 +74,14 @@ def test_a_form_is_written_with_its_card_and_certificate(run, tmp_path, pool_her
     certificate = json.loads((folder / "parity.json").read_text())
     assert certificate["greedy"]["equal"] == certificate["prompts"]
     card = (folder / "README.md").read_text("utf-8")
+    data = ModelCard(card).data
+    assert (data.license, data.tags) == ("cc-by-nc-4.0", ["steel", "qwen2", "soft-moe"])
+    told = {
+        (one.dataset_name, one.metric_args["protocol"], one.metric_args["n"]) for one in data.eval_results
+    }
+    rows = run.nodes["evaluate:dpo"].read_json("results.json")
+    assert told
+    assert told <= {(row["benchmark"], row["protocol"], row["n"]) for row in rows}
     for part in (
         "## Data",
         "## Recipe",

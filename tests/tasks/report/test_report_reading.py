@@ -1,13 +1,18 @@
 """The sentences follow the numbers."""
 
+import dataclasses
 import logging
 from concurrent.futures import Future
+from pathlib import Path
 from types import SimpleNamespace
+
+import pytest
+from huggingface_hub import ModelCard
 
 from tasks.figures.history import thin
 from tasks.report import model_card, reading
 from tasks.report import node as report
-from tasks.settings.config import PipelineRecipe, Runtime
+from tasks.settings.config import Export, PipelineRecipe, Runtime
 from tasks.stage.node import Context
 from tests.support.fake_run import config
 
@@ -78,7 +83,14 @@ def test_thinning_keeps_both_ends():
 
 def test_model_card_has_scores_intervals_and_licences(seen):
     card = model_card.write(seen)
-    assert card.startswith("---\nlibrary_name: transformers")
+    data = ModelCard(card).data
+    assert (data.library_name, data.language, data.license) == ("transformers", ["zh"], None)
+    scores = {(r.dataset_name, r.metric_args["protocol"]): r for r in data.eval_results}
+    row = next(r for r in seen.benchmarks if r["model"] == "dpo" and r["benchmark"] == "demo-known-words")
+    known = scores["demo-known-words", row["protocol"]]
+    assert known.metric_value == pytest.approx(row["accuracy"], abs=1e-4)
+    assert known.metric_args["n"] == row["n"]
+    assert known.metric_args["ci95"] == pytest.approx(row["ci95"], abs=1e-4)
     assert "| demo-known-words | cloze |" in card
     assert "demo_qa_zh (sft): CC0-1.0" in card
     assert "skypile (pretrain): not stated" in card
@@ -86,6 +98,33 @@ def test_model_card_has_scores_intervals_and_licences(seen):
     assert "instruction tuning, exp4" in card
     assert "small generated world" in card
     assert "`make run PROFILE=demo`, seed 1234" in card
+
+
+def test_a_card_tells_of_its_model_and_of_nothing_that_came_later(seen):
+    base = model_card.write(model_card.of(seen, "base"))
+    assert "## Scores of base" in base
+    assert "continues texts" in base
+    assert not any(word in base for word in ("DPO", "GRPO", "instruction tuning"))
+    sft = model_card.write(model_card.of(seen, "sft"))
+    assert "instruction tuning, exp4" in sft
+    assert "DPO" not in sft
+    assert "instruction tuning, exp1" in model_card.write(model_card.of(seen, "sft:exp1"))
+    rl = model_card.write(model_card.of(seen, "rl"), changed=["pretrain.steps=7"])
+    assert "GRPO" in rl
+    assert "DPO" not in rl, "it started from the chosen variant"
+    assert "make run PROFILE=demo SET='pretrain.steps=7'" in rl
+
+
+def test_a_continued_model_names_what_it_went_on_from(seen):
+    model = seen.config.model.model_copy(update={"pretrained": Path("/secret/place")})
+    export = Export(licence="apache-2.0", base_model="some/model")
+    config = seen.config.model_copy(update={"model": model, "export": export})
+    card = model_card.write(dataclasses.replace(seen, config=config), "gguf")
+    data = ModelCard(card).data
+    assert (data.license, data.base_model, data.library_name) == ("apache-2.0", "some/model", "gguf")
+    assert "from the weights of `some/model`" in card
+    assert "from scratch" not in card
+    assert "/secret" not in card
 
 
 def test_node_and_body(run, tmp_path, monkeypatch):
