@@ -36,6 +36,7 @@ def required(name: str) -> dict[str, Requirement]:
     [
         ("requirements.txt", ("run", "dev", "bench")),
         ("requirements-peers.txt", ("peers",)),
+        ("requirements-docs.txt", ("docs",)),
         ("requirements-gpu.txt", ("gpu",)),
     ],
 )
