@@ -84,6 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
     with ground.hub:
         try:
             undisturbed, wanted = _undisturbed(ground)
+            ground.undisturbed = undisturbed
             print(
                 f"undisturbed in {undisturbed:.0f} s, {len(wanted)} artifacts; everything lies in {folder}",
                 flush=True,
@@ -113,7 +114,7 @@ def _undisturbed(ground: Ground) -> tuple[float, dict[str, str]]:
     """Seconds and digests. Made once a folder."""
     kept = ground.folder / "undisturbed.json"
     ground.log = ground.folder / "rounds" / "undisturbed.log"
-    if ground.say(["up"]):
+    if ground.say(["up"], seconds=1800):
         raise SystemExit(f"make chaos: the servers do not start: {ground.log}")
     os.environ.update({**ground.client_environment(), "PREFECT_CLIENT_MAX_RETRIES": "2"})
     if kept.exists():

@@ -36,7 +36,7 @@ STAGES = ("download", "convert", "clean", "tokenize", "pretrain", "sft", "dpo")
 DATA = STAGES[:4]
 TRAININGS = STAGES[4:]
 HUNG_SECONDS = 420
-"""A command that follows a run for longer than this is taken for hung."""
+"""A command that follows a run for longer than this, and than five undisturbed runs, is taken for hung."""
 
 
 @dataclass
@@ -50,6 +50,8 @@ class Ground(House):
     """File of libfaketime that the servers and all they start read their clock from."""
     runtime: dict[str, Any] = field(default_factory=dict)
     """More of `runtime` for the runs of this round."""
+    undisturbed: float = 0.0
+    """Seconds of the undisturbed run."""
     log: Path = Path(os.devnull)
     """What the commands of this round say."""
 
@@ -96,7 +98,7 @@ class Ground(House):
 
     def finish(self, process: subprocess.Popen[bytes], seconds: float = HUNG_SECONDS) -> int:
         try:
-            return process.wait(seconds)
+            return process.wait(max(seconds, 5 * self.undisturbed))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
