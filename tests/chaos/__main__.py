@@ -167,17 +167,16 @@ def _round(ground: Ground, number: int, seed: int, kinds: list[str], wanted: dic
 def _disturb(ground: Ground, fault: Fault, chance: random.Random, result: Result) -> None:
     """Run, do the fault, and go on until the run ends well."""
     it = Round(ground, chance, ground.begin(["run", *ground.request()]), result.delay)
-    place = lambda: ", ".join(sorted(p.name for p in ground.artifacts.glob("*/*.partial")))[:60]  # noqa: E731
     try:
         result.done = fault.do(it)
-        result.place = place()
     except Missed:
         result.done = "missed"
-    begun = time.monotonic()
+    begun = it.at or time.monotonic()
+    result.place = it.place
     result.exit = ground.finish(it.follower)
     if fault.verify:
         ground.runtime["verify"] = "full"
-    code = 1 if fault.verify else result.exit
+    code = 1 if fault.verify or fault.rerun else result.exit
     while code:
         result.reruns += 1
         if result.reruns > RERUNS:

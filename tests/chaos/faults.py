@@ -37,11 +37,24 @@ class Round:
     """`make run`, which follows the run."""
     delay: float
     """Seconds after the flow's start at which the fault is wanted."""
+    place: str = ""
+    """What was being made when the fault began."""
+    at: float = 0.0
+    """When it began, by the monotonic clock."""
+
+    def mark(self) -> None:
+        """The fault begins now, if it has not."""
+        if not self.at:
+            making = {
+                f"{path.parent.name}:{path.name[:-25]}" for path in self.ground.artifacts.glob("*/*.partial")
+            }
+            self.at, self.place = time.monotonic(), ", ".join(sorted(making)[:3])
 
     def wait(self, seconds: float | None = None) -> None:
         """Until the wanted moment after the flow process has begun; the run may have ended by then."""
         self.until(self.ground.flow)
         self.sleep(self.delay if seconds is None else seconds)
+        self.mark()
 
     def sleep(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -61,6 +74,7 @@ class Round:
     def kill(self, target: psutil.Process, number: int = signal.SIGKILL) -> str:
         if not self.ground.owns(target):
             raise Missed
+        self.mark()
         try:
             target.send_signal(number)  # psutil refuses a pid that is another's by now
         except psutil.NoSuchProcess as error:
@@ -86,6 +100,8 @@ class Fault:
     """One of these has work to do in the round."""
     verify: bool = False
     """Bytes on the disk are altered: who wants to be sure reruns with runtime.verify=full."""
+    rerun: bool = False
+    """A run that ended well may still lack something: it is run once more."""
     prepare: Callable[[Ground], None] | None = None
     """Before the run begins."""
     restore: Callable[[Ground], None] | None = None
@@ -142,10 +158,6 @@ def _stop_rank(it: Round) -> str:
 
 
 # what people do in Prefect
-
-
-def _act(name: str) -> str:
-    return f"{name} by Prefect's API"
 
 
 def _suspend(it: Round) -> str:
@@ -305,7 +317,7 @@ def _mount(ground: Ground) -> None:
 
 def _unmount(ground: Ground) -> None:
     if os.path.ismount(ground.artifacts):
-        subprocess.run(["umount", str(ground.artifacts)], check=True)
+        subprocess.run(["umount", "--lazy", str(ground.artifacts)], check=True)
 
 
 def _no_mount() -> str:
@@ -344,6 +356,7 @@ def _cut_hub(it: Round) -> str:
     it.until(lambda: hub.requests[seen:])
     it.sleep(it.chance.uniform(0, 6))
     hub.down.set()
+    it.mark()
     seconds = it.chance.uniform(2, 40)
     it.sleep(seconds)
     hub.down.clear()
@@ -395,7 +408,7 @@ FAULTS: dict[str, Fault] = {
     "flip-shard": Fault(_flipped(("tokenize",), ".arrow"), TRAININGS, verify=True),
     "flip-checkpoint": Fault(_flip_checkpoint, TRAININGS),
     "flip-partition": Fault(_flip_partition, ("convert", "clean", "tokenize"), verify=True),
-    "remove-artifact": Fault(_remove_artifact),
+    "remove-artifact": Fault(_remove_artifact, rerun=True),
     "cut-hub": Fault(_cut_hub, ("download",), prepare=_slow_hub, restore=_mend_hub),
     "clock": Fault(
         _jump,
