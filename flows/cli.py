@@ -26,7 +26,7 @@ from tasks.stage.names import stage_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     for remark in loopback.spare():
         print(remark, file=sys.stderr)
     try:
@@ -287,7 +287,7 @@ def _request(options: argparse.Namespace) -> Request:
     return Request(options.profile, options.until or "report", force, overrides, flow, gpus)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m flows.cli", description="Steel: servers and runs.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
@@ -377,7 +377,7 @@ def _parser() -> argparse.ArgumentParser:
     serving.register(command, common, _request)
     pushing.register(command, common, _request)
     watch = command("watch", _watch, "follow the newest flow run, or the one given")
-    watch.add_argument("run", nargs="?", help="flow run id")
+    watch.add_argument("run", nargs="?", metavar="RUN", help="flow run id")
     return parser
 
 

@@ -37,6 +37,7 @@ def required(name: str) -> dict[str, Requirement]:
         ("requirements.txt", ("run", "dev", "bench")),
         ("requirements-peers.txt", ("peers",)),
         ("requirements-weights.txt", ("weights",)),
+        ("requirements-docs.txt", ("docs",)),
         ("requirements-gpu.txt", ("gpu",)),
     ],
 )
