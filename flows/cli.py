@@ -253,8 +253,14 @@ def _follow(run: UUID, at: Addresses, config: Any, flow: FlowSpec) -> int:
     from flows.follow import follow
 
     folder = flow.latest(preflight.resolve(config.runtime.artifacts), config.profile)
+    from flows import runs
+
     try:
         good = follow(run, at, folder, folder / flow.page)
+        while good and (following := runs.successor(run)):
+            run = following
+            print(f"\ngoes on in the pool of the trainings: {at.prefect}/runs/flow-run/{run}", flush=True)
+            good = follow(run, at, folder, folder / flow.page)
     except KeyboardInterrupt:
         print(
             f"\nThe run goes on without this window. Watch it again: make watch\n"

@@ -94,7 +94,7 @@ def up(say: Say = print) -> Addresses:
             from flows import deploy  # a second of imports, while the servers start
 
             _check("prefect", waiting, state)
-            deploy.make_pool()
+            deploy.make_pools()
             if state.held.exists():  # by `make down`, and by nobody else
                 from flows import runs
 
