@@ -1,4 +1,5 @@
 """`python -m flows.alone prefect|mlflow|deploy|worker`: one of the processes in the foreground, under another's supervision.
+`python -m flows.alone check [prefect|mlflow]`: exit code 0 if the servers answer (1: they do not), for a health check.
 
 For containers, systemd and jobs of a cluster, where `make up` is not the one that starts things. The settings are those of
 `make up` (flows.settings); what differs comes by variables:
@@ -29,6 +30,7 @@ from flows import stores
 from flows.ports import DEFAULTS, HOST
 from flows.settings import POOL, Addresses, State, auth_string, clean_environment
 from tasks.settings import secrets
+from tasks.settings.errors import one_line
 
 NAMES = ("prefect", "mlflow", "deploy", "worker")
 WAIT_SECONDS = 300
@@ -40,10 +42,15 @@ class AloneError(RuntimeError):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m flows.alone", description="One process in the foreground.")
-    parser.add_argument("name", choices=NAMES)
-    name = parser.parse_args(arguments).name
+    parser.add_argument("name", choices=(*NAMES, "check"))
+    parser.add_argument("server", nargs="?", choices=tuple(DEFAULTS), help="the one to check; default: both")
+    options = parser.parse_args(arguments)
+    if options.server and options.name != "check":
+        parser.error(f"{options.name} takes nothing more")
     try:
-        return _run(name)
+        if options.name == "check":
+            return _check([options.server] if options.server else list(DEFAULTS))
+        return _run(options.name)
     except (AloneError, stores.StoreError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -90,6 +97,8 @@ def _run(name: str) -> int:
     more = stores.server_variables(name)
     stores.same_as_before(state.stores, name)
     environment = {**clean_environment(state, at, auth), **more}
+    # what a browser is told: the port is published on the machine that it runs on
+    environment["PREFECT_SERVER_UI_API_URL"] = f"http://{HOST}:{at.prefect_port}/api"
     for key in set(os.environ) - set(environment):
         del os.environ[key]
     os.environ.update(environment)
@@ -116,18 +125,30 @@ def _run(name: str) -> int:
     return 0
 
 
+def _check(servers: Sequence[str]) -> int:
+    at = addresses()
+    urls = {"prefect": f"{at.api}/health", "mlflow": f"{at.mlflow}/health"}
+    problems = [f"{name}: {problem}" for name in servers if (problem := _problem(urls[name]))]
+    print("\n".join(problems) or "up")
+    return 1 if problems else 0
+
+
 def _wait_for(url: str) -> None:
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     end = time.monotonic() + WAIT_SECONDS
-    while True:
-        try:
-            with direct.open(url, timeout=5) as reply:
-                if reply.status == 200:
-                    return
-        except (urllib.error.URLError, OSError) as error:
-            if time.monotonic() > end:
-                raise AloneError(f"{url} does not answer within {WAIT_SECONDS} s ({error})") from error
+    while problem := _problem(url):
+        if time.monotonic() > end:
+            raise AloneError(f"{url} does not answer within {WAIT_SECONDS} s ({problem})")
         time.sleep(1)
+
+
+def _problem(url: str) -> str:
+    """Why a server does not answer; "" if it does. No proxy is asked."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(url, timeout=5) as reply:
+            return "" if reply.status == 200 else f"HTTP {reply.status}"
+    except (urllib.error.URLError, OSError) as error:
+        return one_line(error)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 STEEL_PREFECT_DATABASE and STEEL_MLFLOW_DATABASE are `postgresql://user@host:port/database`. The two must differ: both servers
 keep their schema's version in a table of the same name. The password is taken out of the address (or comes by
-PGPASSWORD, or PGPASSFILE) and handed to that one server as PGPASSWORD: no other process has it, and no address that is
+PGPASSWORD, PGPASSFILE, or from the file that STEEL_DATABASE_PASSWORD_FILE names) and handed to that one server as PGPASSWORD: no other process has it, and no address that is
 logged, shown or written holds it. STEEL_MLFLOW_ARTIFACTS is `s3://bucket/path`: MLflow's server alone speaks to the store
 (MLFLOW_S3_ENDPOINT_URL, AWS_*), everybody else to MLflow.
 
@@ -23,6 +23,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from tasks.settings.files import write_json
 
 DATABASES = {"prefect": "STEEL_PREFECT_DATABASE", "mlflow": "STEEL_MLFLOW_DATABASE"}
+PASSWORD_FILE = "STEEL_DATABASE_PASSWORD_FILE"
 ARTIFACTS = "STEEL_MLFLOW_ARTIFACTS"
 BUILT_IN = "sqlite"
 """What a setting says to go back to the state folder."""
@@ -67,7 +68,15 @@ def database(server: str, environ: Mapping[str, str] = os.environ) -> Database |
     place = f"[{host}]" if ":" in host else host
     at = f"{name}@" * bool(name) + place + (f":{port}" if port else "")
     url = urlunsplit(("postgresql", at, parts.path, parts.query, ""))
-    return Database(url, unquote(inside) or environ.get("PGPASSWORD", ""))
+    return Database(url, unquote(inside) or environ.get("PGPASSWORD", "") or _from_file(environ))
+
+
+def _from_file(environ: Mapping[str, str]) -> str:
+    path = environ.get(PASSWORD_FILE, "").strip()
+    try:
+        return Path(path).read_text("utf-8").strip() if path else ""
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{PASSWORD_FILE}={path} cannot be read ({type(error).__name__})") from error
 
 
 def artifacts(environ: Mapping[str, str] = os.environ) -> str:
