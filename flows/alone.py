@@ -41,7 +41,9 @@ class AloneError(RuntimeError):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m flows.alone", description="One process in the foreground.")
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.alone", description="One process in the foreground."
+    )
     parser.add_argument("name", choices=(*NAMES, "check"))
     parser.add_argument("server", nargs="?", choices=tuple(DEFAULTS), help="the one to check; default: both")
     options = parser.parse_args(arguments)

@@ -115,6 +115,11 @@ class State:
         """Where the servers' databases are, without passwords."""
         return self.folder / "stores.json"
 
+    @property
+    def arrivals(self) -> Path:
+        """What flows.arrivals has told of."""
+        return self.folder / "arrivals.json"
+
     def log(self, service: str) -> Path:
         return self.folder / "logs" / f"{service}.log"
 

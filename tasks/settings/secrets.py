@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from typing import Any
 from urllib.parse import unquote
 
@@ -61,6 +62,8 @@ def stripped(text: str) -> str:
 def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
+    elif isinstance(value, PurePath):
+        yield str(value).replace(":/", "://", 1)  # a path holds no `//`
     elif isinstance(value, Mapping):
         for key, item in value.items():
             yield from _texts(key)

@@ -22,14 +22,28 @@ OURS = {name: service for name, service in SERVICES.items() if service["image"].
 
 def instructions() -> list[tuple[str, str]]:
     """Those of the Dockerfile: (name, rest), lines that go on joined."""
-    lines = [line for line in text("docker/Dockerfile").splitlines() if line.strip() and not line.startswith("#")]
+    lines = [
+        line for line in text("docker/Dockerfile").splitlines() if line.strip() and not line.startswith("#")
+    ]
     joined = "\n".join(lines).replace("\\\n", " ").splitlines()
     return [(name.upper(), rest.strip()) for name, _, rest in (line.partition(" ") for line in joined)]
 
 
 def test_the_dockerfile_has_two_stages_a_pinned_base_and_no_root():
     steps = instructions()
-    known = {"ARG", "FROM", "ENV", "RUN", "COPY", "WORKDIR", "USER", "VOLUME", "HEALTHCHECK", "ENTRYPOINT", "CMD"}
+    known = {
+        "ARG",
+        "FROM",
+        "ENV",
+        "RUN",
+        "COPY",
+        "WORKDIR",
+        "USER",
+        "VOLUME",
+        "HEALTHCHECK",
+        "ENTRYPOINT",
+        "CMD",
+    }
     assert {name for name, _ in steps} <= known
     bases = [rest for name, rest in steps if name == "FROM"]
     assert bases == ["${PYTHON} AS build", "${PYTHON}"]
@@ -134,19 +148,29 @@ def _filled(value: str) -> str:
 def test_no_file_holds_a_password():
     for path in Path(ROOT / "deployments").rglob("*"):
         if path.suffix in (".yaml", ".json", ".sbatch", ".sql") or "Dockerfile" in path.name:
-            found = re.findall(r"(?i)(?:password|secret_key|token)\s*[=:]\s*[\"']?([^\s\"'#,}\])]+)", path.read_text("utf-8"))
-            assert not [word for word in found if not word.startswith(("/run/secrets", "$", "{", "minio_", "|", "false"))], path
+            found = re.findall(
+                r"(?i)(?:password|secret_key|token)\s*[=:]\s*[\"']?([^\s\"'#,}\])]+)", path.read_text("utf-8")
+            )
+            assert not [
+                word
+                for word in found
+                if not word.startswith(("/run/secrets", "$", "{", "minio_", "|", "false"))
+            ], path
 
 
 def test_the_pools_template_renders_without_root():
     template = job_templates.load("docker/base-job-template.json")
     assert job_templates.undeclared(template) == set()
-    job = job_templates.render(template, {"env": {"STEEL_POOL": "steel-gpu"}, "gpus": [{"driver": "nvidia", "count": -1}]})
+    job = job_templates.render(
+        template, {"env": {"STEEL_POOL": "steel-gpu"}, "gpus": [{"driver": "nvidia", "count": -1}]}
+    )
     assert job["env"] == {"STEEL_POOL": "steel-gpu"}
     assert job["privileged"] is False
     made = job["container_create_kwargs"]
     assert made["device_requests"] == [{"driver": "nvidia", "count": -1}]
     assert (made["user"], made["cap_drop"], made["read_only"]) == ("10001:10001", ["ALL"], True)
-    assert "command" not in template["variables"]["properties"], "who asks for a run does not choose its program"
+    assert "command" not in template["variables"]["properties"], (
+        "who asks for a run does not choose its program"
+    )
     with pytest.raises(jsonschema.ValidationError):
         job_templates.render(template, {"image_pull_policy": "sometimes"})

@@ -53,7 +53,9 @@ def test_the_ranks_meet_at_a_pod_that_has_that_name():
     arguments = dict(part[2:].split("=", 1) for part in pod["spec"]["containers"][0]["args"] if "=" in part)
     assert spec["completionMode"] == "Indexed"
     assert spec["completions"] == spec["parallelism"] == int(arguments["nnodes"])
-    assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == int(arguments["nproc-per-node"])
+    assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == int(
+        arguments["nproc-per-node"]
+    )
     host = f"{job['metadata']['name']}-0.{pod['spec']['subdomain']}:{service['spec']['ports'][0]['port']}"
     assert arguments["rdzv-endpoint"] == host
     assert service["metadata"]["name"] == pod["spec"]["subdomain"]
@@ -64,20 +66,32 @@ def test_the_ranks_meet_at_a_pod_that_has_that_name():
 def test_a_worker_may_make_jobs_and_nothing_else():
     roles = [item for item in documents("kubernetes/worker.yaml") if item["kind"].endswith("Role")]
     assert [role["kind"] for role in roles] == ["Role"], "none of the whole cluster"
-    rights = {(resource, verb) for role in roles for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]}
+    rights = {
+        (resource, verb)
+        for role in roles
+        for rule in role["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
     assert "*" not in {part for right in rights for part in right}
-    assert {resource for resource, verb in rights if verb in ("create", "delete", "patch", "update")} == {"jobs"}
+    assert {resource for resource, verb in rights if verb in ("create", "delete", "patch", "update")} == {
+        "jobs"
+    }
     assert "secrets" not in {resource for resource, _ in rights}
 
 
 def test_the_pools_template_takes_what_a_deployment_gives():
     assert job_templates.undeclared(TEMPLATE) == set()
-    pod = manifest(gpus=8, shm="64Gi", node_selector={"gpu": "h100"}, env={"STEEL_POOL": "steel-gpu"})["spec"]["template"]["spec"]
+    pod = manifest(gpus=8, shm="64Gi", node_selector={"gpu": "h100"}, env={"STEEL_POOL": "steel-gpu"})[
+        "spec"
+    ]["template"]["spec"]
     assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 8
     assert pod["containers"][0]["env"] == [{"name": "STEEL_POOL", "value": "steel-gpu"}]
     assert pod["nodeSelector"] == {"gpu": "h100"}
     assert {"medium": "Memory", "sizeLimit": "64Gi"} in [volume.get("emptyDir") for volume in pod["volumes"]]
-    assert "command" not in TEMPLATE["variables"]["properties"], "who asks for a run does not choose its program"
+    assert "command" not in TEMPLATE["variables"]["properties"], (
+        "who asks for a run does not choose its program"
+    )
     for wrong in ({"gpus": -1}, {"gpus": "eight"}, {"grace_seconds": 5}):
         with pytest.raises(jsonschema.ValidationError):
             manifest(**wrong)

@@ -28,7 +28,9 @@ def test_bash_parses_it_and_slurm_reads_its_options(script):
     assert int(signal.rpartition("@")[2]) >= 300, "time for a checkpoint"
 
 
-def started(tmp_path: Path, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def started(
+    tmp_path: Path, script: str, *arguments: str, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """The script as bash runs it, with a clone whose python, and programs of Slurm, say how they were called."""
     clone, programs = tmp_path / "clone", tmp_path / "bin"
     for name in (clone / ".venv" / "bin" / "python", programs / "srun"):
@@ -54,7 +56,9 @@ def test_a_training_starts_one_torchrun_a_node_that_meet_at_the_first(tmp_path):
     config.write_text("{}")
     done = started(tmp_path, "training.sbatch", "CONFIG.json")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("srun --kill-on-bad-exit=1 .venv/bin/python -m torch.distributed.run --nnodes 2 ")
+    assert done.stdout.startswith(
+        "srun --kill-on-bad-exit=1 .venv/bin/python -m torch.distributed.run --nnodes 2 "
+    )
     assert "--rdzv-id 77 --rdzv-backend c10d --rdzv-endpoint node1:29500" in done.stdout
     assert f"-m model.training.run {config}\n" in done.stdout
     assert started(tmp_path, "training.sbatch").returncode != 0

@@ -77,7 +77,9 @@ def test_every_flow_has_its_deployments_and_nothing_else_is_deployed():
     for stage in STAGES:
         assert deployed(PIPELINE)[stage]["parameters"] == {"until": stage, "force": [stage]}
     for deployment in TREE["deployments"]:
-        trains = deployment["name"] in ("training", *TRAINED) or deployment["entrypoint"] != PIPELINE.entrypoint
+        trains = (
+            deployment["name"] in ("training", *TRAINED) or deployment["entrypoint"] != PIPELINE.entrypoint
+        )
         pool = "{{ $%s }}" % TRAINING_POOL if trains else POOL
         assert deployment["work_pool"]["name"] == pool
         assert deployment["work_pool"]["job_variables"]["env"][hand_over.OWN_POOL] == pool
