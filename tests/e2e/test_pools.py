@@ -101,7 +101,9 @@ def test_each_stage_runs_in_its_pool(house):
 
 def test_the_example_schedule_and_trigger_make_runs(house, tmp_path):
     example = (ROOT / "deployments/examples/when.yaml").read_text("utf-8")
-    one_stage = "{profile: smoke, until: download, overrides: {runtime: {artifacts: '%s'}}" % house.artifacts
+    one_stage = (
+        f"{{profile: smoke, until: download, overrides: {{runtime: {{artifacts: '{house.artifacts}'}}}}"
+    )
     here = example.replace("{profile: demo", one_stage)
     assert here.count(one_stage) == 2
     file = Path(tmp_path) / "when.yaml"

@@ -80,7 +80,7 @@ def test_every_flow_has_its_deployments_and_nothing_else_is_deployed():
         trains = (
             deployment["name"] in ("training", *TRAINED) or deployment["entrypoint"] != PIPELINE.entrypoint
         )
-        pool = "{{ $%s }}" % TRAINING_POOL if trains else POOL
+        pool = f"{{{{ ${TRAINING_POOL} }}}}" if trains else POOL
         assert deployment["work_pool"]["name"] == pool
         assert deployment["work_pool"]["job_variables"]["env"][hand_over.OWN_POOL] == pool
         assert deployment["work_pool"]["job_variables"]["stream_output"] is False
