@@ -47,14 +47,14 @@ def test_what_is_no_address_is_refused_in_one_line_without_its_password(text, ca
 
 def test_the_password_is_a_mounted_file(tmp_path):
     secret = tmp_path / "auth"
-    secret.write_text("steel:word\n")
+    secret.write_text("steel:w0rd\n")
     state = State(tmp_path / "state")
-    assert alone.password(state, {"STEEL_AUTH_FILE": str(secret)}) == "steel:word"
-    for wrong in ("", "word", "steel:", ":word", "steel:word\nmore:words"):
+    assert alone.password(state, {"STEEL_AUTH_FILE": str(secret)}) == "steel:w0rd"
+    for wrong in ("", "w0rd", "steel:", ":w0rd", "steel:w0rd\nmore:w0rds"):
         secret.write_text(wrong)
         with pytest.raises(AloneError) as refused:
             alone.password(state, {"STEEL_AUTH_FILE": str(secret)})
-        assert "word" not in str(refused.value).replace("user:password", "")
+        assert "w0rd" not in str(refused.value)
     with pytest.raises(AloneError, match="cannot be read"):
         alone.password(state, {"STEEL_AUTH_FILE": str(tmp_path)})
 
