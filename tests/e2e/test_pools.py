@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -55,28 +56,25 @@ class TwoPools(House):
 @pytest.fixture(scope="module")
 def house(tmp_path_factory) -> Iterator[TwoPools]:
     house = TwoPools(tmp_path_factory.mktemp("pools"))
-    up = house.steel("up")
-    assert up.returncode == 0, up.stdout + up.stderr
-    ports = json.loads((house.folder / "state" / "ports.json").read_text())
-    at = Addresses(ports["prefect"], ports["mlflow"])
-    environment = {
-        **house.environment,
-        "STEEL_PREFECT_ADDRESS": at.prefect,
-        "STEEL_MLFLOW_ADDRESS": at.mlflow,
-        "STEEL_AUTH_FILE": str(house.folder / "state" / "auth"),
-        "STEEL_POOL": "steel-gpu",
-    }
-    with open(house.folder / "gpu-worker.log", "wb") as log:
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "flows.alone", "worker"], env=environment, cwd=ROOT, stdout=log, stderr=log
-        )
-    try:
+    with contextlib.ExitStack() as ends:
+        ends.callback(house.steel, "down", "--cancel")
+        up = house.steel("up")
+        assert up.returncode == 0, up.stdout + up.stderr
+        ports = json.loads((house.folder / "state" / "ports.json").read_text())
+        at = Addresses(ports["prefect"], ports["mlflow"])
+        environment = {
+            **house.environment,
+            "STEEL_PREFECT_ADDRESS": at.prefect,
+            "STEEL_MLFLOW_ADDRESS": at.mlflow,
+            "STEEL_AUTH_FILE": str(house.folder / "state" / "auth"),
+            "STEEL_POOL": "steel-gpu",
+        }
+        with open(house.folder / "gpu-worker.log", "wb") as log:
+            command = [sys.executable, "-m", "flows.alone", "worker"]
+            worker = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log)
+        ends.callback(worker.wait, 60)
+        ends.callback(worker.terminate)
         yield house
-    finally:
-        worker.terminate()
-        down = house.steel("down", "--cancel")
-        worker.wait(60)
-    assert down.returncode == 0, down.stderr
 
 
 def test_each_stage_runs_in_its_pool(house):
