@@ -20,6 +20,7 @@ from flows.preflight import Request, Wrong
 from flows.servers import ServerError
 from flows.settings import Addresses, State
 from flows.spec import PIPELINE, FlowSpec
+from flows.stores import StoreError
 from tasks.settings import loopback
 from tasks.settings.config import SteelRun
 from tasks.stage.names import stage_of
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(remark, file=sys.stderr)
     try:
         return options.command(options)
-    except (Wrong, PortError, ServerError) as error:
+    except (Wrong, PortError, ServerError, StoreError) as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -252,8 +253,14 @@ def _follow(run: UUID, at: Addresses, config: Any, flow: FlowSpec) -> int:
     from flows.follow import follow
 
     folder = flow.latest(preflight.resolve(config.runtime.artifacts), config.profile)
+    from flows import runs
+
     try:
         good = follow(run, at, folder, folder / flow.page)
+        while good and (following := runs.successor(run)):
+            run = following
+            print(f"\ngoes on in the pool of the trainings: {at.prefect}/runs/flow-run/{run}", flush=True)
+            good = follow(run, at, folder, folder / flow.page)
     except KeyboardInterrupt:
         print(
             f"\nThe run goes on without this window. Watch it again: make watch\n"

@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 from prefect.automations import Automation
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
@@ -27,7 +27,7 @@ from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
-from flows.settings import POOL, QUEUES, Addresses, State
+from flows.settings import QUEUES, Addresses, State, pools
 from flows.spec import SPECS
 from tasks.settings.files import write_json
 
@@ -39,22 +39,29 @@ class DeployError(RuntimeError):
     """`prefect deploy` refused; the message carries what it said."""
 
 
-def make_pool() -> None:
-    """The pool that the worker serves, and its queues. Its kind is `process`: a flow run is a child of the worker."""
+def make_pools() -> None:
+    """The pools of this clone, and their queues. One that is there already keeps its kind; one that is made here is of
+    the kind `process`: a flow run is a child of the worker."""
     with get_client(sync_client=True) as client:
-        try:
-            client.read_work_pool(POOL)
-        except ObjectNotFound:
-            with suppress(ObjectAlreadyExists):  # the worker was faster
-                client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
-        for name in QUEUES:
+        for pool in pools():
             try:
-                queue = client.read_work_queue_by_name(name, work_pool_name=POOL)
+                client.read_work_pool(pool)
             except ObjectNotFound:
-                client.create_work_queue(name, concurrency_limit=1, work_pool_name=POOL)
-            else:
-                if queue.concurrency_limit is None:
-                    client.update_work_queue(queue.id, concurrency_limit=1)
+                with suppress(ObjectAlreadyExists):  # the worker was faster
+                    client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
+            for name in QUEUES:
+                _make_queue(client, pool, name)
+
+
+def _make_queue(client: SyncPrefectClient, pool: str, name: str) -> None:
+    try:
+        queue = client.read_work_queue_by_name(name, work_pool_name=pool)
+    except ObjectNotFound:
+        with suppress(ObjectAlreadyExists):  # another clone's worker was faster
+            client.create_work_queue(name, concurrency_limit=1, work_pool_name=pool)
+    else:
+        if queue.concurrency_limit is None:
+            client.update_work_queue(queue.id, concurrency_limit=1)
 
 
 def make_automation() -> None:
@@ -141,7 +148,7 @@ def _digest(root: Path, at: Addresses) -> str:
         *(root / file for file in sorted({spec.entrypoint.partition(":")[0] for spec in SPECS})),
         *sorted((root / "tasks" / "settings").glob("*.py")),
     ]
-    parts: list[Any] = [str(root), at.prefect, at.mlflow]
+    parts: list[Any] = [str(root), at.prefect, at.mlflow, pools()]
     # the form offers the profiles that there are
     parts += sorted(path.name for path in (root / "deployments" / "profiles").glob("*.yaml"))
     parts += [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]

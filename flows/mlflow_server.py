@@ -12,6 +12,7 @@ import sys
 
 import uvicorn
 
+from flows import stores
 from flows.gate import Gate
 from flows.ports import HOST
 from flows.settings import Addresses, State, auth_string
@@ -21,9 +22,18 @@ ARTIFACTS = "mlflow-artifacts:/"
 
 
 def main(port: int) -> None:
-    """Serve until a signal ends it. The database is made or migrated first: one that is broken ends the start."""
+    """Serve on this machine until a signal ends it."""
     state = State.default()
-    database = f"sqlite:///{state.mlflow_home}/mlflow.db"
+    serve(state, Addresses(0, port), auth_string(state), HOST)
+
+
+def serve(state: State, at: Addresses, auth: str, listen: str) -> None:
+    """Serve on the interface `listen` until a signal ends it.
+
+    The database is made or migrated first: one that is broken ends the start. Raises stores.StoreError.
+    """
+    database = stores.mlflow_database(state.mlflow_home)
+    destination = stores.artifacts() or str(state.mlflow_home / "artifacts")
     # MLflow reads its variables when imported, so they are set before
     from mlflow.server import constants
 
@@ -32,7 +42,7 @@ def main(port: int) -> None:
             constants.BACKEND_STORE_URI_ENV_VAR: database,
             constants.REGISTRY_STORE_URI_ENV_VAR: database,
             constants.ARTIFACT_ROOT_ENV_VAR: ARTIFACTS,
-            constants.ARTIFACTS_DESTINATION_ENV_VAR: str(state.mlflow_home / "artifacts"),
+            constants.ARTIFACTS_DESTINATION_ENV_VAR: destination,
             constants.SERVE_ARTIFACTS_ENV_VAR: "true",
         }
     )
@@ -41,8 +51,7 @@ def main(port: int) -> None:
     initialize_backend_stores(database, database, ARTIFACTS)
     from mlflow.server.fastapi_app import app
 
-    hosts = Addresses(0, port).mlflow_hosts
-    uvicorn.run(Gate(app, hosts, auth_string(state)), host=HOST, port=port, access_log=False)
+    uvicorn.run(Gate(app, at.mlflow_hosts, auth), host=listen, port=at.mlflow_port, access_log=False)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterId,
     FlowRunFilterState,
     FlowRunFilterStateType,
+    FlowRunFilterTags,
     LogFilter,
     LogFilterFlowRunId,
 )
@@ -35,7 +36,7 @@ from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort, LogSort, T
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Cancelled, Cancelling, Crashed
 
-from flows import processes, spec
+from flows import hand_over, processes, spec
 from flows.settings import POOL
 
 _UNSTARTED = timedelta(seconds=60)
@@ -105,6 +106,14 @@ def trigger(deployment: str, parameters: Mapping[str, Any]) -> UUID:
                 raise
             detail = error.response.json().get("detail", error.response.text)
             raise RunError(f"Prefect refuses the parameters: {detail}") from error
+
+
+def successor(run: UUID) -> UUID | None:
+    """The run that goes on with what this one began, in the pool of the trainings; None if it did all itself."""
+    tags = FlowRunFilter(tags=FlowRunFilterTags(all_=[hand_over.tag(str(run))]))
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(flow_run_filter=tags, sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=1)
+    return runs[0].id if runs else None
 
 
 def latest() -> UUID | None:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from flows import ports, processes
+from flows import ports, processes, stores
 from flows.ports import HOST
 from flows.settings import POOL, Addresses, State, auth_string, clean_environment, write_client_files
 
@@ -94,7 +94,7 @@ def up(say: Say = print) -> Addresses:
             from flows import deploy  # a second of imports, while the servers start
 
             _check("prefect", waiting, state)
-            deploy.make_pool()
+            deploy.make_pools()
             if state.held.exists():  # by `make down`, and by nobody else
                 from flows import runs
 
@@ -274,12 +274,17 @@ def _command(name: str, at: Addresses, state: State) -> list[str]:
 
 
 def _start(name: str, at: Addresses, state: State, environment: Mapping[str, str]) -> processes.Record:
-    """Raises ServerError if a server that is not on record serves the same database."""
+    """Raises ServerError if a server that is not on record serves the same database, or if its database is not said."""
+    try:
+        more = stores.server_variables(name)
+        stores.same_as_before(state.stores, name)
+    except stores.StoreError as error:
+        raise ServerError(str(error)) from error
     lock = {"prefect": state.prefect_home, "mlflow": state.mlflow_home}.get(name)
     try:
         return processes.start(
             _command(name, at, state),
-            env=environment,
+            env={**environment, **more},
             cwd=state.root,
             log=state.log(name),
             lock=lock / "lock" if lock else None,

@@ -22,6 +22,7 @@ required. MLflow stands behind flows.gate.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shlex
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows import stores
 from flows.ports import HOST
 from tasks.settings import loopback
 from tasks.settings.files import write_text
@@ -36,7 +38,23 @@ from tasks.settings.paths import ROOT
 
 POOL = "steel-local"
 QUEUES = ("pipelines", "stages")
-"""Of the pool: whole pipelines and studies, and single stages. One run of each goes on at a time."""
+"""Of a pool: whole pipelines and studies, and single stages. One run of each goes on at a time."""
+TRAINING_POOL = "STEEL_TRAINING_POOL"
+"""The pool where trainings run, if it is another than POOL (a GPU machine's). Whole pipelines then begin on POOL, and
+hand over behind the data stages (flows.hand_over)."""
+
+
+def training_pool(environ: Mapping[str, str] = os.environ) -> str:
+    """Raises stores.StoreError for a name that Prefect would not take in a path."""
+    name = environ.get(TRAINING_POOL, "").strip() or POOL
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise stores.StoreError(f"{TRAINING_POOL}={name} is no name of a pool: letters, digits, - _ .")
+    return name
+
+
+def pools(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Those of this clone."""
+    return tuple(dict.fromkeys((POOL, training_pool(environ))))
 
 
 RETENTION_SECONDS = 90 * 24 * 3600
@@ -92,6 +110,16 @@ class State:
     def auth(self) -> Path:
         return self.folder / "auth"
 
+    @property
+    def stores(self) -> Path:
+        """Where the servers' databases are, without passwords."""
+        return self.folder / "stores.json"
+
+    @property
+    def arrivals(self) -> Path:
+        """What flows.arrivals has told of."""
+        return self.folder / "arrivals.json"
+
     def log(self, service: str) -> Path:
         return self.folder / "logs" / f"{service}.log"
 
@@ -109,10 +137,12 @@ class Addresses:
 
     prefect_port: int
     mlflow_port: int
+    prefect_host: str = HOST
+    mlflow_host: str = HOST
 
     @property
     def prefect(self) -> str:
-        return f"http://{HOST}:{self.prefect_port}"
+        return f"http://{self.prefect_host}:{self.prefect_port}"
 
     @property
     def api(self) -> str:
@@ -120,12 +150,13 @@ class Addresses:
 
     @property
     def mlflow(self) -> str:
-        return f"http://{HOST}:{self.mlflow_port}"
+        return f"http://{self.mlflow_host}:{self.mlflow_port}"
 
     @property
-    def mlflow_hosts(self) -> tuple[str, str]:
-        """How a client on this machine may name the MLflow server."""
-        return f"{HOST}:{self.mlflow_port}", f"localhost:{self.mlflow_port}"
+    def mlflow_hosts(self) -> tuple[str, ...]:
+        """How a client may name the MLflow server."""
+        names = dict.fromkeys((HOST, "localhost", self.mlflow_host))
+        return tuple(f"{name}:{self.mlflow_port}" for name in names)
 
 
 def auth_string(state: State) -> str:
@@ -140,7 +171,8 @@ def auth_string(state: State) -> str:
 
 def prefect_settings(state: State, at: Addresses, auth: str) -> dict[str, Any]:
     """Every Prefect setting that differs from the default, as the tree of prefect.toml."""
-    origins = f"http://{HOST}:{at.prefect_port},http://localhost:{at.prefect_port}"
+    names = dict.fromkeys((HOST, "localhost", at.prefect_host))
+    origins = ",".join(f"http://{name}:{at.prefect_port}" for name in names)
     return {
         "home": str(state.prefect_home),
         "api": {"url": at.api, "auth_string": auth},
@@ -193,6 +225,7 @@ def variables(state: State, at: Addresses, auth: str) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         "STEEL_HOME": str(state.root),
         "STEEL_STATE": str(state.folder),
+        TRAINING_POOL: training_pool(),
         "PYTHONPATH": str(state.root),
     }
 
@@ -220,7 +253,8 @@ def _flat(tree: Mapping[str, Any], prefix: str = "PREFECT"):
 def clean_environment(state: State, at: Addresses, auth: str) -> dict[str, str]:
     """os.environ without the user's own Prefect and MLflow settings, plus ours.
 
-    A PREFECT_API_URL that points to a company's server must not catch this clone's processes.
+    A PREFECT_API_URL that points to a company's server must not catch this clone's processes. Nor do they get the
+    addresses and passwords of databases: each server has its own from flows.stores alone.
     """
     inherited = {
         k: v
@@ -228,7 +262,7 @@ def clean_environment(state: State, at: Addresses, auth: str) -> dict[str, str]:
         if not k.startswith(("PREFECT_", "MLFLOW_", "_MLFLOW_")) and k != "PYTHONPATH"
     }
     loopback.spare(inherited)
-    return {**inherited, **variables(state, at, auth)}
+    return {**stores.without(inherited), **variables(state, at, auth)}
 
 
 def write_client_files(state: State, at: Addresses, auth: str) -> None:
@@ -238,7 +272,8 @@ def write_client_files(state: State, at: Addresses, auth: str) -> None:
         "PREFECT_API_URL": at.api,
         "PREFECT_API_AUTH_STRING": auth,
         "PREFECT_HOME": str(state.prefect_home),
-        "STEEL_HOME": str(state.root),  # prefect.yaml asks for it: `prefect deploy --all`
+        "STEEL_HOME": str(state.root),  # prefect.yaml asks for both: `prefect deploy --all`
+        TRAINING_POOL: training_pool(),
         "DO_NOT_TRACK": "1",
         **({} if state.is_default else {"STEEL_STATE": str(state.folder)}),
     }

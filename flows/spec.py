@@ -78,7 +78,7 @@ def _study(config: SteelRun, room: Any) -> dict[str, Node]:
 PIPELINE = FlowSpec(
     name="steel",
     entrypoint="flows/steel.py:steel",
-    deployments=("full-pipeline", *STAGES),
+    deployments=("full-pipeline", "training", *STAGES),
     stages=STAGES,
     build=_pipeline,
     result="report",

@@ -11,14 +11,18 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from prefect import flow
+from prefect.runtime import flow_run
+from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
+from flows.hand_over import hand_over, stages_here
 from flows.spec import PIPELINE
 from flows.stages import MAX_BESIDE, walk
 from tasks.settings import profiles
 from tasks.settings.config import STAGES, StageName
 from tasks.settings.profiles import Overrides, ProfileName
+from tasks.stage.names import stage_of
 
 Forced = Annotated[str, Field(pattern=rf"^({'|'.join(STAGES)})(:[^:#/]+)?$")]
 
@@ -44,4 +48,16 @@ def steel(
         until: the last stage to run.
     """
     config = profiles.load(profile, overrides.model_dump(mode="json"))
-    return walk(PIPELINE, config, PIPELINE.until(until), force)
+    asked = PIPELINE.until(until)
+    here = stages_here(asked)
+    state = walk(PIPELINE, config, here, force)
+    if here == asked or not state.is_completed():
+        return state
+    parameters = {
+        "profile": profile,
+        "overrides": overrides.model_dump(mode="json"),
+        "force": [name for name in force if stage_of(name) not in here],  # those were made again here
+        "until": until,
+    }
+    name = hand_over(str(flow_run.id), flow_run.run_count, parameters)
+    return Completed(message=f"{state.message}; flow run {name} goes on in the pool of the trainings")

@@ -15,6 +15,7 @@ from typing import Any
 
 from tasks.download.names import few
 from tasks.download.patterns import matching
+from tasks.settings import secrets
 from tasks.settings.errors import NodeError
 
 RETRY_STATUS = {408, 425, 429, 500, 502, 503, 504}
@@ -96,11 +97,15 @@ def endpoints(
     given = os.environ.get(variable, "").strip().rstrip("/")
     if not given or given in [each.rstrip("/") for each in configured]:
         return list(configured)
+    if "://" not in given:
+        given = f"https://{given}"
+    if what := secrets.inside(given):
+        raise NodeError(
+            f"{variable} has {what}: it would be kept with the data; the hub's token goes to its own variable"
+        )
     if list(configured) != list(default):
         say(f"{variable}={given} is not used: runtime.endpoints names others")
         return list(configured)
-    if "://" not in given:
-        given = f"https://{given}"
     if not given.startswith(("http://", "https://")):
         raise NodeError(f"{variable}={given} is no address of a server; it must begin with https://")
     say(f"asked is {given}, by {variable}")

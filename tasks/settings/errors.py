@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
+from tasks.settings import secrets
+
 
 class NodeError(RuntimeError):
     """A failure the user can act on: its message is shown in one line, without a traceback."""
@@ -25,5 +27,5 @@ def complaint(error: Exception, below: str = "") -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message without its line breaks, at most 300 characters of it."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    """An error's message without its line breaks and without secrets in addresses, at most 300 characters of it."""
+    return " ".join(secrets.stripped(str(error)).split())[:300] or type(error).__name__

@@ -22,6 +22,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, 
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.tracking import MlflowClient
 
+from tasks.settings import secrets
 from tasks.settings.errors import NodeError, one_line
 from tasks.settings.names import metric_name as _metric_name
 from tasks.stage import models
@@ -75,6 +76,10 @@ class Tracker:
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI", "")
         if not self.uri:
             raise NodeError("MLFLOW_TRACKING_URI is not set: start the servers with `make up`")
+        if what := secrets.inside(self.uri):
+            raise NodeError(
+                f"MLFLOW_TRACKING_URI has {what}: it would be logged; use MLFLOW_TRACKING_USERNAME and _PASSWORD"
+            )
         # waiting for a server is done here (`patiently`), where a cancelled run can end it
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")

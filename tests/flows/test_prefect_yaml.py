@@ -12,12 +12,14 @@ from prefect.cli.deploy._models import ConcurrencyLimitSpec, PrefectYamlModel
 from prefect.flows import load_flow_from_entrypoint
 from pydantic import BaseModel
 
-from flows.settings import POOL, QUEUES, ROOT, Addresses, State, variables
+from flows import hand_over
+from flows.settings import POOL, QUEUES, ROOT, TRAINING_POOL, Addresses, State, variables
 from flows.spec import PIPELINE, SPECS, FlowSpec
 from tasks.settings.config import STAGES
 
 TEXT = (ROOT / "prefect.yaml").read_text("utf-8")
 TREE = yaml.safe_load(TEXT)
+TRAINED = ("pretrain", "sft", "dpo", "rl", "evaluate")
 OURS = {"definitions"}  # anchors only
 
 
@@ -71,10 +73,16 @@ def test_every_flow_has_its_deployments_and_nothing_else_is_deployed():
     assert {d["entrypoint"] for d in TREE["deployments"]} == {flow.entrypoint for flow in SPECS}
     for flow in SPECS:
         assert set(deployed(flow)[flow.deployments[0]].get("parameters", {})) == set(), "runs all stages"
+    assert deployed(PIPELINE)["training"].get("parameters") is None
     for stage in STAGES:
         assert deployed(PIPELINE)[stage]["parameters"] == {"until": stage, "force": [stage]}
     for deployment in TREE["deployments"]:
-        assert deployment["work_pool"]["name"] == POOL
+        trains = (
+            deployment["name"] in ("training", *TRAINED) or deployment["entrypoint"] != PIPELINE.entrypoint
+        )
+        pool = f"{{{{ ${TRAINING_POOL} }}}}" if trains else POOL
+        assert deployment["work_pool"]["name"] == pool
+        assert deployment["work_pool"]["job_variables"]["env"][hand_over.OWN_POOL] == pool
         assert deployment["work_pool"]["job_variables"]["stream_output"] is False
         # a limit of the deployment is a lease in the server's memory: its restart would end the run
         assert "concurrency_limit" not in deployment
