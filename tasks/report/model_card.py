@@ -148,17 +148,9 @@ def _data(view: View) -> list[str]:
     ]
     lines += ["deduplication and decontamination against the benchmarks below.", ""]
     if view.variant and view.mixtures.get(view.variant):
-<<<<<<< HEAD
-        lines += [
-            f"Instruction tuning: mixture `{view.variant}` ({view.mixtures[view.variant]['asked']}).",
-            "",
-        ]
-=======
-        shares = ", ".join(f"{name} × {share:g}" for name, share in view.mixtures[view.variant]["shares"])
-        taken = view.mixtures[view.variant]["total"]
-        records = f"; {style.count(taken)} records" if taken else ""
-        lines += [f"Instruction tuning: mixture `{view.variant}` ({shares}{records}).", ""]
->>>>>>> n1
+        mixture = view.mixtures[view.variant]
+        records = f"; {style.count(mixture['total'])} records" if mixture["total"] else ""
+        lines += [f"Instruction tuning: mixture `{view.variant}` ({mixture['asked']}{records}).", ""]
     if view.dpo:
         before, after = style.percent(view.dpo["accuracy_before"]), style.percent(view.dpo["accuracy_after"])
         lines += [
