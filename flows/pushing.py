@@ -97,8 +97,8 @@ def _exported(options: argparse.Namespace, asked: preflight.Request) -> Iterator
     nodes = {**newest(store, dag.build(config)), **models.last_run(store, asked.profile)}
     name, source = models.find(options.model, asked.profile, nodes)
     form = form or "steel"
-    if made := _of_the_stage(nodes, form, source):
-        yield f"{name} as {form}", made
+    if ready := _of_the_stage(nodes, form, source):
+        yield f"{name} as {form}", ready
         return
     print(f"{name} as {form} is made now: the stage export has not made it of this model", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="steel-push-") as work:
@@ -106,7 +106,7 @@ def _exported(options: argparse.Namespace, asked: preflight.Request) -> Iterator
         from tasks.settings.differences import assignments
 
         folder = Path(work) / "export"
-        dtypes = list(config.export.gguf)
+        dtypes: list[str] = list(config.export.gguf)
         certificate = body.write(source, folder, form, dtypes, config.export.fold_cosine)
         text = card.write(config.recipe, nodes, name, form, certificate, assignments(config.recipe))
         (folder / "README.md").write_text(text, "utf-8")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -93,15 +93,16 @@ def _results(view: View) -> list[Any]:
             metric_type="accuracy",
             metric_name=f"accuracy, {row['protocol']}",
             metric_value=round(row["accuracy"], 4),
-            metric_args={
-                "protocol": row["protocol"],
-                **{name: row[name] for name in ("version", "digest") if name in row},
-                "n": row["n"],
-                "ci95": [round(end, 4) for end in row["ci95"]],
-            },
+            metric_args=_conditions(row),
         )
         for row in _scored(view)
     ]
+
+
+def _conditions(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a score is to be read with."""
+    said = {name: row[name] for name in ("protocol", "version", "digest", "n") if name in row}
+    return {**said, "ci95": [round(end, 4) for end in row["ci95"]]}
 
 
 def _scored(view: View) -> list[dict[str, Any]]:

@@ -34,7 +34,7 @@ class Share(NamedTuple):
     """Folder of the drops to subtract from them; None: there are none."""
     share: float
     """0 … 1"""
-    count: int | None = None
+    number: int | None = None
     """So many records instead of a share."""
 
 

@@ -164,7 +164,7 @@ def _work(ctx: Context, recipe: Recipe) -> examples.Work:
     from tasks.training import examples, mixtures, ratio
 
     special = recipe if isinstance(recipe, Special) else None
-    fields = {
+    fields: dict[str, Any] = {
         "tokenizer": ctx.inputs["tokenizer"].path,
         "sets": mixtures.of_mixture(recipe.mixture, ctx.inputs, special.counts if special else None),
         "seed": ctx.seed,
