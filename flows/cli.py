@@ -8,6 +8,7 @@ by Ctrl-C.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from itertools import groupby
@@ -31,7 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for remark in loopback.spare():
         print(remark, file=sys.stderr)
     try:
-        return options.command(options)
+        code = options.command(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `make plan | head` has read enough; nothing more is to be written, at the exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (Wrong, PortError, ServerError, StoreError) as error:
         print(error, file=sys.stderr)
         return 2
