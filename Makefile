@@ -166,4 +166,4 @@ test-full: lint ## the slow tests too; with SAMPLES=FOLDER (sources/ posttrain/ 
 	$(if $(SAMPLES),STEEL_SAMPLES='$(abspath $(SAMPLES))') $(PYTEST) -m ''
 
 chaos: setup ## a small pipeline, once undisturbed, then ROUNDS=50 times with a fault at a random moment: SEED=0 FAULTS=a,b ROUND=n
-	@$(PYTHON) -m tests.chaos --rounds $(ROUNDS) --seed $(or $(SEED),0) $(if $(FAULTS),--faults '$(FAULTS)') $(if $(ROUND),--only $(ROUND))
+	@$(PYTHON) -m tests.support.chaos --rounds $(ROUNDS) --seed $(or $(SEED),0) $(if $(FAULTS),--faults '$(FAULTS)') $(if $(ROUND),--only $(ROUND))

@@ -35,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = options.command(options)
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # `make plan | head` has read enough; nothing more is to be written, at the exit either
+    except (
+        BrokenPipeError
+    ):  # `make plan | head` has read enough; nothing more is to be written, at the exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (Wrong, PortError, ServerError, StoreError) as error:

@@ -13,10 +13,10 @@ import urllib.request
 import psutil
 import pytest
 
-from tests.chaos import __main__ as chaos
-from tests.chaos import faults
-from tests.chaos.ground import STAGES, Ground
-from tests.chaos.hub import CutHub
+from tests.support.chaos import __main__ as chaos
+from tests.support.chaos import faults
+from tests.support.chaos.ground import STAGES, Ground
+from tests.support.chaos.hub import CutHub
 from tests.support.house import until
 
 

@@ -16,7 +16,15 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 def test_a_disturbed_pipeline_ends_with_the_bytes_of_an_undisturbed_one(tmp_path):
     rounds = int(os.environ.get("STEEL_CHAOS_ROUNDS", "3"))
-    command = [sys.executable, "-m", "tests.chaos", "--rounds", str(rounds), "--folder", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.support.chaos",
+        "--rounds",
+        str(rounds),
+        "--folder",
+        str(tmp_path),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     print(done.stdout, done.stderr)
     assert done.returncode == 0

@@ -69,7 +69,7 @@ def test_a_wrong_override_is_one_clear_line(overrides, words):
 
 
 def test_an_unknown_profile_names_the_known_ones():
-    with pytest.raises(NodeError, match="choose one of: compare, demo"):
+    with pytest.raises(NodeError, match="choose one of: chaos, compare, demo"):
         profiles.load("dmeo")
 
 

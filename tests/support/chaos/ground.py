@@ -28,7 +28,7 @@ from tasks.settings import profiles
 from tasks.settings.config import World
 from tasks.stage.names import stage_of
 from tasks.stage.store import Store, content_digest, list_files
-from tests.chaos.hub import CutHub
+from tests.support.chaos.hub import CutHub
 from tests.support.house import House
 
 PROFILE, UNTIL = "chaos", "dpo"

@@ -1,4 +1,4 @@
-"""A small pipeline, disturbed at random: `python -m tests.chaos [--rounds 50] [--seed 0] [--faults a,b]` (make chaos).
+"""A small pipeline, disturbed at random: `python -m tests.support.chaos [--rounds 50] [--seed 0] [--faults a,b]` (make chaos).
 
 It runs once undisturbed, then once a round with one fault at a random moment. After the fault comes what a user would do:
 start what died of the servers, run again what failed. A round is good when the run then ends well, every artifact has the
@@ -22,8 +22,8 @@ from pathlib import Path
 
 from flows import processes
 from tasks.settings.files import write_json
-from tests.chaos.faults import FAULTS, Fault, Missed, Round
-from tests.chaos.ground import STAGES, Ground
+from tests.support.chaos.faults import FAULTS, Fault, Missed, Round
+from tests.support.chaos.ground import STAGES, Ground
 
 RERUNS = 5
 """After so many a user would give up."""
@@ -246,7 +246,7 @@ def _table(report: dict) -> list[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m tests.chaos", description=(__doc__ or "").partition("\n")[0]
+        prog="python -m tests.support.chaos", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)

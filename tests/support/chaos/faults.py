@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 
 from flows import processes
-from tests.chaos.ground import STAGES, TRAININGS, Ground, libfaketime
+from tests.support.chaos.ground import STAGES, TRAININGS, Ground, libfaketime
 
 
 class Missed(Exception):
@@ -161,7 +161,7 @@ def _stop_rank(it: Round) -> str:
 
 
 def _suspend(it: Round) -> str:
-    from tests.chaos import acts
+    from tests.support.chaos import acts
 
     it.wait()
     run = _running(it)
@@ -179,7 +179,7 @@ def _suspend(it: Round) -> str:
 
 
 def _delete(it: Round) -> str:
-    from tests.chaos import acts
+    from tests.support.chaos import acts
 
     it.wait()
     acts.delete(_running(it))
@@ -188,7 +188,7 @@ def _delete(it: Round) -> str:
 
 
 def _cancel(it: Round) -> str:
-    from tests.chaos import acts
+    from tests.support.chaos import acts
 
     it.wait()
     run = _running(it)
@@ -208,7 +208,7 @@ def _cancel(it: Round) -> str:
 
 
 def _running(it: Round) -> str:
-    from tests.chaos import acts
+    from tests.support.chaos import acts
 
     def running() -> list[str]:
         run = it.ground.run_id()
