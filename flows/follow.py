@@ -30,6 +30,9 @@ SHOWN = stages()
 """Task runs that are stages, in the order they are shown."""
 TRAININGS = ("pretrain", "sft", "dpo", "rl")
 POLL_SECONDS = 1.0
+CALM_SECONDS = 5.0
+"""Between two looks while no node begins or ends: as often as a training tells its steps. A look costs the server a
+twentieth of a second and more."""
 CARE_SECONDS = 10.0
 MANY = 6
 """Nodes at work of which each has a line."""
@@ -103,6 +106,7 @@ def _watch(reader: Reader, terminal: Terminal) -> Snapshot:
     begun = time.monotonic()
     printed: dict[str, str] = {}
     cared, said, trouble = time.monotonic(), "", 0
+    states, changed = {}, begun
     while True:
         try:
             snapshot = reader.snapshot()
@@ -130,7 +134,10 @@ def _watch(reader: Reader, terminal: Terminal) -> Snapshot:
         if time.monotonic() - cared > CARE_SECONDS:
             cared = time.monotonic()
             _care(terminal)
-        time.sleep(POLL_SECONDS)
+        now = {name: task.state for name, task in {**snapshot.tasks, **snapshot.nodes}.items()}
+        if now != states or not now:
+            states, changed = now, time.monotonic()
+        time.sleep(POLL_SECONDS if time.monotonic() - changed < CALM_SECONDS else CALM_SECONDS)
 
 
 def _print_news(snapshot: Snapshot, printed: dict[str, str], begun: float, terminal: Terminal) -> None:
