@@ -120,11 +120,16 @@ def deployments() -> set[str]:
 
 @pytest.mark.parametrize("words", of("prefect"), ids=" ".join)
 def test_prefect_commands(words):
+    if words[1:] == ["deployment", "run"]:
+        return  # only named
     if words[1:3] == ["deployment", "run"]:
         assert words[3] in deployments()
         for name, value in (w.split("=", 1) for w in words[4:] if "=" in w):
             assert name in ("overrides", "force", "until", "profile")
             json.loads(value) if value[0] in "[{" else None
+    elif words[1:3] == ["work-pool", "create"]:
+        template = ROOT / words[words.index("--base-job-template") + 1]
+        assert {"job_configuration", "variables"} <= json.loads(template.read_text("utf-8")).keys()
     else:
         assert words[1:3] == ["flow-run", "retry"]
 

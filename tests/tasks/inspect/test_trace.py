@@ -310,7 +310,7 @@ def test_the_command(house, monkeypatch, capsys):
     config = house.config.model_copy(
         update={"runtime": house.config.runtime.model_copy(update={"artifacts": house.store.root})}
     )
-    monkeypatch.setattr(profiles, "load", lambda profile, overrides: config)
+    monkeypatch.setattr(profiles, "load", lambda profile, overrides=None: config)
     assert cli.main(["trace", "a.jsonl:5"]) == 0
     assert "quarantined: broken JSON" in capsys.readouterr().out
     assert cli.main(["trace", "--profile", "demo", "--", "会议时间是 12:30"]) == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-import time
 from functools import partial
 from pathlib import Path
 
@@ -328,15 +327,12 @@ def test_every_exception_has_a_reason_and_is_met():
     assert set(uncounted.CLOSED) <= set(UNCOUNTED)
 
 
-def test_planning_reads_each_file_once_and_stays_fast(monkeypatch):
+def test_planning_reads_each_file_once(monkeypatch):
     nodes = dag.build(profiles.load("demo")).values()
     paths = []
     monkeypatch.setattr(reading, "parse", lambda path, parse=reading.parse: paths.append(path) or parse(path))
     closures.forget()
     fingerprint._tree_digest.cache_clear()
-    begun = time.process_time()
     for node in nodes:
         fingerprint.code_digest(node.body, node.code)
-    seconds = time.process_time() - begun
     assert len(paths) == len(set(paths)) > 100
-    assert seconds < 3, "0.6 s on an idle machine"
