@@ -23,9 +23,6 @@ from tests.support.server_logs import errors
 
 pytestmark = pytest.mark.e2e
 
-IN_FLOW_SECONDS = 15
-"""For a run that finds everything done. 5 s on an idle machine; tests share theirs."""
-
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory):
@@ -70,7 +67,6 @@ def test_a_second_run_finds_everything_done(house):
     assert house.run().returncode == 0
     assert house.states() == dict.fromkeys(STAGES, "Cached")
     assert house.latest("run.json")["flow_run_id"] != before
-    assert sum(stage["seconds"] for stage in house.stages().values()) < IN_FLOW_SECONDS
     assert [s["state"] for s in house.latest("summary.json")["stages"]] == ["Cached"] * len(STAGES)
 
 
