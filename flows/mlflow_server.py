@@ -49,6 +49,9 @@ def serve(state: State, at: Addresses, auth: str, listen: str) -> None:
     from mlflow.server.handlers import initialize_backend_stores
 
     initialize_backend_stores(database, database, ARTIFACTS)
+    # MLflow's own accounts are not used and not installed, but every search tries to import them anew: that takes time, and
+    # another thread that sees the half-imported module answers 500
+    sys.modules["mlflow.server.auth"] = None  # type: ignore[assignment]
     from mlflow.server.fastapi_app import app
 
     uvicorn.run(Gate(app, at.mlflow_hosts, auth), host=listen, port=at.mlflow_port, access_log=False)
