@@ -53,6 +53,12 @@ def child(module: str, *args: Any) -> dict[str, Any]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+def with_state(folder: Path) -> dict[str, str]:
+    """The environment of a shell whose servers have `folder` for their state, whatever servers the caller's shell has."""
+    own = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "STEEL_"))}
+    return {**own, "STEEL_STATE": str(folder)}
+
+
 def interleaved(contenders: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[Any]]:
     """The results of every contender, run in turns so that a busy minute hits all of them."""
     results: dict[str, list[Any]] = {name: [] for name in contenders}

@@ -12,12 +12,14 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from bench.byte_tokenizer import byte_tokenizer
+from bench.steps import forget_peak, result, train, watch
 
 LENGTH = 256
 """Tokens of a packed row, and of the longest example."""
@@ -43,26 +45,10 @@ def prepare(folder: Path, vocabulary: int) -> dict[str, Any]:
         eos_token_id=END, pad_token_id=PAD,
     )  # fmt: skip
     Qwen2ForCausalLM(config).save_pretrained(folder / "model")
-    _tokenizer(folder / "model")
+    byte_tokenizer(pad_token="<|endoftext|>").save_pretrained(folder / "model")
     data = {"sft": _examples(vocabulary), "dpo": _pairs(vocabulary), "grpo": _prompts()}
     (folder / "data.json").write_text(json.dumps(data))
     return {"rows": _packed(folder, data["sft"])}
-
-
-def _tokenizer(folder: Path) -> None:
-    """256 bytes and the special tokens."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    raw = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(letters)}, merges=[]))
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    raw.decoder = decoders.ByteLevel()
-    raw.add_special_tokens(
-        [AddedToken(t, special=True) for t in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")]
-    )
-    made = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|endoftext|>")
-    made.save_pretrained(folder)
 
 
 def _lengths(chance: np.random.Generator, n: int, middle: float, least: int, most: int) -> list[int]:
@@ -136,9 +122,9 @@ def steel_sft(folder: Path, micro: int, steps: int) -> dict[str, Any]:
     from model.training import loop
     from model.training.shards import ShardFile
 
-    begins = _watch(loop.Prefetch, "batch")
+    begins = watch(loop.Prefetch, "batch")
     data = folder / "rows.arrow"
-    before = _forget_peak()
+    before = forget_peak()
     losses = _engine(folder, "sft", data, ShardFile(data).rows, steps, micro_batch_size=micro)
     labels = [x for each in _data(folder, "sft") for x in each["labels"][1:]]
     return _result(begins, before, losses, sum(x != -100 for x in labels))
@@ -159,8 +145,8 @@ def steel_dpo(folder: Path, micro: int, steps: int) -> dict[str, Any]:
     )  # fmt: skip
     _engine(folder, "logprobs", data, len(pairs), None, micro_batch_size=micro)
     reference = {"beta": 0.1, "reference": str(folder / "logprobs" / "logprobs.arrow")}
-    begins = _watch(loop.Prefetch, "batch")
-    before = _forget_peak()
+    begins = watch(loop.Prefetch, "batch")
+    before = forget_peak()
     losses = _engine(folder, "dpo", data, len(pairs), steps, micro_batch_size=micro, dpo=reference)
     return _result(begins, before, losses, len(pairs))
 
@@ -179,12 +165,12 @@ def steel_grpo(folder: Path, micro: int, steps: int) -> dict[str, Any]:
 
     sampled: list[int] = []
     reinforce.Sampler._group = group  # type: ignore[method-assign]
-    begins = _watch(reinforce.Sampler, "refresh")
+    begins = watch(reinforce.Sampler, "refresh")
     data = folder / "prompts.arrow"
     prompts = [list(text.encode()) for text in _data(folder, "grpo")]
     write_prompts(data, [Prompt(str(i), _bytes(p), "a", "exact") for i, p in enumerate(prompts)])
     rl = {"group": GROUP, "max_new_tokens": REPLY, "inner_steps": INNER, "mask_truncated": False}
-    before = _forget_peak()
+    before = forget_peak()
     _engine(folder, "grpo", data, len(prompts), steps + 1, rl=rl)
     return {**_result(begins, before, [], PROMPTS * GROUP), "sampled": sum(sampled) / (steps + 1)}
 
@@ -219,19 +205,6 @@ def _engine(
     return [x["loss"] for x in lines if "loss" in x]
 
 
-def _watch(owner: Any, name: str) -> list[float]:
-    """CPU seconds at each call of a method, from now on."""
-    begins: list[float] = []
-    method = getattr(owner, name)
-
-    def watched(*args: Any, **kwargs: Any) -> Any:
-        begins.append(time.process_time())
-        return method(*args, **kwargs)
-
-    setattr(owner, name, watched)
-    return begins
-
-
 # ------------------------------------------------------------------------------------------ TRL
 def trl_sft(folder: Path, micro: int, steps: int) -> dict[str, Any]:
     import trl
@@ -239,14 +212,14 @@ def trl_sft(folder: Path, micro: int, steps: int) -> dict[str, Any]:
 
     model, tokenizer = _loaded(folder)
     examples = _data(folder, "sft")
-    before = _forget_peak()
+    before = forget_peak()
     trainer = trl.SFTTrainer(
         model=model, processing_class=tokenizer, train_dataset=Dataset.from_list(examples),
         args=trl.SFTConfig(
             **_arguments(folder, micro, 10_000, steps), packing=True, packing_strategy="bfd", max_length=LENGTH
         ),
     )  # fmt: skip
-    begins, losses = _train(trainer)
+    begins, losses = train(trainer)
     labels = [x for each in examples for x in each["labels"][1:]]
     return _result(begins, before, losses, sum(x != -100 for x in labels))
 
@@ -263,7 +236,7 @@ def trl_dpo(folder: Path, micro: int, steps: int) -> dict[str, Any]:
 
     model, tokenizer = _loaded(folder)
     pairs = _data(folder, "dpo")
-    before = _forget_peak()
+    before = forget_peak()
     trainer = Given(
         model=model, processing_class=tokenizer, train_dataset=Dataset.from_list(pairs),
         args=trl.DPOConfig(
@@ -271,7 +244,7 @@ def trl_dpo(folder: Path, micro: int, steps: int) -> dict[str, Any]:
             disable_dropout=True, max_length=None,
         ),
     )  # fmt: skip
-    begins, losses = _train(trainer)
+    begins, losses = train(trainer)
     return _result(begins, before, losses, len(pairs))
 
 
@@ -286,7 +259,7 @@ def trl_grpo(folder: Path, micro: int, steps: int) -> dict[str, Any]:
     sampled: list[int] = []
     model, tokenizer = _loaded(folder)
     model.config._name_or_path = str(folder / "model")
-    before = _forget_peak()
+    before = forget_peak()
     prompts = [{"prompt": text} for text in _data(folder, "grpo")]
     trainer = trl.GRPOTrainer(
         model=model, processing_class=tokenizer, reward_funcs=reward, train_dataset=Dataset.from_list(prompts),
@@ -296,7 +269,7 @@ def trl_grpo(folder: Path, micro: int, steps: int) -> dict[str, Any]:
             epsilon_high=0.28, loss_type="dapo", mask_truncated_completions=False, disable_dropout=True,
         ),
     )  # fmt: skip
-    begins, _ = _train(trainer)
+    begins, _ = train(trainer)
     return {
         **_result(begins[::INNER], before, [], PROMPTS * GROUP),
         "sampled": sum(sampled) / len(sampled),
@@ -323,24 +296,6 @@ def _arguments(folder: Path, micro: int, accumulation: int, steps: int) -> dict[
     }  # fmt: skip
 
 
-def _train(trainer: Any) -> tuple[list[float], list[float]]:
-    """CPU seconds at the beginnings of the steps, and their losses."""
-    from transformers import TrainerCallback
-
-    begins, losses = [], []
-
-    class Clock(TrainerCallback):
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            begins.append(time.process_time())
-
-        def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:
-            losses.extend([float(logs["loss"])] if "loss" in logs else [])
-
-    trainer.add_callback(Clock())
-    trainer.train()
-    return begins, losses
-
-
 # --------------------------------------------------------------------------------------- shared
 def _coin(ids: Sequence[int]) -> float:
     """A reward that half of all replies get."""
@@ -351,22 +306,8 @@ def _data(folder: Path, name: str) -> Any:
     return json.loads((folder / "data.json").read_text())[name]
 
 
-def _forget_peak() -> int:
-    """Have the kernel begin anew with the process's largest size; its size now, in bytes."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
-
-
-def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
-
-
 def _result(begins: Sequence[float], before: int, losses: list[float], units: int) -> dict[str, Any]:
-    times = np.diff(begins)[WARM:]
-    return {
-        "seconds": float(np.median(times)), "memory": _status("VmHWM") - before, "losses": losses, "units": units,
-    }  # fmt: skip
+    return {**result(begins, before, losses, WARM), "units": units}
 
 
 def main(arguments: list[str]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from bench.common import ROOT
+from bench.common import ROOT, with_state
 
 IDLE_SECONDS = 60
 SETTLE_SECONDS = 20
@@ -56,8 +56,7 @@ class _House:
 
     def __init__(self, folder: Path):
         self._state, self._artifacts = folder / "state", folder / "pipeline"
-        own = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "STEEL_"))}
-        self._environment = {**own, "STEEL_STATE": str(self._state)}
+        self._environment = with_state(self._state)
 
     def steel(self, *arguments: str) -> float:
         """`python -m flows.cli …`; the CPU seconds that it took itself."""

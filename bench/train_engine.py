@@ -15,7 +15,6 @@ import json
 import logging
 import sys
 import tempfile
-import time
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from bench.common import child, finish, interleaved, spread, table
+from bench.steps import forget_peak, result, train, watch
 
 MODEL = {
     "vocab_size": 4096,
@@ -122,13 +122,7 @@ def engine(folder: Path, precision: str, steps: int) -> dict[str, Any]:
     from model.training.stop import StopFlag
 
     work = folder / "engine"
-    begins, read = [], loop.Prefetch.batch
-
-    def batch(self: Any, step: int) -> Any:
-        begins.append(time.process_time())
-        return read(self, step)
-
-    loop.Prefetch.batch = batch  # type: ignore[method-assign]
+    begins = watch(loop.Prefetch, "batch")
     values = {
         "objective": "pretrain",
         "work_dir": str(work),
@@ -142,27 +136,18 @@ def engine(folder: Path, precision: str, steps: int) -> dict[str, Any]:
         "log_every": 1,
         "save_every": 10 * steps,
     }
-    before = _forget_peak()
+    before = forget_peak()
     run(from_dict(values), StopFlag())
     lines = [json.loads(line) for line in (work / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]  # others look into the model
     (work / "metrics.jsonl").unlink()
-    return _result(begins, before, losses)
+    return result(begins, before, losses, WARM)
 
 
 def trainer(folder: Path, precision: str, steps: int) -> dict[str, Any]:
     """Hugging Face's Trainer."""
     import torch
-    from transformers import Qwen2ForCausalLM, Trainer, TrainerCallback, TrainingArguments
-
-    begins, losses = [], []
-
-    class Clock(TrainerCallback):
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            begins.append(time.process_time())
-
-        def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:
-            losses.extend([logs["loss"]] if "loss" in logs else [])
+    from transformers import Qwen2ForCausalLM, Trainer, TrainingArguments
 
     with np.load(folder / "rows.npz") as rows:
         tokens, starts = torch.tensor(rows["tokens"].astype(np.int64)), rows["starts"]
@@ -175,7 +160,7 @@ def trainer(folder: Path, precision: str, steps: int) -> dict[str, Any]:
         data.append(
             {"input_ids": row[:-1], "position_ids": positions[:-1], "labels": labels, "shift_labels": labels}
         )
-    before = _forget_peak()
+    before = forget_peak()
     model = Qwen2ForCausalLM.from_pretrained(
         folder / "model", attn_implementation="sdpa", dtype=torch.float32
     )
@@ -197,24 +182,8 @@ def trainer(folder: Path, precision: str, steps: int) -> dict[str, Any]:
         remove_unused_columns=False,
         disable_tqdm=True,
     )
-    Trainer(model=model, args=settings, train_dataset=data, callbacks=[Clock()]).train()
-    return _result(begins, before, losses)
-
-
-def _forget_peak() -> int:
-    """Have the kernel begin anew with the process's largest size; its size now, in bytes."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
-
-
-def _result(begins: list[float], before: int, losses: list[float]) -> dict[str, Any]:
-    times = np.diff(begins)[WARM:]
-    return {"seconds": float(np.median(times)), "memory": _status("VmHWM") - before, "losses": losses}
-
-
-def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+    begins, losses = train(Trainer(model=model, args=settings, train_dataset=data))
+    return result(begins, before, losses, WARM)
 
 
 def main(arguments: list[str]) -> None:

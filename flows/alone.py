@@ -20,17 +20,14 @@ import argparse
 import os
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from flows import stores
+from flows import health, stores
 from flows.ports import DEFAULTS, HOST
-from flows.settings import POOL, Addresses, State, auth_string, clean_environment
+from flows.settings import OWN_POOL, POOL, Addresses, State, auth_string, clean_environment
 from tasks.settings import secrets
-from tasks.settings.errors import one_line
 
 NAMES = ("prefect", "mlflow", "deploy", "worker")
 WAIT_SECONDS = 300
@@ -114,14 +111,14 @@ def _run(name: str) -> int:
 
         mlflow_server.serve(state, at, auth, listen)
     else:
-        _wait_for(f"{at.api}/health")
+        _wait_for(health.address("prefect", at))
         from flows import deploy
 
         deploy.make_pools()
         if name == "deploy":
             deploy.deploy(state, at, environment)
         else:
-            pool = os.environ.get("STEEL_POOL", "").strip() or POOL
+            pool = os.environ.get(OWN_POOL, "").strip() or POOL
             command = ["prefect", "worker", "start", "--pool", pool, "--type", "process"]
             os.execv(sys.executable, [sys.executable, "-m", *command])
     return 0
@@ -129,28 +126,17 @@ def _run(name: str) -> int:
 
 def _check(servers: Sequence[str]) -> int:
     at = addresses()
-    urls = {"prefect": f"{at.api}/health", "mlflow": f"{at.mlflow}/health"}
-    problems = [f"{name}: {problem}" for name in servers if (problem := _problem(urls[name]))]
+    problems = [f"{name}: {why}" for name in servers if (why := health.problem(health.address(name, at)))]
     print("\n".join(problems) or "up")
     return 1 if problems else 0
 
 
 def _wait_for(url: str) -> None:
     end = time.monotonic() + WAIT_SECONDS
-    while problem := _problem(url):
+    while why := health.problem(url):
         if time.monotonic() > end:
-            raise AloneError(f"{url} does not answer within {WAIT_SECONDS} s ({problem})")
+            raise AloneError(f"{url} does not answer within {WAIT_SECONDS} s ({why})")
         time.sleep(1)
-
-
-def _problem(url: str) -> str:
-    """Why a server does not answer; "" if it does. No proxy is asked."""
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with direct.open(url, timeout=5) as reply:
-            return "" if reply.status == 200 else f"HTTP {reply.status}"
-    except (urllib.error.URLError, OSError) as error:
-        return one_line(error)
 
 
 if __name__ == "__main__":

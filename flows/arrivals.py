@@ -18,7 +18,7 @@ from pathlib import Path
 
 from flows import servers
 from flows.settings import State, auth_string, clean_environment
-from tasks.settings.files import write_json
+from tasks.settings.files import read_memo, write_json
 
 EVENT = "steel.data.arrived"
 SETTLED_SECONDS = 30.0
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if at is None:
         print("the servers have not been started here: make up", file=sys.stderr)
         return 2
-    known = _known(state.arrivals)
+    known = read_memo(state.arrivals)
     files = _files(folder)
     digest = hashlib.sha256(json.dumps(files).encode()).hexdigest()
     if known.get(str(folder)) == digest:
@@ -65,13 +65,6 @@ def _files(folder: Path) -> list[tuple[str, int, int]]:
             status = path.stat()
             found.append((str(path.relative_to(folder)), status.st_size, status.st_mtime_ns))
     return found
-
-
-def _known(path: Path) -> dict[str, str]:
-    try:
-        return dict(json.loads(path.read_text("utf-8")))
-    except (FileNotFoundError, ValueError):
-        return {}
 
 
 def _told(folder: Path, digest: str, count: int) -> bool:

@@ -35,9 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = options.command(options)
         sys.stdout.flush()
         return code
-    except (
-        BrokenPipeError
-    ):  # `make plan | head` has read enough; nothing more is to be written, at the exit either
+    except BrokenPipeError:  # `make plan | head` has read enough: nothing more is written, at the exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (Wrong, PortError, ServerError, StoreError) as error:
@@ -258,11 +256,10 @@ def _watch(options: argparse.Namespace) -> int:
 
 
 def _follow(run: UUID, at: Addresses, config: Any, flow: FlowSpec) -> int:
+    from flows import runs
     from flows.follow import follow
 
     folder = flow.latest(preflight.resolve(config.runtime.artifacts), config.profile)
-    from flows import runs
-
     try:
         good = follow(run, at, folder, folder / flow.page)
         while good and (following := runs.successor(run)):

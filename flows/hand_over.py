@@ -14,12 +14,10 @@ from typing import Any
 
 from prefect.client.orchestration import get_client
 
-from flows.settings import TRAINING_POOL
+from flows.settings import OWN_POOL, TRAINING_POOL
 from tasks.settings.config import DATA_STAGES
 
 DEPLOYMENT = "steel/training"
-OWN_POOL = "STEEL_POOL"
-"""Set by prefect.yaml in the environment of a run: the pool that it is of."""
 
 
 def stages_here(stages: Sequence[str], environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:

@@ -13,8 +13,7 @@ from typing import Any
 
 from flows import preflight
 from flows.preflight import Wrong
-
-FORMS = ("steel", "qwen2", "qwen2_moe", "gguf")
+from model.export.forms import FORMS
 
 
 def register(

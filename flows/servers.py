@@ -12,8 +12,6 @@ import fcntl
 import os
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from flows import ports, processes, stores
+from flows import health, ports, processes, stores
 from flows.ports import HOST
 from flows.settings import POOL, Addresses, State, auth_string, clean_environment, write_client_files
 
@@ -32,9 +30,6 @@ RUN_SECONDS = 40
 """How long a flow run may take to save and end; Prefect kills it 30 s after a cancellation."""
 
 Say = Callable[[str], None]
-
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Asks no proxy of the environment."""
 
 
 class ServerError(RuntimeError):
@@ -298,12 +293,7 @@ def _start(name: str, at: Addresses, state: State, environment: Mapping[str, str
 def _answers(name: str, at: Addresses) -> bool:
     if name == "worker":
         return True  # it listens nowhere; Prefect shows its heartbeat
-    url = f"{at.api}/health" if name == "prefect" else f"{at.mlflow}/health"
-    try:
-        with _DIRECT.open(url, timeout=5) as reply:
-            return reply.status == 200
-    except (urllib.error.URLError, OSError):
-        return False
+    return not health.problem(health.address(name, at))
 
 
 def _wait(name: str, record: processes.Record, at: Addresses, state: State, timeout: float) -> str:

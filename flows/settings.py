@@ -39,6 +39,8 @@ from tasks.settings.paths import ROOT
 POOL = "steel-local"
 QUEUES = ("pipelines", "stages")
 """Of a pool: whole pipelines and studies, and single stages. One run of each goes on at a time."""
+OWN_POOL = "STEEL_POOL"
+"""The pool that a run is of (prefect.yaml sets it in the run's environment), or that a worker serves (flows.alone)."""
 TRAINING_POOL = "STEEL_TRAINING_POOL"
 """The pool where trainings run, if it is another than POOL (a GPU machine's). Whole pipelines then begin on POOL, and
 hand over behind the data stages (flows.hand_over)."""

@@ -12,7 +12,6 @@ setting must not begin anew on an empty SQLite.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from tasks.settings.files import write_json
+from tasks.settings.files import read_memo, write_json
 
 DATABASES = {"prefect": "STEEL_PREFECT_DATABASE", "mlflow": "STEEL_MLFLOW_DATABASE"}
 PASSWORD_FILE = "STEEL_DATABASE_PASSWORD_FILE"
@@ -128,7 +127,7 @@ def without(environ: Mapping[str, str]) -> dict[str, str]:
 
 def same_as_before(path: Path, server: str, environ: Mapping[str, str] = os.environ) -> None:
     """Raises StoreError if a server that was on PostgreSQL would begin on an empty SQLite; else remembers its place."""
-    known = _known(path)
+    known = read_memo(path)
     if server not in DATABASES:
         return
     mine, variable = database(server, environ), DATABASES[server]
@@ -140,13 +139,6 @@ def same_as_before(path: Path, server: str, environ: Mapping[str, str] = os.envi
     now = mine.url if mine else BUILT_IN
     if now != was:
         write_json(path, {**known, server: now})
-
-
-def _known(path: Path) -> dict[str, str]:
-    try:
-        return dict(json.loads(path.read_text("utf-8")))
-    except (FileNotFoundError, ValueError):
-        return {}
 
 
 def _driver() -> str:

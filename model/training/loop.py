@@ -146,7 +146,7 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
             batch = batch.to(world.device)
             if look is not None:
                 look.batch(batch)
-            with neftune.on(batch, step, scorer.lm.config.hidden_size):
+            with neftune.on(batch, step):
                 loss, sums = objective(scorer, batch, scale)
             loss.backward()
             stats += sums

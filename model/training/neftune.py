@@ -27,12 +27,14 @@ class Neftune:
         self.alpha, self.seed = alpha, seed
         self._noise: Tensor | None = None
         if alpha:
-            lm.get_input_embeddings().register_forward_hook(self._add)  # type: ignore[operator]
+            embeddings = lm.get_input_embeddings()  # type: ignore[operator]
+            self.width: int = embeddings.embedding_dim
+            embeddings.register_forward_hook(self._add)
 
     @contextmanager
-    def on(self, batch: Batch, step: int, width: int) -> Iterator[None]:
-        """The forward pass of a micro-batch; `width`: d."""
-        self._noise = noise(batch, step, width, self.alpha, self.seed) if self.alpha else None
+    def on(self, batch: Batch, step: int) -> Iterator[None]:
+        """The forward pass of a micro-batch."""
+        self._noise = noise(batch, step, self.width, self.alpha, self.seed) if self.alpha else None
         try:
             yield
         finally:

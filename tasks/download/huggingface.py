@@ -54,7 +54,7 @@ def listing(
         RevisionNotFoundError,
     )
 
-    _set_client()
+    set_client()
     endpoint = endpoint.rstrip("/")
     api = HfApi(endpoint=endpoint, token=token or False)
     terms = gated(dataset, f"{endpoint}/datasets/{dataset}", VARIABLE, token)
@@ -114,7 +114,7 @@ def _persistently(
     raise AssertionError("unreachable")
 
 
-def _set_client() -> None:
+def set_client() -> None:
     """Give huggingface_hub a client for which a hub on loopback is no network.
 
     Its own refuses loopback when HF_HUB_OFFLINE is set, sends it to the environment's proxy, and

@@ -18,7 +18,7 @@ from tasks.download.patterns import matching
 from tasks.download.walk import Walk
 from tasks.settings.config import Folders
 from tasks.settings.errors import NodeError
-from tasks.settings.files import link_or_copy, write_text
+from tasks.settings.files import link_or_copy, read_memo, write_text
 
 SETTING = {"sources": "SOURCES", "posttrain": "POSTTRAIN", "benchmarks": "BENCHMARKS"}
 BELOW = {"pretrain": "sources", "sft": "posttrain", "preference": "posttrain", "benchmark": "benchmarks"}
@@ -101,7 +101,7 @@ def _once(shown: dict[str, str], walked: Walk, say: Callable[[str], None]) -> di
 def digests(folder: Path, files: Mapping[str, str], memo: Path) -> dict[str, str]:
     """sha256 of each file that list_files gave; `memo` is the JSON file in which they are remembered."""
     with _lock:
-        known = _read(memo)
+        known = read_memo(memo)
         fresh, result = {}, {}
         for file, path_below in files.items():
             path = (folder / path_below).resolve()
@@ -141,10 +141,3 @@ def take(
 def _sha256(path: Path) -> str:
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _read(memo: Path) -> dict[str, list]:
-    try:
-        return json.loads(memo.read_text("utf-8"))
-    except (FileNotFoundError, ValueError):  # never hashed yet, or a half-written memo: hash again
-        return {}

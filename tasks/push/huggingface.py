@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tasks.download.huggingface import VARIABLE, _set_client, token
+from tasks.download.huggingface import VARIABLE, set_client, token
 from tasks.push.folder import File, Parcel
 from tasks.push.target import PushFailed, Target, without_secret
 from tasks.settings import loopback
@@ -65,7 +65,7 @@ def _push(parcel: Parcel, target: Target, secret: str, public: bool, message: st
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    _set_client()
+    set_client()
     api = HfApi(endpoint=endpoint(), token=secret)
     api.whoami()  # a wrong token is told from a missing repository only here
     new = False

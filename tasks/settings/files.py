@@ -43,6 +43,14 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=1))
 
 
+def read_memo(path: Path) -> dict[str, Any]:
+    """What an earlier run noted as JSON; {} where there is none yet, or a half-written one: it is made anew then."""
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
 def link_or_copy(origin: Path, target: Path) -> None:
     """Have the file `origin` at `target` too: by a hard link where the file system can, else by a copy."""
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -38,10 +38,12 @@ class Usage:
         }
 
     def _of_gpus(self) -> dict[str, float]:
+        if not self._gpus:
+            return {}
+        import pynvml
+
         values = {}
         for number, handle in enumerate(self._gpus):
-            import pynvml
-
             memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
             name = f"system/gpu_{number}_"
             values |= {

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import subprocess
 import sys
 
 import pytest
 
+from bench.common import with_state
 from flows import ports, processes
 from flows.settings import ROOT, State
 from tests.support.own_servers import running
@@ -83,10 +83,9 @@ def _down(state: State, *options: str, ask: bool = False, forget_password: bool 
             subprocess.run([sys.executable, "-c", ASK], env=environment, cwd=ROOT, check=True)
         if forget_password:
             state.auth.write_text("steel:another\n")
-        own = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "STEEL_"))}
         done = subprocess.run(
             [sys.executable, "-m", "flows.cli", "down", *options],
-            env={**own, "STEEL_STATE": str(state.folder)},
+            env=with_state(state.folder),
             cwd=ROOT,
             capture_output=True,
             text=True,

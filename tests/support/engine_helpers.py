@@ -118,18 +118,10 @@ def wait_for(work: Path, step: int) -> None:
 
 
 def byte_tokenizer(folder: Path) -> Path:
-    """256 bytes and the three special tokens, as the last ids."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
+    """A folder with bench.byte_tokenizer."""
+    from bench.byte_tokenizer import byte_tokenizer
 
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    raw = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(letters)}, merges=[]))
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    raw.decoder = decoders.ByteLevel()
-    raw.add_special_tokens(
-        [AddedToken(t, special=True) for t in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")]
-    )
-    PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|im_end|>").save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
     return folder
 
 

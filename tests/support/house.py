@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from bench.common import with_state
 from flows.settings import ROOT
 
 FORKED = "model.training.forkserver"
@@ -32,8 +32,7 @@ class House:
 
     @property
     def environment(self) -> dict[str, str]:
-        own = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "STEEL_"))}
-        return {**own, "STEEL_STATE": str(self.folder / "state")}
+        return with_state(self.folder / "state")
 
     @property
     def overrides(self) -> dict[str, Any]:

@@ -9,20 +9,10 @@ CHATML = (
 
 
 def byte_tokenizer():
-    """256 bytes and three specials, as the last ids."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
+    """The same with padding and a chat template."""
+    from bench import byte_tokenizer as plain
 
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    raw = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(letters)}, merges=[]))
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    raw.decoder = decoders.ByteLevel()
-    raw.add_special_tokens(
-        [AddedToken(t, special=True) for t in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")]
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|endoftext|>"
-    )
+    tokenizer = plain.byte_tokenizer(pad_token="<|endoftext|>")
     tokenizer.chat_template = CHATML
     return tokenizer
 

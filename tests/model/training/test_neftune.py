@@ -97,7 +97,7 @@ def test_only_within_a_training_step_is_there_noise(data):
     clean = lm.embed(batch.input_ids)
     neftune = Neftune(lm, ALPHA, 1)
     assert torch.equal(lm.embed(batch.input_ids), clean)
-    with neftune.on(batch, 4, WIDTH):
+    with neftune.on(batch, 4):
         assert torch.equal(lm.embed(batch.input_ids), clean + noise(batch, 4, WIDTH, ALPHA, 1))
     assert torch.equal(lm.embed(batch.input_ids), clean)
     Neftune(still := Tiny(), 0.0, 1)
