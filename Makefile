@@ -27,7 +27,8 @@ MODELS     ?=
 FILE       ?=
 SEED       ?=
 GPUS       ?=
-APPLY      ?=
+GO         ?=
+TABLE      ?=
 KEEP_DAYS  ?= 7
 STUDY      ?=
 ROUNDS     ?= 50
@@ -81,8 +82,8 @@ run: setup ## run a profile's pipeline and follow it; starts the servers if need
 ablation: setup ## a study on a profile: STUDY=ffn (default), every kind of FFN side by side (steel-ablation/ffn)
 	@$(CLI) ablation $(REQUEST) $(if $(STUDY),--study '$(STUDY)')
 
-compare: setup ## models by path on the same questions: MODELS='a=path b=path' BENCHMARKS=folder (steel-compare/models)
-	$(if $(MODELS),,$(error compare wants MODELS='name=path name=path'))@$(CLI) compare $(COMPARED)
+compare: setup ## models by path on the same questions: MODELS='a=path b=path' BENCHMARKS=folder (steel-compare/models); TABLE=FILE: the truth table
+	$(if $(MODELS),,$(error compare wants MODELS='name=path name=path'))@$(CLI) compare $(COMPARED) $(if $(TABLE),--table '$(TABLE)')
 
 truth-table: setup ## the same by every protocol with all controls; SOURCES=folder of training text: contamination
 	$(if $(MODELS),,$(error truth-table wants MODELS='name=path name=path'))@$(CLI) compare $(COMPARED) --truth
@@ -103,8 +104,8 @@ preview: setup ## a source's first records, raw and converted: SOURCE=name PROFI
 prompts: setup ## the exact prompt of each protocol: PROFILE=… PROTOCOL=paper-gen BENCHMARK=ceval (default: all)
 	@$(CLI) prompts $(REQUEST) $(if $(PROTOCOL),--protocol '$(PROTOCOL)') $(if $(BENCHMARK),--benchmark '$(BENCHMARK)')
 
-prune: setup ## what no newest run needs in artifacts/, older than KEEP_DAYS=7; removed only with APPLY=1
-	@$(CLI) prune $(REQUEST) --days '$(KEEP_DAYS)' $(if $(filter-out 0 no,$(APPLY)),--apply)
+prune: setup ## what no newest run needs in artifacts/, older than KEEP_DAYS=7; removed only with GO=1
+	@$(CLI) prune $(REQUEST) --days '$(KEEP_DAYS)' $(if $(filter-out 0 no,$(GO)),--apply)
 
 check: setup ## only the checks that come before a run; for another machine: GPUS=8
 	@$(CLI) check $(REQUEST) $(if $(GPUS),--gpus '$(GPUS)')
@@ -118,16 +119,16 @@ trace: setup ## what became of a record: ID=id or its first digits, FILE:POSITIO
 chat: setup ## talk to the last trained model; MODEL=dpo|sft|sft:NAME|base|FOLDER TEMPERATURE=0.7 TOP_P=0.9
 	@$(CLI) chat $(REQUEST) --model '$(MODEL)' --temperature $(TEMPERATURE) --top-p $(TOP_P)
 
-serve: setup ## an OpenAI-compatible server: MODEL=dpo|sft|base|FOLDER (several with commas) PORT=8040; a key: STEEL_API_KEY
+serve: setup ## an OpenAI-compatible server: MODEL=dpo|sft|base|FOLDER (several with commas) PORT=8000; a key: STEEL_API_KEY
 	@$(CLI) serve $(REQUEST) --model '$(MODEL)' $(if $(PORT),--port $(PORT))
 
 chat-web: setup ## the same with all models of the profile, for its chat page: prints the address
 	@$(CLI) serve $(REQUEST) --model '$(if $(MODEL),$(MODEL),all)' $(if $(PORT),--port $(PORT))
 
-push: setup ## a model with its card to a hub: TO=hf:OWNER/NAME|modelscope:OWNER/NAME FORM=gguf MODEL=… LICENCE=mit PUBLIC=1; sent only with APPLY=1
+push: setup ## a model with its card to a hub: TO=hf:OWNER/NAME|modelscope:OWNER/NAME FORM=gguf MODEL=… LICENCE=mit PUBLIC=1; sent only with GO=1
 	$(if $(TO),,$(error push wants TO=hf:owner/name or TO=modelscope:owner/name))@$(CLI) push $(REQUEST) --to '$(TO)' --model '$(MODEL)' \
 	  $(if $(FORM),--form '$(FORM)') $(if $(LICENCE),--licence '$(LICENCE)') $(if $(filter-out 0 no,$(PUBLIC)),--public) \
-	  $(if $(filter-out 0 no,$(APPLY)),--apply)
+	  $(if $(filter-out 0 no,$(GO)),--apply)
 
 watch: setup ## follow the newest flow run
 	@$(CLI) watch

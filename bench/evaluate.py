@@ -86,7 +86,13 @@ def measure(work: Path, quick: bool) -> dict[str, Any]:
             f"{name}: {told['questions']} questions, {told['answers_apart']} answers apart, "
             f"log-probabilities at most {told['apart']:.1g} apart"
         )
-    return result
+    return {
+        "ratio_vs_lm_eval_0shot": round(result["0-shot"]["times"], 2),
+        "ratio_vs_lm_eval_5shot": round(result["5-shot"]["times"], 2),
+        "same_answers": not any(told["answers_apart"] for told in result.values()),
+        "memory_ratio_vs_lm_eval": round(max(told["memory_share"] for told in result.values()), 4),
+        **result,
+    }
 
 
 def compared(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:

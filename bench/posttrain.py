@@ -26,7 +26,9 @@ SIDES = "bench.posttrain_sides"
 MICRO = {"sft": (1, 4), "dpo": (2, 8), "grpo": (0,)}
 """Rows (or pairs) of a micro-batch to try; 0: all."""
 UNITS = {"sft": "supervised tokens", "dpo": "pairs", "grpo": "samples"}
-SMALL, LARGE = 4096, 151936
+VOCABULARIES = {4096: "", 151936: "_large_vocab"}
+"""Vocabulary -> the end of its results' names."""
+QUICK = {4096: tuple(MICRO), 151936: ("sft",)}
 CLOSE = 1e-4
 """Largest difference of two losses in FP32, in nats."""
 
@@ -37,14 +39,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit("bench.posttrain needs TRL: make peers")
     results: dict[str, Any] = {}
     rows: list[list[str]] = []
-    for vocabulary in (SMALL,) if options.quick else (SMALL, LARGE):
+    for vocabulary, ending in VOCABULARIES.items():
         with tempfile.TemporaryDirectory() as folder:
             child(SIDES, "prepare", folder, vocabulary)
-            for objective in MICRO:
+            for objective in QUICK[vocabulary] if options.quick else MICRO:
                 found = compare(Path(folder), objective, *((5, 1) if options.quick else (8, 3)))
-                results |= {
-                    f"{objective}_{vocabulary}_{name}": value for name, value in ratios(found).items()
-                }
+                results |= {f"{objective}_{name}{ending}": value for name, value in ratios(found).items()}
                 rows += [line(objective, vocabulary, side, runs) for side, runs in found.items()]
     head = ["", "vocabulary", "micro-batch", "CPU ms a step", "units/CPU s", "MB", "last loss"]
     print(f"\nQwen2 of 256 x 4, FP32, one thread; units: {UNITS}\n")
@@ -94,8 +94,8 @@ def ratios(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, float]
     """Speed over TRL's, and memory over TRL's."""
     memory = {side: median(run["memory"] for run in runs) for side, runs in found.items()}
     return {
-        "speed": round(seconds(found["trl"]) / seconds(found["steel"]), 2),
-        "memory": round(memory["steel"] / memory["trl"], 2),
+        "ratio_vs_trl": round(seconds(found["trl"]) / seconds(found["steel"]), 2),
+        "memory_ratio_vs_trl": round(memory["steel"] / memory["trl"], 2),
     }
 
 

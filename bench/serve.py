@@ -52,14 +52,26 @@ def main() -> None:
             contenders = {"steel": here, "transformers serve": there}
             for address, name in contenders.values():
                 load.run(address, name, 1)  # warm
-            result = {"tokens": tokens, "threads": args.threads, "clients": {}}
+            result: dict[str, Any] = {"tokens": tokens, "threads": args.threads, "clients": {}}
             for clients in CLIENTS:
                 runs: dict[str, Callable[[], Any]] = {
                     name: lambda at=at, n=clients: load.run(*at, n) for name, at in contenders.items()
                 }
                 result["clients"][clients] = compared(common.interleaved(runs, rounds))
     show(result)
-    common.finish(result)
+    one = result["clients"][CLIENTS[0]]
+    common.finish(
+        {
+            "tokens_per_s_ratio_vs_transformers": one["ratio"],
+            **{
+                f"tokens_per_s_ratio_vs_transformers_{n}_clients": result["clients"][n]["ratio"]
+                for n in CLIENTS[1:]
+            },
+            "first_token_ms": round(1000 * one["steel"]["first_s"], 1),
+            "first_token_ms_transformers": round(1000 * one["transformers serve"]["first_s"], 1),
+            **result,
+        }
+    )
 
 
 class Load:

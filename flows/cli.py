@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +25,7 @@ from flows.spec import PIPELINE, FlowSpec
 from flows.stores import StoreError
 from tasks.settings import loopback
 from tasks.settings.config import SteelRun
+from tasks.settings.files import write_text
 from tasks.stage.names import stage_of
 
 
@@ -88,7 +90,7 @@ def _prune(options: argparse.Namespace) -> int:
         gone = list(prune.remove(items))
         print(f"removed {len(gone):,} folders, {sum(item.size for item in gone) / 1e6:,.1f} MB")
     else:
-        print("nothing was removed: make prune APPLY=1 removes them")
+        print("nothing was removed: make prune GO=1 removes them")
     return 0
 
 
@@ -222,7 +224,14 @@ def _run(options: argparse.Namespace) -> int:
     except runs.RunError as error:
         raise Wrong(str(error)) from error
     print(f"flow run {at.prefect}/runs/flow-run/{run}", flush=True)
-    return _follow(run, at, config, request.spec)
+    code = _follow(run, at, config, request.spec)
+    if (table := getattr(options, "table", "")) and not code:
+        from tasks.compare.table import NUMBERS
+
+        made = request.spec.latest(preflight.resolve(config.runtime.artifacts), config.profile) / NUMBERS
+        write_text(Path(table), made.read_text("utf-8"))
+        print(f"table    {table}")
+    return code
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -294,7 +303,9 @@ def _request(options: argparse.Namespace) -> Request:
     flow = spec.studies()[options.study] if options.study else PIPELINE
     if models := getattr(options, "models", ""):
         flow = spec.COMPARE
-        overrides = merge(preflight.compared(models, options.truth, options.sources), overrides)
+        overrides = merge(
+            preflight.compared(models, options.truth or bool(options.table), options.sources), overrides
+        )
     gpus = preflight.gpus(getattr(options, "gpus", ""))
     return Request(options.profile, options.until or "report", force, overrides, flow, gpus)
 
@@ -352,6 +363,7 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("--models", required=True, metavar="NAME=PATH …", help="folders or GGUF files")
     compare.set_defaults(profile="compare")
     compare.add_argument("--truth", action="store_true", help="by every protocol, with all controls")
+    compare.add_argument("--table", default="", metavar="FILE", help="the same, and write it as JSON to FILE")
     verify = command("verify", _verify, "ask a random sample of a table's answers again")
     verify.add_argument("file", help="truth-table.json")
     verify.add_argument("--benchmarks", required=True, metavar="FOLDER", help="folder with the benchmarks")

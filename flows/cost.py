@@ -18,7 +18,12 @@ from tasks.settings.errors import NodeError
 
 SMALL = 50_000_000
 """Parameters below which no anchor for the speed is near."""
-_PARTS = {"unsharded": "gathered weights and buffers", "loss": "logits of a chunk and the head's gradient"}
+_PARTS = {
+    "unsharded": "gathered weights and buffers",
+    "loss": "logits of a chunk and the head's gradient",
+    "sampler": "a whole copy that samples",
+    "reference": "the start model",
+}
 _TOO_SMALL = "a GPU waits for the kernels of so small a model to be started, not for its products"
 _UNITS = (("days", 86_400), ("hours", 3600), ("minutes", 60), ("seconds", 1))
 
@@ -70,7 +75,9 @@ def _model(config: Any) -> str:
 
 def _memory(each: Cost) -> Iterator[str]:
     training = each.training
-    unit = "pairs of 2 x" if training.rows_each == 2 else "blocks of"
+    unit = {"dpo": "pairs of 2 x", "rl": f"prompts of {training.rows_each} x"}.get(
+        training.stage, "blocks of"
+    )
     yield (
         f"{training.stage}: {training.recipe.batch_size} {unit} {training.length:,} tokens a step = {training.ranks} ranks x "
         f"{training.share // training.micro} micro-steps x {training.micro}"
@@ -166,3 +173,8 @@ def _assumptions(config: Any, machines: Fleet, costs: list[Cost]) -> Iterator[st
         yield "  compile is looked at as if it were off"
     if any(each.training.stage == "dpo" for each in costs):
         yield "  dpo: every reply fills its row, and every token is a target; real pairs take less"
+    if any(each.training.stage == "rl" for each in costs):
+        yield (
+            "  rl: every reply fills its row, every group is trained on, and sampling is bound by reading the weights; its cache "
+            "and the start of its kernels are not counted"
+        )

@@ -149,6 +149,8 @@ class Journal:
             "mlflow_url": runner.tracker.url(runner.pipeline_run) if runner.pipeline_run else "",
         }
         write_json(self._folder / "run.json", run)
+        if status == "FINISHED":
+            self.spec.point(self._folder, runner.done)
         result = runner.done.get(self.spec.result)
         if status == "FINISHED" and result:
             self.spec.publish(self._folder, result.path, self.stages)

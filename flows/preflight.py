@@ -22,6 +22,7 @@ from flows.spec import PIPELINE, FlowSpec
 from model.guard import refuse_foreign_kernels
 from tasks.settings.config import STAGES, SteelRun
 from tasks.settings.errors import NodeError, complaint
+from tasks.settings.runtime import RUNS_MODEL
 from tasks.stage.names import stage_of
 from tasks.stage.node import Node
 
@@ -284,7 +285,7 @@ def assignments(text: str) -> dict[str, Any]:
 
 
 def models(text: str) -> dict[str, str]:
-    """Name -> absolute path, of `a=path b=path`; a path may hold spaces.
+    """Name -> absolute path, of `a=path b=path`; a path may hold spaces. A run's model (demo:dpo) stays as it is.
 
     >>> list(models("tiny=/models/tiny other=/models/other"))
     ['tiny', 'other']
@@ -300,7 +301,7 @@ def models(text: str) -> dict[str, str]:
         if name in found:
             raise Wrong(f"MODELS names {name!r} twice")
         path = text[start.end() : following.start() if following else len(text)].strip()
-        found[name] = str(Path(path).expanduser().resolve())
+        found[name] = path if RUNS_MODEL.fullmatch(path) else str(Path(path).expanduser().resolve())
     return found
 
 

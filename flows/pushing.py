@@ -63,7 +63,7 @@ def _push(options: argparse.Namespace, asked: preflight.Request) -> int:
         print("\n".join(folders.lines(parcel)))
         print(f"{len(parcel.files)} files, {parcel.size / 1e6:,.1f} MB", flush=True)
         if not options.apply:
-            print("nothing was sent: APPLY=1 sends it")
+            print("nothing was sent: GO=1 sends it")
             return 0
         print(hub.push(parcel, to, public=options.public, message=f"{name}, by Steel"))
     return 0

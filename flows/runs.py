@@ -209,7 +209,9 @@ class Reader:
         queue = self.flow_run().work_queue_id
         going = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING]))
         runs = self._client.read_flow_runs(flow_run_filter=FlowRunFilter(state=going), limit=200)
-        return next((run.name for run in runs if queue and run.work_queue_id == queue), "")
+        return next(
+            (run.name for run in runs if queue and run.work_queue_id == queue and run.id != self.run), ""
+        )
 
     def logs(self, lines: int = 30) -> list[str]:
         """The last lines of the run's log, oldest first."""

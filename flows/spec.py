@@ -15,9 +15,9 @@ from typing import Any
 from tasks.ablation.ffn import node as ffn
 from tasks.ablation.language_ratio import node as language_ratio
 from tasks.compare import node as models
-from tasks.figures.latest import publish_latest
+from tasks.figures.latest import publish_latest, publish_models
 from tasks.settings.config import DATA_STAGES, STAGES, SteelRun
-from tasks.stage.node import Node
+from tasks.stage.node import Artifact, Node
 
 FAMILY = "steel-ablation"
 """The name of the flows that change one thing: their deployments are `steel-ablation/<study>`."""
@@ -44,6 +44,8 @@ class FlowSpec:
     """The file there that a person opens."""
     folder: str = ""
     """Below artifacts/latest/<profile>; run.json goes there too."""
+    point: Callable[[Path, Mapping[str, Artifact]], None] = lambda folder, nodes: None
+    """`point(folder, nodes)` links what the nodes of a run that has ended well hold for people and programs."""
     takes_until: bool = False
     """Can end at a stage: has the parameter `until`."""
 
@@ -83,6 +85,7 @@ PIPELINE = FlowSpec(
     build=_pipeline,
     result="report",
     publish=publish_latest,
+    point=publish_models,
     page="report.html",
     takes_until=True,
 )

@@ -3,7 +3,7 @@
 `steel-ablation/ffn` runs the profile's data stages (skipped when done), then trains every kind of
 feed-forward layer with every seed (settings: `ablation` in the profile) and compares them.
 
-`steel-compare/models` asks models by path the same questions (settings: `compare`, runtime.models).
+`steel-compare/models` asks models by path the same questions (settings: `compare`).
 
 Each study has a flow of its own, because its graph is its own and so is what can be forced; flows of one
 family share their name, so their deployments are `steel-ablation/<study>`. No `from __future__ import
@@ -16,7 +16,7 @@ from prefect import Flow, flow
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows.spec import STUDIES, FlowSpec
+from flows.spec import COMPARE, STUDIES, FlowSpec
 from flows.stages import MAX_BESIDE, walk
 from tasks.settings import profiles
 from tasks.settings.profiles import Overrides, ProfileName
@@ -49,5 +49,33 @@ def study_flow(spec: FlowSpec) -> Flow:
     return flow(name=spec.name, task_runner=runner, persist_result=False, log_prints=False)(study)
 
 
+def compare_flow(spec: FlowSpec) -> Flow:
+    """The Prefect flow that compares models by path: one parameter more."""
+
+    def compare(
+        profile: ProfileName = "demo",
+        models: dict[str, str] = {},  # noqa: B006  (read only)
+        overrides: Overrides = Overrides(),  # noqa: B008  (frozen, and the UI wants a default)
+        force: list[forced(spec)] = [],  # noqa: B006  (read only)
+    ) -> Any:
+        """Ask models by path the same questions, those of the profile's benchmarks.
+
+        Args:
+            profile: which file in deployments/profiles says what is asked, and how (`compare`).
+            models: name of each model and where it is: a folder of transformers, a GGUF file, or a model of a profile's
+                last run, such as demo:dpo.
+            overrides: values merged into the profile, mapping by mapping (`compare`: benchmarks, protocols, controls).
+            force: stages or nodes (`compare:NAME`) to run again, once per flow run.
+        """
+        tree = overrides.model_dump(mode="json")
+        config = profiles.load(profile, profiles.merge(tree, {"runtime": {"models": models}}))
+        return walk(spec, config, spec.stages, force)
+
+    runner = ThreadPoolTaskRunner(max_workers=MAX_BESIDE)
+    return flow(name=spec.name, task_runner=runner, persist_result=False, log_prints=False)(compare)
+
+
 # under the names that prefect.yaml has as entrypoints: flows/sweep.py:ffn
-globals().update({spec.entrypoint.rpartition(":")[2]: study_flow(spec) for spec in STUDIES})
+for _spec in STUDIES:
+    _made = compare_flow(_spec) if _spec is COMPARE else study_flow(_spec)
+    globals()[_spec.entrypoint.rpartition(":")[2]] = _made

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-PORT = 8040
+PORT = 8000
 KEY = "STEEL_API_KEY"
 
 

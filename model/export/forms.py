@@ -5,7 +5,8 @@
 | `steel` | the folder as training left it (of another model of transformers: its own form) | all |
 | `qwen2` | a stock Qwen2ForCausalLM | `swiglu` experts with `ffn: dense`, or `token` with one expert |
 | `qwen2_moe` | a stock Qwen2MoeForCausalLM with every expert active | `swiglu`, `token`, one slot an expert, a linear router |
-| `gguf` | a file for llama.cpp and Ollama, with a Modelfile | what can leave as `qwen2` or `qwen2_moe` |
+| `gguf` | files for llama.cpp and Ollama, with a Modelfile | what can leave as `qwen2` or `qwen2_moe` |
+| `ollama` | one such file and its Modelfile | the same, with Steel's chat template |
 
 A cosine router leaves as `qwen2_moe` only by `fold_cosine`, which makes it a linear one nearly equal.
 """
@@ -15,9 +16,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-FORMS = ("steel", "qwen2", "qwen2_moe", "gguf")
+FORMS = ("steel", "qwen2", "qwen2_moe", "gguf", "ollama")
 STOCK = ("qwen2", "qwen2_moe")
 """Forms that need no code of Steel's."""
+FILES = ("gguf", "ollama")
+"""Forms that are GGUF files, of a stock form."""
 WAY = "model.expert: swiglu with model.ffn: dense (as qwen2), or with ffn: token and router: linear (as qwen2_moe)"
 
 
@@ -50,12 +53,12 @@ def refusal(form: str, geometry: Mapping[str, Any], *, fold_cosine: bool = False
     if form == "steel":
         return ""
     stock = stock_form(geometry, fold_cosine=fold_cosine)
-    if stock == form or (stock and form == "gguf"):
+    if stock == form or (stock and form in FILES):
         return ""
     kind = geometry.get("model_type", "steel")
     if kind != "steel":
         return f"a model of type {kind} cannot leave as {form}: it leaves in its own form, `steel`" + (
-            "" if form != "gguf" else f"; the GGUF writer knows {', '.join(STOCK)}"
+            "" if form not in FILES else f"; the GGUF writer knows {', '.join(STOCK)}"
         )
     if stock:
         return f"this geometry leaves as {stock}, not as {form}: choose {stock}, or gguf"

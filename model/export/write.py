@@ -14,7 +14,7 @@ from torch import nn
 
 from model.chat_template import CHAT_TEMPLATE
 from model.export import gguf_file, ollama, parity, stock
-from model.export.forms import FormError, refusal, stock_form
+from model.export.forms import FILES, FormError, refusal, stock_form
 from model.scoring import load
 from model.tokenizer import TextTokenizer
 
@@ -47,10 +47,14 @@ def write_form(
     if form == "steel":
         copy_own(source, out)
         certificate |= parity.certify(trained, load(out, "cpu", torch.float32), prompts, tolerance=tolerance)
-    elif form == "gguf":
+    elif form in FILES:
         certificate["files"] = _ggufs(
             source, out, trained, prompts, dtypes, fold_cosine, tolerance if folded else 0.0
         )
+        if form == "ollama" and not (out / "Modelfile").exists():
+            raise FormError(
+                "the chat template is not Steel's ChatML, so no Modelfile can be written: choose gguf"
+            )
     else:
         stock.write_stock(source, out, fold_cosine=fold_cosine)
         certificate |= parity.certify(trained, load(out, "cpu", torch.float32), prompts, tolerance=tolerance)

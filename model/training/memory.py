@@ -70,6 +70,16 @@ class Question:
     """A row's."""
     dpo: bool = False
     """`rows` are pairs, each of two replies that fill a row."""
+    group: int = 0
+    """`rows` are prompts, each with so many replies that fill a row (GRPO); the rank also holds the model whole, to sample
+    with it. 0: no such training."""
+    reference: bool = False
+    """A second model is held in shards: the start of a GRPO with a KL term."""
+
+    @property
+    def lines(self) -> int:
+        """Rows of `length` tokens that one of `rows` stands for."""
+        return 2 if self.dpo else self.group or 1
 
 
 def answer(question: Question) -> dict[str, Any]:
@@ -122,7 +132,7 @@ def _tracked_step(question: Question, world: parallel.World, rows: int, answers:
     optimizer = make_optimizer(scorer, train.optim, world.dtype)
     optimizer.prepare()
     objective = (Dpo if question.dpo else NextToken)(train)
-    batch = (pairs if question.dpo else blocks)(rows, question.length, question.documents)
+    batch = batch_of(question, rows)
     micro_steps = 1 if train.batch_size <= rows * world.size else 2  # more than two hold what two hold
     tracker = FSDPMemTracker(scorer, optimizer)
     tracker.track_inputs(tuple(v for v in vars(batch).values() if isinstance(v, torch.Tensor)))
@@ -137,7 +147,7 @@ def _tracked_step(question: Question, world: parallel.World, rows: int, answers:
             stats += sums
         clip(local_gradients(scorer), train.optim.grad_clip, stats)
     tracked = next(iter(tracker.get_tracker_snapshot("peak").values()))
-    return _by_part(
+    parts = _by_part(
         {getattr(k, "value", k): v for k, v in tracked.items()},
         scorer,
         optimizer,
@@ -145,6 +155,21 @@ def _tracked_step(question: Question, world: parallel.World, rows: int, answers:
         batch,
         world.dtype.itemsize,
     )
+    if not question.group:
+        return parts
+    shards = question.ranks // train.parallel.replicate
+    return beside(
+        parts, sum(p.numel() for p in scorer.parameters()), world.dtype.itemsize, shards, question.reference
+    )
+
+
+def beside(parts: dict[str, int], parameters: int, size: int, shards: int, reference: bool) -> dict[str, int]:
+    """`parts` with what GRPO holds beside the step: `sampler`, the whole model at `size` bytes a parameter, and
+    `reference`, a shard of the start model in FP32."""
+    held = {"sampler": size * parameters}
+    if reference:
+        held["reference"] = 4 * -(-parameters // shards)
+    return {**parts, **held, "total": parts["total"] + sum(held.values())}
 
 
 def _by_part(
@@ -186,6 +211,13 @@ def loss_bytes(scorer: Scorer, batch: Any, size: int) -> int:
 def _local_bytes(value: torch.Tensor) -> int:
     local = value.to_local() if isinstance(value, DTensor) else value
     return local.numel() * local.element_size()
+
+
+def batch_of(question: Question, rows: int) -> Batch | PairBatch:
+    """A full micro-batch. That of GRPO stands as blocks: its loss, too, goes over the head in chunks."""
+    if question.dpo:
+        return pairs(rows, question.length, question.documents)
+    return blocks(rows * question.lines, question.length, question.documents)
 
 
 def blocks(rows: int, length: int, documents: int) -> Batch:
@@ -230,10 +262,8 @@ def _counts(question: Question, geometry: SteelConfig, rows: int) -> list[int]:
     ffn = SteelFFN(narrow)
     for parameter in ffn.parameters():
         torch.nn.init.ones_(parameter)
-    batch = (pairs if question.dpo else blocks)(rows, question.length, question.documents)
-    layout = Layout.of(
-        rows * (2 if question.dpo else 1), question.length, torch.device("cpu"), doc_index=batch.doc_index
-    )
+    batch = batch_of(question, rows)
+    layout = Layout.of(rows * question.lines, question.length, torch.device("cpu"), doc_index=batch.doc_index)
     return sizes(lambda: ffn(torch.ones(*batch.doc_index.shape, narrow.hidden_size), layout))
 
 

@@ -27,6 +27,7 @@ from model.families import FamilyError, counts, network
 from model.families.head import auxiliary_weight
 from model.training.config import ConfigError, TrainConfig, from_dict
 from model.training.loss import CHUNK_TOKENS
+from model.training.memory import beside
 from model.training.parallel import read_geometry
 
 PLANNED = "planned_without_numbers"
@@ -84,7 +85,7 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
 def _peak(question: dict[str, Any], train: TrainConfig, lm: PreTrainedModel, rows: int) -> dict[str, int]:
     whole, size = sum(p.numel() for p in lm.parameters()), lm.dtype.itemsize
     shard = -(-whole // question["ranks"])
-    lines = rows * (2 if question.get("dpo") else 1)
+    lines = rows * (2 if question.get("dpo") else question.get("group") or 1)
     kept = _kept(lm, lines, question["length"])
     blocks = len(network.blocks(lm))
     head = lm.get_output_embeddings().weight
@@ -102,7 +103,10 @@ def _peak(question: dict[str, Any], train: TrainConfig, lm: PreTrainedModel, row
         if train.kernels != "off"
         else min(CHUNK_TOKENS, tokens) * classes * (2 * size + 4) + 4 * classes * hidden,
     }
-    return {**parts, "total": sum(parts.values())}
+    parts["total"] = sum(parts.values())
+    if not question.get("group"):
+        return parts
+    return beside(parts, whole, size, question["ranks"], bool(question.get("reference")))
 
 
 def _kept(lm: PreTrainedModel, rows: int, length: int) -> int:

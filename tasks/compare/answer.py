@@ -41,7 +41,7 @@ class Recipe(Section):
 def body(ctx: Context) -> Outcome:
     """Ask the model; leaves results.json, answers.jsonl, by_subject.csv and model.json (digests of its files, and the recipe)."""
     recipe: Recipe = ctx.config
-    path = Path(ctx.runtime.models[recipe.model])
+    path = ctx.runtime.model(recipe.model)
     files = identity(path)
     folders = {name: ctx.inputs[name].path for name in recipe.benchmarks}
     questions = asked(recipe, folders)

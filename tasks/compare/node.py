@@ -43,7 +43,7 @@ def nodes(config: SteelRun) -> list[Node]:
             raise NodeError(f"compare.chat names {name!r}, which is no model")
     wanted = {*asked, *settings.contamination}
     found = [node for room in (download, convert) for node in room.nodes(config) if node.unit in wanted]
-    models = [_model(config, name, Path(path), asked) for name, path in config.runtime.models.items()]
+    models = [_model(config, name, config.runtime.model(name), asked) for name in config.runtime.models]
     inputs = {f"model:{node.unit}": node.name for node in models}
     if settings.contamination:
         found.append(_search(config, asked))

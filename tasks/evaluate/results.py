@@ -33,7 +33,7 @@ def rows(
 
     accuracy: over questions (micro)          macro: mean of the subjects
     average, score: which of the two the protocol or the benchmark publishes, and its value
-    version, digest: of the protocol          prompts_cut: prompts that lost their beginning
+    version, protocol_hash: of the protocol   prompts_cut: prompts that lost their beginning
     family: C-Eval, CMMLU or MMLU, where all subjects are of it
     chance: what guessing gives               letters: how often each was taken
     readings: cloze, normalised otherwise     shots_dropped: examples that did not fit
@@ -82,7 +82,7 @@ def _row(model: str, key: Key, lines: list[Mapping[str, Any]], family: str) -> d
     row["average"] = (of.average if of else "") or OWN_AVERAGE.get(family, "macro")
     row["score"] = row["accuracy"] if row["average"] == "micro" else row["macro"]
     if of:
-        row |= {"version": of.version, "digest": of.digest, "form": lines[0].get("form", "")}
+        row |= {"version": of.version, "protocol_hash": of.digest, "form": lines[0].get("form", "")}
     if counts.keys() <= subjects.names(family).keys():
         row["family"] = family
         row["categories"] = _categories(family, counts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from model.export.forms import FILES
 from tasks.figures.history import Nodes
 from tasks.report import model_card, view
 from tasks.settings.config import PipelineRecipe
@@ -57,13 +58,13 @@ def write(
 def form_section(form: str, certificate: dict[str, Any]) -> str:
     """Markdown: how to run it, the certificate, the traps."""
     lines = ["## This form", ""]
-    if form == "gguf":
+    if form in FILES:
         lines.append(OLLAMA.format(file=next(iter(certificate["files"]))))
     else:
         lines += [RUN[form], SERVED]
     lines += ["### Parity", "", certificate_table(certificate), ""]
     lines += [FORGED, ""]
-    if form == "gguf":
+    if form in FILES:
         lines += [NFC, ""]
     if form == "steel" and certificate["of"] == "steel":
         lines += [UNRUN, ""]

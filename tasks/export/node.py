@@ -1,6 +1,6 @@
-"""The export stage: one node a form that `export.forms` names, of the last model of the run.
+"""The export stage: one node a form of the last model of the run: `export:steel`, and those that `export.forms` names.
 
-`export:steel`, `export:qwen2`, `export:qwen2_moe`, `export:gguf`. Each reads all that the report reads, for the card.
+Each reads all that the other stages made, for the card.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ def nodes(config: SteelRun, names: Iterable[str]) -> list[Node]:
     named = Export(licence=config.export.licence, base_model=config.export.base_model)
     run = placeless(config.recipe).model_copy(update={"export": named})
     changed = differences.assignments(config.recipe)
+    forms = dict.fromkeys(("steel", *config.export.forms)) if config.export.forms else ()
     return [
         Node(
             name=f"export:{form}",
             body=export,
             config=Recipe(
                 form=form,
-                dtypes=config.export.gguf if form == "gguf" else [],
+                dtypes={"gguf": config.export.gguf, "ollama": config.export.gguf[:1]}.get(form, []),
                 fold_cosine=config.export.fold_cosine,
                 run=run,
                 changed=changed,
             ),
             inputs={name: name for name in names},
         )
-        for form in config.export.forms
+        for form in forms
     ]

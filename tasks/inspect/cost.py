@@ -1,8 +1,9 @@
 """What a run would cost on GPUs that may not be here: memory, time, disk. No data is needed, and no torch in this process.
 
 Memory of Steel's own models is measured, not estimated: model.training.memory runs the engine's step under fake tensors,
-in a process of its own; that of other models is estimated by model.training.memory_estimate. Answers are kept, by a digest of the question and of the code of model/ and kernels/. Time is arithmetic on
-data sheets and on what comparable trainings reach; nothing of it has been measured with this code.
+in a process of its own; that of other models is estimated by model.training.memory_estimate. Answers are kept, by a digest
+of the question and of the code of model/ and kernels/. Time is arithmetic on data sheets and on what comparable trainings
+reach; nothing of it has been measured with this code.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ from tasks.settings.files import write_json
 from tasks.settings.paths import ROOT
 from tasks.training.pretrain import beginning, rounded_vocab
 
-STAGES = ("pretrain", "sft", "dpo")
+STAGES = ("pretrain", "sft", "dpo", "rl")
 TRACKER, ESTIMATE = "model.training.memory", "model.training.memory_estimate"
 RECOMPUTED = {"none": 0.0, "selective": 0.5, "full": 1.0}
 """Share of the blocks whose forward pass, a third of the FLOPs, is computed twice."""
+BATCH_ROWS = 128
+"""Replies that are sampled side by side (model.sampling, which this process does not load)."""
 DOCUMENTS = 4
 """A row's; the memory of attention depends on it a little, that of the FFN kind `merge` more."""
 
@@ -45,11 +48,15 @@ class Training:
     length: int
     """Tokens of a row."""
     rows_each: int
-    """Rows of one item of the batch: 2 for a pair."""
+    """Rows of one item of the batch: 2 for a pair, the group for a prompt of RL."""
     micro: int
     """As set, or the rank's share of the batch."""
     runtime: Runtime
     """How it is run: what saves memory."""
+    passes: int = 1
+    """Updates in a step of RL, all on the same rows."""
+    sampled: int = 0
+    """Tokens of a reply that RL samples, at most. 0: another stage."""
 
     @property
     def copies(self) -> int:
@@ -141,7 +148,21 @@ def seconds_per_step(cost: Cost, fleet: Fleet) -> tuple[float, float]:
     in_copy = (shards - 1) / shards * parameters * (2 * training.gathers + 4) / (link * 1e9)
     between = 2 * (training.copies - 1) / training.copies * 4 * parameters / shards / (fleet.link * 1e9)
     update = 28 * parameters / shards / (fleet.gpu.bandwidth * 1e9)
-    return low, high + in_copy + between + update
+    passes = training.passes
+    few, many = _sampling(cost, fleet) if training.sampled else (0.0, 0.0)
+    return passes * low + few, passes * (high + in_copy + between + update) + many
+
+
+def _sampling(cost: Cost, fleet: Fleet) -> tuple[float, float]:
+    """Seconds (at best, at worst) in which a rank samples a step's replies.
+
+    A token of all replies of a batch costs one reading of the weights. Best: batches are full. Worst: every prompt has a
+    length of its own, and so a batch of its own.
+    """
+    training = cost.training
+    reading = 2 * cost.answer["parameters"] / (fleet.gpu.bandwidth * 1e9)
+    full = -(-training.share * training.rows_each // BATCH_ROWS)
+    return full * training.sampled * reading, training.share * training.sampled * reading
 
 
 def disk(config: SteelRun, costs: list[Cost]) -> dict[str, float]:
@@ -175,14 +196,18 @@ def disk(config: SteelRun, costs: list[Cost]) -> dict[str, float]:
 def _trainings(config: SteelRun, fleet: Fleet) -> Iterator[Training]:
     runtime, tokens = config.runtime, config.tokenize
     for stage in STAGES:
-        recipe = {"pretrain": config.pretrain.train, "sft": config.sft.train, "dpo": config.dpo.train}[stage]
-        if (stage == "sft" and not config.sft.variants) or (stage == "dpo" and not config.dpo.mixture):
+        if not _reached(config, stage):
             continue
+        recipe: Train = (config.pretrain if stage == "pretrain" else getattr(config, stage)).train
+        rl = config.rl
         lengths = {
             "pretrain": tokens.block_size,
             "sft": config.sft.packed_tokens,
             "dpo": config.dpo.max_tokens,
+            "rl": rl.max_prompt_tokens + rl.max_new_tokens,
         }
+        rows_each = {"dpo": 2, "rl": rl.group}.get(stage, 1)
+        more = {"passes": rl.inner_steps, "sampled": rl.max_new_tokens} if stage == "rl" else {}
         asked = runtime.nproc if stage == "pretrain" else runtime.sft_nproc or runtime.nproc
         ranks = fleet.nodes * min(asked or fleet.per_node, fleet.per_node)
         share, rest = divmod(recipe.batch_size, ranks)
@@ -198,7 +223,12 @@ def _trainings(config: SteelRun, fleet: Fleet) -> Iterator[Training]:
             raise NodeError(
                 f"{stage}: {share} a rank are no multiple of runtime.micro_batch_size {micro}; choose one of {dealt}"
             )
-        yield Training(stage, recipe, ranks, lengths[stage], 2 if stage == "dpo" else 1, micro, runtime)
+        yield Training(stage, recipe, ranks, lengths[stage], rows_each, micro, runtime, **more)
+
+
+def _reached(config: SteelRun, stage: str) -> bool:
+    asked = {"sft": config.sft.variants, "dpo": config.dpo.mixture, "rl": config.rl.mixture}
+    return bool(asked.get(stage, True))
 
 
 def _question(config: SteelRun, training: Training, limit: float) -> dict[str, Any]:
@@ -229,9 +259,11 @@ def _question(config: SteelRun, training: Training, limit: float) -> dict[str, A
         "rows": training.micro_batches,
         "micro": training.micro,
         "length": training.length,
-        "documents": 1 if training.stage == "dpo" else DOCUMENTS,
+        "documents": 1 if training.stage in ("dpo", "rl") else DOCUMENTS,
         "limit": limit,
         "dpo": training.stage == "dpo",
+        "group": training.rows_each if training.sampled else 0,
+        "reference": bool(training.sampled and config.rl.kl_weight),
     }
 
 

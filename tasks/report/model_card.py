@@ -101,7 +101,7 @@ def _results(view: View) -> list[Any]:
 
 def _conditions(row: Mapping[str, Any]) -> dict[str, Any]:
     """What a score is to be read with."""
-    said = {name: row[name] for name in ("protocol", "version", "digest", "n") if name in row}
+    said = {name: row[name] for name in ("protocol", "version", "protocol_hash", "n") if name in row}
     return {**said, "ci95": [round(end, 4) for end in row["ci95"]]}
 
 

@@ -37,6 +37,23 @@ def _row(cases: str, measure: str, each: Mapping[str, Any]) -> Row:
     return {"cases": cases, "measure": measure, **shares, **kept}
 
 
+def rl(nodes: Nodes) -> dict[str, Any] | None:
+    """What summary.json says of reinforcement learning: exact answers to all open questions, before and after; nulls
+    where none were held out. None without the stage."""
+    if "rl:train" not in nodes:
+        return None
+    found = nodes["rl:train"].read_json("rl.json")
+    exact: Row = next((row for row in found["rows"] if row["measure"] == "exact"), {})
+    return {
+        "accuracy_before": exact.get("before"),
+        "accuracy_after": exact.get("after"),
+        "n": exact.get("n", 0),
+        "p_value": exact.get("p_value"),
+        "start": found["start"],
+        "rows": rl_rows(nodes),
+    }
+
+
 def rl_rows(nodes: Nodes) -> list[Row]:
     """Open questions and benchmarks before and after reinforcement learning; [] without it."""
     if "rl:train" not in nodes:

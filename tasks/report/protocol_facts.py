@@ -13,8 +13,8 @@ COLLAPSED = 0.9
 
 def protocols(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Name, version and digest of every protocol that was used."""
-    used = {row["protocol"]: row for row in rows if "digest" in row and "scoring" not in row}
-    return [{name: row[name] for name in ("protocol", "version", "digest")} for row in used.values()]
+    used = {row["protocol"]: row for row in rows if "protocol_hash" in row and "scoring" not in row}
+    return [{name: row[name] for name in ("protocol", "version", "protocol_hash")} for row in used.values()]
 
 
 def letters(rows: list[dict[str, Any]], model: str | None) -> list[dict[str, Any]]:

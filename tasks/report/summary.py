@@ -1,7 +1,7 @@
 """summary.json: the numbers of the report for machines, under the names that others rely on.
 
-`stages` is not here: it is added when the flow run has ended (latest.py), so that it is complete and
-fresh also when every node was reused.
+`stages` and `exports` are not here: they are added when the flow run has ended (latest.py), so that they are complete
+and fresh also when every node was reused.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ def build(
     benchmarks: list[dict[str, Any]],
     ablation: list[dict[str, Any]],
     dpo: dict[str, Any] | None,
+    rl: dict[str, Any] | None,
     funnels: list[Funnel],
     curves: dict[str, Curve],
     variant: str | None,
 ) -> dict[str, Any]:
-    """Everything but `stages`; what the run did not reach is empty (lists) or null (`dpo`)."""
+    """Everything but `stages` and `exports`; what the run did not reach is empty (lists) or null (`dpo`). Without the
+    stage rl there is no `rl`."""
     return {
         "benchmarks": benchmarks,
         "sft_ablation": ablation,
         "dpo": dpo,
+        **({} if rl is None else {"rl": rl}),
         "funnel": [funnel.row() for funnel in funnels],
         "losses": {
             "pretrain": _points(curves.get("pretrain")),

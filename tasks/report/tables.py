@@ -24,7 +24,18 @@ HELD_OUT = "held-out"
 """Part of the name of a benchmark of facts that no training text states."""
 FIELDS = ("model", "benchmark", "protocol", "accuracy", "n", "ci95")
 MORE_FIELDS = (
-    *("scoring", "macro", "average", "score", "version", "digest", "form", "family", "chance", "letters"),
+    *(
+        "scoring",
+        "macro",
+        "average",
+        "score",
+        "version",
+        "protocol_hash",
+        "form",
+        "family",
+        "chance",
+        "letters",
+    ),
     *("unparsed", "agreement", "readings", "same", "prompts_cut", "shots_dropped"),
 )
 """What some rows of results.json have, too."""
@@ -185,7 +196,8 @@ def dpo(nodes: Nodes) -> dict[str, Any] | None:
     if "dpo:train" not in nodes:
         return None
     values = nodes["dpo:train"].read_json("dpo.json")
-    return {name: values[name] for name in ("accuracy_before", "accuracy_after", "n", "p_value")}
+    shown = ("accuracy_before", "accuracy_after", "n", "p_value", "reward_accuracy")
+    return {name: values[name] for name in shown if name in values}
 
 
 def dpo_details(nodes: Nodes) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tasks.figures import history
 from tasks.figures.history import Curve, Nodes
-from tasks.report import environment, funnel, reading, summary, tables
+from tasks.report import environment, funnel, post_training, reading, summary, tables
 from tasks.report.funnel import Funnel
 from tasks.settings.config import STAGES, PipelineRecipe
 
@@ -42,6 +42,8 @@ class View:
     benchmarks: list[dict[str, Any]]
     ablation: list[dict[str, Any]]
     dpo: dict[str, Any] | None
+    rl: dict[str, Any] | None
+    """Exact answers before and after, the start model, and every other measure."""
     parameters: int
     decontamination: list[dict[str, Any]]
     choice: dict[str, Any]
@@ -89,7 +91,13 @@ class View:
     def summary(self) -> dict[str, Any]:
         """summary.json, without its `stages`."""
         return summary.build(
-            self.benchmarks, self.ablation, self.dpo, self.funnels, self.curves, self.variant
+            self.benchmarks,
+            self.ablation,
+            self.dpo,
+            self.rl,
+            self.funnels,
+            self.curves,
+            self.variant,
         )
 
 
@@ -111,6 +119,7 @@ def assemble(config: PipelineRecipe, nodes: Nodes) -> View:
         benchmarks=scores,
         ablation=tables.ablation(nodes, scores),
         dpo=tables.dpo(nodes),
+        rl=post_training.rl(nodes),
         parameters=environment.parameters(nodes["pretrain"].path / "export") if "pretrain" in nodes else 0,
         decontamination=decontamination(nodes),
         choice=nodes["sft:select"].read_json("choice.json") if "sft:select" in nodes else {},

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
+from tasks.settings.paths import ROOT
 from tasks.settings.section import Address, Section
+
+RUNS_MODEL = re.compile(r"([\w.-]+):(base|sft|dpo|rl)")
+"""A model of a profile's last run, instead of a path."""
 
 
 class Folders(Section):
@@ -50,8 +55,8 @@ class Runtime(Section):
     artifacts: Path = Path("artifacts")
     """Folder of all results."""
     models: dict[str, Path] = {}
-    """Name -> folder or GGUF file of each model that the flow steel-compare asks. The content of the files counts, not
-    their path."""
+    """Name -> folder or GGUF file of each model that the flow steel-compare asks, or one of a profile's last run: demo:base,
+    demo:sft, demo:dpo, demo:rl. The content of the files counts, not their path."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of training and scoring. `auto`: CUDA where there is a GPU, else the CPU."""
     nproc: int | None = Field(None, gt=0)
@@ -134,3 +139,10 @@ class Runtime(Section):
     """Addresses of the hubs."""
     downloads: int = Field(4, gt=0)
     """Number of files of one source that are downloaded side by side."""
+
+    def model(self, name: str) -> Path:
+        """Where the model of that name in `models` is."""
+        asked = self.models[name]
+        if found := RUNS_MODEL.fullmatch(str(asked)):
+            return ROOT / self.artifacts / "latest" / found[1] / "models" / found[2]
+        return asked

@@ -25,7 +25,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from tasks.stage import reading
+from tasks.stage import code_memo, reading
 from tasks.stage.reading import ALL, OURS, Module, Uses, beside, file_of, members, read
 from tasks.stage.uncounted import closed
 
@@ -49,7 +49,7 @@ def closure(body: Callable[..., Any], extra: Iterable[str] = ()) -> Closure:
     `extra` are modules or packages that it uses in a way that cannot be seen; they count whole.
     ValueError on an import that cannot be followed; FileNotFoundError on a module that is not there.
     """
-    start = _root(body)
+    start = root_of(body)
     tree_of(start[0])  # it is there
     return _closure(start, tuple(extra))
 
@@ -94,12 +94,13 @@ def forget() -> None:
     """Read every file anew from here on (tests change files)."""
     for cached in (reading.file_of, reading.read, reading.listed, _edges, _closure):
         cached.cache_clear()
+    code_memo.forget()
 
 
-def _root(body: Callable[..., Any]) -> tuple[str, str]:
+def root_of(body: Callable[..., Any]) -> tuple[str, str]:
     """(module, top-level name) in which a callable is defined."""
     if isinstance(body, partial):
-        return _root(body.func)
+        return root_of(body.func)
     named = body if hasattr(body, "__qualname__") else type(body)
     return named.__module__, named.__qualname__.partition(".")[0]
 

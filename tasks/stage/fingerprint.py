@@ -17,7 +17,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from tasks.settings.paths import ROOT
-from tasks.stage.closure import closure, tree_of
+from tasks.stage.closure import closure, root_of, tree_of
+from tasks.stage.code_memo import remembered
 from tasks.stage.uncounted import uncounted
 
 SCHEMA = 1
@@ -60,6 +61,12 @@ def code_digest(body: Callable[..., Any], extra: Iterable[str] = ()) -> str:
     `extra` are modules or packages that it uses in a way that cannot be seen. Comments, docstrings and formatting do
     not count. Modules are read, not imported: planning must not cost an import of torch.
     """
+    extra = tuple(extra)
+    name = ":".join(root_of(body))
+    return remembered(" ".join((name, *extra)), lambda: _code_digest(body, extra))
+
+
+def _code_digest(body: Callable[..., Any], extra: Iterable[str]) -> str:
     reached = closure(body, extra)
     trees = [[name, _tree_digest(name)] for name in sorted(reached.modules) if not uncounted(name)]
     # templates and recipes beside the code decide results just as code does

@@ -44,19 +44,28 @@ def test_one_command_runs_every_stage(house):
 
 def test_the_summary_has_what_others_rely_on(house):
     summary = house.latest("summary.json")
-    assert {"stages", "benchmarks", "sft_ablation", "dpo", "funnel", "losses"} <= set(summary)
+    names = {"stages", "benchmarks", "sft_ablation", "dpo", "rl", "exports", "funnel", "losses"}
+    assert names <= set(summary)
+    measured = {"accuracy_before", "accuracy_after", "n", "p_value"}
+    assert measured <= set(summary["rl"])
+    assert {*measured, "reward_accuracy"} <= set(summary["dpo"])
     assert [stage["name"] for stage in summary["stages"]] == list(STAGES)
     models = {row["model"] for row in summary["benchmarks"]}
     assert {"untrained", "base", "sft:plain", "sft:choice", "dpo"} <= models
     for row in summary["benchmarks"]:
         assert 0 <= row["ci95"][0] <= row["accuracy"] <= row["ci95"][1] <= 1
         assert row["n"] > 0
+        assert re.fullmatch("[0-9a-f]{64}", row["protocol_hash"]), row
     for row in summary["funnel"]:
         lost = sum(row["dropped"].values())
         quarantined = row["quarantined"]
         if isinstance(quarantined, dict):
             quarantined = sum(quarantined.values())
         assert row["records_in"] == row["kept"] + lost + quarantined
+    folder = house.artifacts / "latest" / "smoke"
+    assert {p.name for p in (folder / "models").iterdir()} == {"base", "sft", "dpo", "rl"}
+    for place in ("models/base", *(export["path"] for export in summary["exports"])):
+        assert (folder / place / "config.json").is_file(), place
     first, last = summary["losses"]["pretrain"][0], summary["losses"]["pretrain"][-1]
     assert last[1] < first[1]
     assert (house.artifacts / "latest" / "smoke" / "report.html").stat().st_size > 50_000

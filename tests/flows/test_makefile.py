@@ -55,8 +55,8 @@ def test_a_plan_asks_for_its_cost_only_where_gpus_are_named():
 
 
 def test_a_push_is_sent_on_request_only():
-    asked = would_run("push", "TO=hf:me/small", "APPLY=0", "PUBLIC=no")
+    asked = would_run("push", "TO=hf:me/small", "GO=0", "PUBLIC=no")
     assert "--to 'hf:me/small'" in asked
     assert not any(option in asked for option in ("--apply", "--public", "--form", "--licence"))
-    asked = would_run("push", "TO=hf:me/small", "APPLY=1", "PUBLIC=1", "FORM=gguf", "LICENCE=mit")
+    asked = would_run("push", "TO=hf:me/small", "GO=1", "PUBLIC=1", "FORM=gguf", "LICENCE=mit")
     assert all(option in asked for option in ("--apply", "--public", "--form 'gguf'", "--licence 'mit'"))

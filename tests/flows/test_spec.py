@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from flows import cli, preflight, spec, sweep
 from flows.preflight import Request
+from flows.settings import ROOT
 from flows.spec import PIPELINE, SPECS, STUDIES
 from tasks.ablation.ffn import node as ablation
 from tasks.settings import profiles
@@ -80,6 +82,20 @@ def test_a_study_is_a_room_and_a_line(tmp_path):
     assert request.parameters() == {"profile": "smoke", "force": ["seeds:3"]}
     with pytest.raises(preflight.Wrong, match=r"there is no node 'seeds:3' .*seeds has: seeds:1, seeds:2"):
         preflight.run(request)
+
+
+def test_models_are_a_parameter_of_their_flow(monkeypatch):
+    """As the deployment steel-compare/models gets them from the form or the command line."""
+    walked = []
+    monkeypatch.setattr(sweep, "walk", lambda flow, config, stages, force: walked.append((flow, config)))
+    models = {"tuned": "smoke:dpo", "other": "/models/other"}
+    sweep.compare_flow(spec.COMPARE).fn("smoke", models, sweep.Overrides(compare={"max_questions": 3}))
+    ((flow, config),) = walked
+    assert flow is spec.COMPARE
+    assert config.compare.max_questions == 3
+    assert config.runtime.model("other") == Path("/models/other")
+    assert config.runtime.model("tuned") == ROOT / "artifacts/latest/smoke/models/dpo"
+    assert preflight.models("tuned=smoke:dpo other=here/x")["tuned"] == "smoke:dpo"
 
 
 def test_the_command_line_asks_for_the_study_that_is_named(monkeypatch, capsys):

@@ -291,7 +291,7 @@ class FakeRun:
         curves = self._loss(120, 0.693, 0.31, **rewards)
         effect = {"accuracy_before": 184 / 300, "accuracy_after": 248 / 300, "n": 300, "p_value": 1.3e-9}
         effect |= {"ci95_before": list(wilson(184, 300)), "ci95_after": list(wilson(248, 300))}
-        effect |= {"gained": 80, "lost": 16}
+        effect |= {"gained": 80, "lost": 16, "reward_accuracy": 0.9}
         one = {**effect, "reward_accuracy": 0.91, "ci95_reward": list(wilson(273, 300)), "reward_ties": 3}
         one |= {"reward_p_value": 1e-9}
         effect["by_set"] = {

@@ -48,6 +48,7 @@ def test_each_type_is_read_back_and_certified(made):
     assert files["model-F32.gguf"]["equal"] == "bit for bit"
     assert files["model-F32.gguf"]["greedy"]["equal"] == 12
     assert files["model-Q8_0.gguf"]["tensors"]["Q8_0"] > 10
+    assert (made[2] / "Modelfile").is_file()
 
 
 def test_a_changed_byte_is_noticed(made, tmp_path):

@@ -37,7 +37,7 @@ def test_the_letters_of_a_scripted_key_give_exactly_its_score(encoder):
     assert row["n"] == 12
     assert row["subjects"] == {"s0": {"accuracy": 5 / 6, "n": 6}, "s1": {"accuracy": 4 / 6, "n": 6}}
     assert row["letters"] == {letter: said.count(k) for k, letter in enumerate("ABCD")}
-    assert (row["version"], row["digest"]) == (LETTERS.version, LETTERS.digest)
+    assert (row["version"], row["protocol_hash"]) == (LETTERS.version, LETTERS.digest)
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 10])

@@ -168,7 +168,7 @@ def test_every_protocol_in_one_node(tmp_path, tiny, pool_here):
     for name in names:
         row = table[name, None]
         protocol = protocols.of(name)
-        assert (row["version"], row["digest"], row["n"]) == (protocol.version, protocol.digest, 3)
+        assert (row["version"], row["protocol_hash"], row["n"]) == (protocol.version, protocol.digest, 3)
         assert row["form"] == protocol.form("plain")
         assert ("unparsed" in row) == protocol.generates
         assert ("letters" in row) == protocol.shows_options

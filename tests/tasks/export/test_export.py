@@ -42,10 +42,13 @@ def test_a_node_for_each_form_with_what_concerns_it_alone(run):
     all_of_them = {
         node.name: node for node in of(run, forms=["qwen2", "steel", "gguf"], gguf=["F32", "Q8_0"])
     }
-    assert list(all_of_them) == ["export:qwen2", "export:steel", "export:gguf"]
+    assert list(all_of_them) == ["export:steel", "export:qwen2", "export:gguf"]
     assert one["export:qwen2"].config == all_of_them["export:qwen2"].config, "other forms do not make it anew"
     assert all_of_them["export:gguf"].config.dtypes == ["F32", "Q8_0"]
     assert set(one["export:steel"].inputs) == set(run.nodes)
+    other = {node.name: node for node in of(run, forms=["ollama"], gguf=["Q8_0", "F32"])}
+    assert list(other) == ["export:steel", "export:ollama"], "a folder with its own code is always there"
+    assert other["export:ollama"].config.dtypes == ["Q8_0"]
 
 
 def test_the_place_of_a_continued_model_makes_no_new_export(run):
@@ -66,7 +69,7 @@ def test_the_stage_is_in_the_graph_and_the_report_does_not_wait_for_it():
 
 
 def test_a_form_is_written_with_its_card_and_certificate(run, tmp_path, pool_here):
-    (node,) = of(run, forms=["qwen2"], licence="cc-by-nc-4.0")
+    _, node = of(run, forms=["qwen2"], licence="cc-by-nc-4.0")
     outcome = node.body(tiny.context(tmp_path, node.config, run.nodes))
     assert outcome.headline.startswith("dpo as qwen2, logits within")
     folder = tmp_path / "export"
@@ -96,7 +99,7 @@ def test_a_form_is_written_with_its_card_and_certificate(run, tmp_path, pool_her
 
 
 def test_what_cannot_leave_is_one_line(run, tmp_path, pool_here):
-    (node,) = of(run, forms=["qwen2_moe"])
+    _, node = of(run, forms=["qwen2_moe"])
     with pytest.raises(NodeError, match="leaves as qwen2, not as qwen2_moe"):
         node.body(tiny.context(tmp_path, node.config, run.nodes))
 
@@ -126,4 +129,4 @@ def test_the_refusal_comes_before_training(model, settings, words):
 def test_a_deployment_that_has_nothing_to_export_says_so():
     until_export = STAGES[: STAGES.index("export") + 1]
     lines = list(preflight.complaints(profiles.load("demo"), until_export, 0))
-    assert lines == ["export.forms is empty: name the forms to write (steel, qwen2, qwen2_moe, gguf)"]
+    assert lines == ["export.forms is empty: name the forms to write (steel, qwen2, qwen2_moe, gguf, ollama)"]

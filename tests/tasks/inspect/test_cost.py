@@ -106,14 +106,15 @@ def test_the_network_is_the_slower_way_between_nodes():
 @pytest.mark.parametrize(("gpus", "ranks"), [("1xH100", 1), ("8xH100", 8), ("2x8xH100", 16)])
 def test_the_batch_is_dealt_to_every_rank(asked, tmp_path, gpus: str, ranks: int):
     found = costs(gpus, tmp_path)
-    assert [each.training.stage for each in found] == ["pretrain", "sft", "dpo"]
+    assert [each.training.stage for each in found] == ["pretrain", "sft", "dpo", "rl"]
     for each in found:
         training = each.training
         assert training.ranks == ranks
         assert all(training.share % rows == 0 for rows in training.micro_batches)
         assert training.micro in training.micro_batches
         assert training.recipe.batch_size == training.share * ranks
-    assert [q["dpo"] for q in asked] == [False, False, True]
+    assert [q["dpo"] for q in asked] == [False, False, True, False]
+    assert [q["group"] for q in asked] == [0, 0, 0, 8]
 
 
 @pytest.mark.parametrize(
@@ -146,7 +147,7 @@ def test_what_does_not_fit_is_refused_in_one_line(asked, tmp_path, capsys, gpus,
 def test_every_mistake_is_said_before_anything_is_tracked(asked, capsys):
     assert page.show("steel-1b", tree(FINE), "3xH100") == 1
     said = capsys.readouterr().err.splitlines()
-    assert [line.partition(":")[0] for line in said] == ["pretrain", "sft", "dpo"]
+    assert [line.partition(":")[0] for line in said] == ["pretrain", "sft", "dpo", "rl"]
     assert "batch_size 512 cannot be shared evenly by 3 ranks" in said[0]
     assert not asked
 
@@ -159,11 +160,11 @@ def test_memory_that_is_too_small_for_one_row_is_said(asked, tmp_path, monkeypat
 
 def test_an_answer_is_kept_until_the_question_changes(asked, tmp_path):
     costs("8xH100", tmp_path)
-    assert len(asked) == 3
+    assert len(asked) == 4
     costs("8xH100", tmp_path)
-    assert len(asked) == 3
+    assert len(asked) == 4
     costs("8xH100", tmp_path, **{"model.ffn": "prefix"})
-    assert len(asked) == 6
+    assert len(asked) == 8
     assert not list(tmp_path.glob("*.partial"))
 
 
@@ -187,6 +188,20 @@ def test_time_is_bounded_by_the_shares_of_the_peak(asked, tmp_path):
     assert worst == pytest.approx(compute + exchanged + update)
 
 
+def test_sampling_costs_a_reading_of_the_weights_for_every_token(asked, tmp_path):
+    machines = fleet("8xH100")
+    rl = costs("8xH100", tmp_path)[3]
+    best, worst = cost.seconds_per_step(rl, machines)
+    prompts, group, longest, sampled = 128 // 8, 8, 256 + 64, 64
+    learned = prompts * group * longest * 5.5e9 / (0.45 * 989e12)
+    reading = 2 * PARAMETERS / 3350e9
+    assert best == pytest.approx(learned + sampled * reading)  # 128 replies are one batch
+    twice = costs("8xH100", tmp_path, **{"rl.inner_steps": 2})[3]
+    assert cost.seconds_per_step(twice, machines)[0] == pytest.approx(2 * learned + sampled * reading)
+    compute = prompts * group * longest * 5.5e9 / (0.30 * 989e12)
+    assert worst > compute + prompts * sampled * reading
+
+
 def test_what_saves_memory_is_asked_and_costs_time(asked, tmp_path):
     machines = fleet("2x8xH100")
     plain, twice, dropped, copied = (
@@ -208,9 +223,9 @@ def test_what_saves_memory_is_asked_and_costs_time(asked, tmp_path):
     update = 28 * PARAMETERS / 3350e9
     assert copied[1] - plain[1] == pytest.approx(moved - before + update * (1 / 8 - 1 / 16))
     settings = [question["train"] for question in asked]
-    assert settings[3]["activation_checkpointing"] == "full"
-    assert settings[6]["reshard_after_forward"] is True
-    assert settings[9]["parallel"] == {"replicate": 2, "shard": None}
+    assert settings[4]["activation_checkpointing"] == "full"
+    assert settings[8]["reshard_after_forward"] is True
+    assert settings[12]["parallel"] == {"replicate": 2, "shard": None}
 
 
 def test_the_options_are_named_in_the_plan(asked, tmp_path, capsys):
@@ -277,6 +292,11 @@ def test_every_profile_has_a_plan_without_data(asked, tmp_path, capsys, profile:
     ):
         assert words in said
     assert json.loads(next(tmp_path.rglob("plans/*.json")).read_text())["parameters"] == PARAMETERS
+
+
+def test_a_profile_without_prompts_has_no_plan_of_rl(asked, tmp_path):
+    found = costs("8xH100", tmp_path, **{"rl.mixture": {"openbookqa": None, "arc": None}})
+    assert [each.training.stage for each in found] == ["pretrain", "sft", "dpo"]
 
 
 def test_other_models_go_to_the_estimate(tmp_path, monkeypatch):

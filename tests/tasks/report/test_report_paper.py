@@ -75,7 +75,7 @@ def test_the_page_shows_them(tmp_path):
         "macro": 0.41,
         "average": "macro",
         "version": 1,
-        "digest": "ab" * 32,
+        "protocol_hash": "ab" * 32,
         "form": "plain",
         "chance": 0.25,
     }
@@ -105,4 +105,4 @@ def test_the_page_shows_them(tmp_path):
     for text in ("Score against tokens", "40 questions of ceval", "hard", "Options in other orders", "12.5"):
         assert text in html
     assert "accuracy, %" in drawings["pretrain"]
-    assert seen.summary()["benchmarks"][0]["digest"] == "ab" * 32
+    assert seen.summary()["benchmarks"][0]["protocol_hash"] == "ab" * 32

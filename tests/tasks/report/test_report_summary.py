@@ -7,14 +7,14 @@ import pytest
 from selectolax.lexbor import LexborHTMLParser
 
 from tasks.figures import style
-from tasks.figures.latest import publish_latest
+from tasks.figures.latest import publish_latest, publish_models
 from tasks.report import page, tables, view
 from tests.support.fake_run import FakeRun
 
 
 def test_keys_and_shapes(run, seen):
     numbers = seen.summary()
-    assert set(numbers) == {"benchmarks", "sft_ablation", "dpo", "funnel", "losses"}
+    assert set(numbers) == {"benchmarks", "sft_ablation", "dpo", "rl", "funnel", "losses"}
     for row in numbers["benchmarks"]:
         assert {"model", "benchmark", "protocol", "accuracy", "n", "ci95"} <= set(row)
         assert ("scoring" in row) == (row["protocol"] == "options-only")
@@ -42,7 +42,12 @@ def test_keys_and_shapes(run, seen):
         assert row["protocol"] != "options-only"
         assert 0 <= row["p_vs_base"] <= 1
     assert len({row["manifest"] for row in numbers["sft_ablation"]}) == 2
-    assert set(numbers["dpo"]) == {"accuracy_before", "accuracy_after", "n", "p_value"}
+    effect = {"accuracy_before", "accuracy_after", "n", "p_value"}
+    assert set(numbers["dpo"]) == {*effect, "reward_accuracy"}
+    assert {name: numbers["rl"][name] for name in sorted(effect)} == {
+        "accuracy_before": 1000 / 1332, "accuracy_after": 1170 / 1332, "n": 1332, "p_value": 1e-30,
+    }  # fmt: skip
+    assert numbers["rl"]["start"] == "sft:exp4"
     for row in numbers["funnel"]:
         assert set(row) == {"source", "records_in", "quarantined", "dropped", "kept"}
         assert row["records_in"] == row["quarantined"] + sum(row["dropped"].values()) + row["kept"]
@@ -145,6 +150,7 @@ def test_a_shorter_run_has_a_shorter_report(tmp_path, until):
     numbers = short.summary()
     assert numbers["benchmarks"] == numbers["sft_ablation"] == []
     assert (numbers["dpo"] is None) == (until != "dpo")
+    assert "rl" not in numbers
     assert bool(numbers["losses"]["pretrain"]) == (until in ("pretrain", "sft", "dpo"))
     assert "Benchmarks</h2>" not in html
     assert page.headline(short)
@@ -185,3 +191,40 @@ def test_latest_copies_where_links_cannot_be_made(tmp_path, monkeypatch):
     publish_latest(folder, tmp_path / "a", [])
     assert not (folder / "report.html").is_symlink()
     assert (folder / "report.html").read_text() == "page"
+
+
+def test_models_and_exports_are_linked_and_told(tmp_path, seen):
+    run = FakeRun(tmp_path).build()
+    certificate = {
+        "form": "gguf",
+        "files": {"a": {"max_logit_difference": 0.1}, "b": {"max_logit_difference": 0.3}},
+    }
+    run.add("export:gguf", {"export/parity.json": certificate})
+    run.add("report", {"report.html": "", "summary.json": seen.summary()})
+    folder = tmp_path / "latest" / "demo"
+    publish_models(folder, run.nodes)
+    assert {p.name for p in (folder / "models").iterdir()} == {"base", "sft", "dpo", "rl"}
+    assert (folder / "models/dpo").resolve() == (run.nodes["dpo:train"].path / "export").resolve()
+    assert not (folder / "models/base").readlink().is_absolute()
+    publish_latest(folder, run.nodes["report"].path, [])
+    told = json.loads((folder / "summary.json").read_text())["exports"]
+    assert told == [{"form": "gguf", "path": "exports/gguf", "max_logit_difference": 0.3}]
+    assert (folder / told[0]["path"] / "parity.json").is_file()
+    # a run that ends early leaves what it did not reach; a whole one without the stage does not
+    publish_models(folder, {"pretrain": run.nodes["pretrain"]})
+    assert (folder / "models/rl").is_symlink()
+    publish_models(folder, {name: run.nodes[name] for name in ("pretrain", "report")})
+    assert [p.name for p in (folder / "models").iterdir()] == ["base"]
+    assert not list((folder / "exports").iterdir())
+
+
+def test_of_a_folder_there_is_a_note_where_links_cannot_be_made(tmp_path, monkeypatch):
+    run = FakeRun(tmp_path).build("pretrain")
+
+    def refuse(*_):
+        raise OSError("no links here")
+
+    monkeypatch.setattr("pathlib.Path.symlink_to", refuse)
+    publish_models(tmp_path / "latest", run.nodes)
+    told = (tmp_path / "latest/models/base").read_text().strip()
+    assert told == str(run.nodes["pretrain"].path / "export")
