@@ -56,7 +56,7 @@ REQUEST = --profile '$(PROFILE)' \
 # another profile only where one is asked for
 COMPARED = --models '$(MODELS)' $(if $(filter file,$(origin PROFILE)),$(subst --profile '$(PROFILE)',,$(REQUEST)),$(REQUEST))
 
-.PHONY: help setup peers run ablation compare truth-table verify-table plan sources preview prompts prune check trace chat chat-web serve push watch up down status test test-full chaos coverage docs hooks lint format
+.PHONY: help setup peers run ablation compare truth-table verify-table plan sources preview prompts prune check trace chat chat-web serve push watch up down status test test-full chaos coverage docs hooks audit lint format
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -159,6 +159,11 @@ test: lint ## lint, unit tests, and the smoke profile through real servers (20 m
 
 coverage: setup ## share of the lines that the unit tests run, by file: coverage.txt
 	$(PYTEST) --ignore tests/e2e --cov --cov-report=term:skip-covered | tee coverage.txt
+
+audit: setup ## known weaknesses of the pinned packages (pip-audit, over the network), and docs/licences.md anew
+	@[ -x .venv/bin/pip-audit ] || { echo 'make audit wants pip-audit: .venv/bin/pip install pip-audit' >&2; exit 2; }
+	.venv/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip
+	$(PYTHON) -m tests.support.licences
 
 hooks: setup ## run lint's checks before each commit (pre-commit; nothing is fetched)
 	.venv/bin/pre-commit install

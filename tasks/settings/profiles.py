@@ -144,7 +144,10 @@ def _partial_type(annotation: Any) -> Any:
         return _partial(annotation)
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is dict:
-        return dict[args[0], _partial_type(args[1])]
+        value = _partial_type(args[1])
+        if isinstance(value, type) and issubclass(value, _Partial):
+            value = value | None  # null takes an entry away
+        return dict[args[0], value]
     if origin in (Union, types.UnionType):
         return Union[tuple(_partial_type(a) for a in args)]  # noqa: UP007  (built from a tuple)
     if annotation is Path:

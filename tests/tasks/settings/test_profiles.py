@@ -52,6 +52,11 @@ def test_overrides_are_merged_deep():
 
 def test_null_takes_an_entry_away():
     assert "exp5" not in profiles.load("demo", {"sft": {"variants": {"exp5": None}}}).sft.variants
+    given = {"sources": {"baidu_qa": None}, "rl": {"mixture": {"demo_rl": None}}}
+    assert profiles.Overrides(**given).model_dump(mode="json") == given, "the form and the API take it, too"
+    assert "baidu_qa" not in profiles.load("demo", given).sources
+    with pytest.raises(ValueError, match="sources"):
+        profiles.Overrides(sources=None)
 
 
 @pytest.mark.parametrize(
