@@ -11,6 +11,7 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,7 +24,7 @@ from prefect.exceptions import ObjectNotFound, PrefectException
 from flows import runs, servers
 from flows.runs import Reader, Snapshot, TaskLine
 from flows.settings import ROOT, Addresses
-from flows.spec import stages
+from flows.spec import PIPELINE, stages
 from tasks.stage.names import stage_of
 
 SHOWN = stages()
@@ -92,7 +93,8 @@ def follow(run: UUID, at: Addresses, folder: Path, report: Path, terminal: Termi
     terminal.line(f"  MLflow   {record.get('mlflow_url') or at.mlflow}")
     if last.good and report.exists():
         terminal.line(f"  report   {report}")
-    if last.good and any(stage["name"] in TRAININGS for stage in record.get("stages", [])):
+    # a study's folder lies below its profile's, and its models are no run's
+    if last.good and report.name == PIPELINE.page and _trains(record):
         terminal.line(
             f"  talk     make chat PROFILE={folder.name}, or with a page: make chat-web PROFILE={folder.name}"
         )
@@ -263,6 +265,10 @@ def table(record: dict[str, Any], last: Snapshot) -> list[str]:
     lines = [f"{'stage':<10} {'state':<10} {'seconds':>8}  headline"]
     lines += [f"{n:<10} {s:<10} {sec:>8.1f}  {_short(h)}".rstrip() for n, s, sec, h in rows]
     return [*lines, f"{'':<10} {'':<10} {total:>8.1f}"]
+
+
+def _trains(record: Mapping[str, Any]) -> bool:
+    return any(stage["name"] in TRAININGS for stage in record.get("stages", []))
 
 
 def _record(path: Path, run: UUID) -> dict[str, Any]:
