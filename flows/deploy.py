@@ -115,7 +115,7 @@ def deploy(
     declared = set(names(state.root))
     if _last(state) == digest and declared <= existing():
         return False
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    command = [sys.executable, "-m", "flows.deploying"]
     result = subprocess.run(
         command,
         cwd=state.root,
