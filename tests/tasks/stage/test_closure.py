@@ -334,5 +334,5 @@ def test_planning_reads_each_file_once(monkeypatch):
     closures.forget()
     fingerprint._tree_digest.cache_clear()
     for node in nodes:
-        fingerprint.code_digest(node.body, node.code)
+        fingerprint._code_digest(node.body, node.code)  # an earlier process may have noted the digests
     assert len(paths) == len(set(paths)) > 100
