@@ -10,6 +10,7 @@ family share their name, so their deployments are `steel-ablation/<study>`. No `
 annotations` here: Prefect evaluates the types of the parameters, and one of them is the study's.
 """
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from prefect import Flow, flow
@@ -45,8 +46,7 @@ def study_flow(spec: FlowSpec) -> Flow:
         config = profiles.load(profile, overrides.model_dump(mode="json"))
         return walk(spec, config, spec.stages, force)
 
-    runner = ThreadPoolTaskRunner(max_workers=MAX_BESIDE)
-    return flow(name=spec.name, task_runner=runner, persist_result=False, log_prints=False)(study)
+    return _flow(spec, study)
 
 
 def compare_flow(spec: FlowSpec) -> Flow:
@@ -71,8 +71,12 @@ def compare_flow(spec: FlowSpec) -> Flow:
         config = profiles.load(profile, profiles.merge(tree, {"runtime": {"models": models}}))
         return walk(spec, config, spec.stages, force)
 
+    return _flow(spec, compare)
+
+
+def _flow(spec: FlowSpec, function: Callable[..., Any]) -> Flow:
     runner = ThreadPoolTaskRunner(max_workers=MAX_BESIDE)
-    return flow(name=spec.name, task_runner=runner, persist_result=False, log_prints=False)(compare)
+    return flow(name=spec.name, task_runner=runner, persist_result=False, log_prints=False)(function)
 
 
 # under the names that prefect.yaml has as entrypoints: flows/sweep.py:ffn

@@ -24,6 +24,11 @@ FILES = ("gguf", "ollama")
 WAY = "model.expert: swiglu with model.ffn: dense (as qwen2), or with ffn: token and router: linear (as qwen2_moe)"
 
 
+def certified(certificate: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """What a parity.json says of each file, or of the one folder under its form's name."""
+    return certificate.get("files") or {certificate["form"]: certificate}
+
+
 class FormError(ValueError):
     """A model that cannot leave in a form: one clear line."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from model.export.forms import certified
 from tasks.figures import history
 from tasks.settings.config import PipelineRecipe, Section
 from tasks.settings.errors import NodeError
@@ -40,7 +41,7 @@ def export(ctx: Context) -> Outcome:
     ctx.progress(0.9, "its card")
     text = card.write(recipe.run, ctx.inputs, name, recipe.form, certificate, recipe.changed)
     (folder / "README.md").write_text(text, "utf-8")
-    files = certificate.get("files") or {recipe.form: certificate}
+    files = certified(certificate)
     worst = max(one["max_logit_difference"] for one in files.values())
     return Outcome(
         headline=f"{name} as {recipe.form}, logits within {worst:.1g}",

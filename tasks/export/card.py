@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from model.export.forms import FILES
+from model.export.forms import FILES, certified
 from tasks.figures.history import Nodes
 from tasks.report import model_card, view
 from tasks.settings.config import PipelineRecipe
@@ -73,7 +73,7 @@ def form_section(form: str, certificate: dict[str, Any]) -> str:
 
 def certificate_table(certificate: dict[str, Any]) -> str:
     """The numbers of parity.json for a person."""
-    files = certificate.get("files") or {certificate["form"]: certificate}
+    files = certified(certificate)
     lines = [
         f"Held against the trained model, {certificate['precision']}:",
         "",

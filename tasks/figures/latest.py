@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from model.export.forms import certified
 from tasks.figures import history
 from tasks.figures.history import Nodes
 from tasks.settings.files import replacing, write_json
@@ -36,8 +37,7 @@ def _exports(folder: Path) -> Iterator[dict[str, Any]]:
     for export in sorted((folder / "exports").glob("*")):
         place = Path(export.read_text("utf-8").strip()) if export.is_file() else export
         certificate = json.loads((place / "parity.json").read_text("utf-8"))
-        files = certificate.get("files") or {export.name: certificate}
-        worst = max(one["max_logit_difference"] for one in files.values())
+        worst = max(one["max_logit_difference"] for one in certified(certificate).values())
         yield {"form": export.name, "path": f"exports/{export.name}", "max_logit_difference": worst}
 
 

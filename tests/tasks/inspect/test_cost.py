@@ -11,6 +11,7 @@ import pytest
 
 from flows import cost as page
 from flows.settings import ROOT, State
+from model import sampling
 from tasks.inspect import cost
 from tasks.inspect.gpus import GPUS, NETWORK, fleet
 from tasks.settings import profiles
@@ -189,6 +190,7 @@ def test_time_is_bounded_by_the_shares_of_the_peak(asked, tmp_path):
 
 
 def test_sampling_costs_a_reading_of_the_weights_for_every_token(asked, tmp_path):
+    assert cost.BATCH_ROWS == sampling.BATCH_ROWS
     machines = fleet("8xH100")
     rl = costs("8xH100", tmp_path)[3]
     best, worst = cost.seconds_per_step(rl, machines)
