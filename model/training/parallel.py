@@ -34,6 +34,7 @@ from model.training.fused import operators
 from model.training.objectives import FamilyScorer, Scorer
 from model.training.rendezvous import meet
 from model.training.sharding import make_mesh, prepare, reshard
+from model.training.wide_products import cpu_has_bf16
 
 log = logging.getLogger("steel.training")
 
@@ -102,14 +103,9 @@ def start(config: TrainConfig) -> World:
 def compute_dtype(precision: str, device: str) -> torch.dtype:
     """bf16 or fp32; `auto` takes bf16 where the device has instructions for it."""
     if precision == "auto":
-        native = torch.cuda.is_bf16_supported() if device == "cuda" else _cpu_has_bf16()
+        native = torch.cuda.is_bf16_supported() if device == "cuda" else cpu_has_bf16()
         precision = "bf16" if native else "fp32"
     return torch.bfloat16 if precision == "bf16" else torch.float32
-
-
-def _cpu_has_bf16() -> bool:
-    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
 
 
 def build(config: TrainConfig, world: World) -> Scorer:

@@ -32,6 +32,7 @@ from model.training.parallel import start
 from model.training.reinforce import reinforce
 from model.training.stop import STOPPED, StopFlag
 from model.training.watch import Watch, leave
+from model.training.wide_products import widened
 
 log = logging.getLogger("steel.training")
 ALLOCATOR = "PYTORCH_CUDA_ALLOC_CONF"
@@ -92,7 +93,8 @@ def run(config: TrainConfig, stop: StopFlag, watch: Watch | None = None) -> int:
     gc.freeze()  # what is loaded by now lives for ever: the collector need not look at it again
     work = {"logprobs": logprobs, "grpo": reinforce}.get(config.objective, train)
     try:
-        with locked(Path(config.work_dir)) if world.first else contextlib.nullcontext():
+        alone = locked(Path(config.work_dir)) if world.first else contextlib.nullcontext()
+        with alone, widened(world.dtype, world.device):
             world.sum(0.0)  # no rank reads what another run is writing
             finished = work(config, world, stop, watch or Watch())
     except BaseException:

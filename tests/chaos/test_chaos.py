@@ -13,6 +13,7 @@ import urllib.request
 import psutil
 import pytest
 
+from tasks.settings.files import write_json
 from tests.support.chaos import __main__ as chaos
 from tests.support.chaos import faults
 from tests.support.chaos.ground import STAGES, Ground
@@ -25,6 +26,18 @@ def test_every_kind_comes_once_before_one_comes_again():
     drawn = [chaos._kind(n, 7, kinds) for n in range(1, 2 * len(kinds) + 1)]
     assert sorted(drawn[: len(kinds)]) == sorted(drawn[len(kinds) :]) == sorted(kinds)
     assert drawn != [chaos._kind(n, 8, kinds) for n in range(1, 2 * len(kinds) + 1)]
+
+
+def test_a_later_start_goes_on_after_the_good_rounds(tmp_path):
+    good = chaos.Result(1, "kill-flow", ["sft"], 1.0, "fork", differs=[], left_behind=[])
+    bad = chaos.Result(2, "cancel", ["sft"], 1.0, "fork", differs=["sft:a"], left_behind=[])
+    file = tmp_path / "chaos.json"
+    assert chaos._kept(file, 3, ["kill-flow", "cancel"]) == []
+    write_json(file, chaos._report(3, ["kill-flow", "cancel"], 9.0, [good, bad]))
+    assert chaos._kept(file, 3, ["kill-flow", "cancel"]) == [good]
+    for seed, kinds in ((4, ["kill-flow", "cancel"]), (3, ["cancel"])):
+        with pytest.raises(SystemExit, match="another seed or other faults"):
+            chaos._kept(file, seed, kinds)
 
 
 @pytest.mark.parametrize("kind", faults.FAULTS)

@@ -80,7 +80,8 @@ def main(arguments: list[str] | None = None) -> int:
     (folder / "rounds").mkdir(parents=True, exist_ok=True)
     os.environ["STEEL_STATE"] = str(folder / "state")
     ground = Ground(folder)
-    results: list[Result] = []
+    results = [] if options.only else _kept(folder / "chaos.json", options.seed, kinds)
+    done = {result.round for result in results}
     with ground.hub:
         try:
             undisturbed, wanted = _undisturbed(ground)
@@ -90,16 +91,20 @@ def main(arguments: list[str] | None = None) -> int:
                 flush=True,
             )
             numbers = [options.only] if options.only else range(1, options.rounds + 1)
+            if done:
+                print(f"{len(done)} rounds were good before; the others follow", flush=True)
             for number in numbers:
-                results.append(_round(ground, number, options.seed, kinds, wanted))
-                print(results[-1].line(options.rounds), flush=True)
+                if number in done:
+                    continue
+                result = _round(ground, number, options.seed, kinds, wanted)
+                results = sorted([*results, result], key=lambda r: r.round)
+                print(result.line(options.rounds), flush=True)
                 report = _report(options.seed, kinds, undisturbed, results)
                 write_json(folder / "chaos.json", report)
         finally:
             ground.log = folder / "rounds" / "end.log"
             ground.say(["down", "--cancel"], seconds=180)
-    if not results:
-        return 1
+    report = _report(options.seed, kinds, undisturbed, results)
     print("\n".join(_table(report)))
     print(f"{folder / 'chaos.json'}")
     for bad in (r for r in results if not r.good):
@@ -108,6 +113,16 @@ def main(arguments: list[str] | None = None) -> int:
             f"again: make chaos SEED={options.seed} ROUND={bad.round}{faults}; log: rounds/{bad.round:03d}.log"
         )
     return 0 if report["verdict"] == "equal" else 1
+
+
+def _kept(file: Path, seed: int, kinds: list[str]) -> list[Result]:
+    """The good rounds of an earlier start in the same folder, with the same seed and faults."""
+    if not file.exists():
+        return []
+    report = json.loads(file.read_text("utf-8"))
+    if (report["seed"], report["kinds"]) != (seed, kinds):
+        raise SystemExit(f"make chaos: {file.parent} has rounds of another seed or other faults")
+    return [result for result in (Result(**row) for row in report["results"]) if result.good]
 
 
 def _undisturbed(ground: Ground) -> tuple[float, dict[str, str]]:
@@ -220,6 +235,7 @@ def _report(seed: int, kinds: list[str], undisturbed: float, results: list[Resul
             }
     return {
         "seed": seed,
+        "kinds": kinds,
         "undisturbed_seconds": round(undisturbed, 1),
         "rounds": len(results),
         "faults": by_kind,
@@ -255,7 +271,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--folder",
         default="",
-        help="of everything (default: a new temporary one); an undisturbed run there is used again",
+        help="of everything (default: a new temporary one); what a start before has done there counts",
     )
     return parser
 

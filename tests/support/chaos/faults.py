@@ -127,7 +127,7 @@ def _process(find: Callable[[Ground], list[psutil.Process]]) -> Callable[[Round]
 
     def do(it: Round) -> str:
         it.until(lambda: find(it.ground))
-        it.sleep(it.chance.uniform(0, 8))
+        it.sleep(it.chance.uniform(0, 4))
         return it.kill(it.chance.choice(it.until(lambda: find(it.ground))))
 
     return do
@@ -142,7 +142,7 @@ def _flow(it: Round) -> str:
 def _stop_rank(it: Round) -> str:
     """Stopped for good, until the watchdog ends the training; or for a while."""
     it.until(it.ground.ranks_now)
-    it.sleep(it.chance.uniform(0, 8))
+    it.sleep(it.chance.uniform(0, 4))
     rank = it.chance.choice(it.until(it.ground.ranks_now))
     done = it.kill(rank, signal.SIGSTOP)
     if it.chance.random() < 0.5:
