@@ -60,10 +60,11 @@ def sft_loss(curves: dict[str, Curve], chosen: str | None) -> Figure:
             color=style.SERIES[index % len(style.SERIES)],
             lw=2.4 if picked else 1.3,
             zorder=3 if picked else 2,
-            label=variant + (" (goes on to DPO)" if picked else ""),
+            label=variant + (" (to DPO)" if picked else ""),
             **_dots(curve.loss),
         )
-    _axes(axes, "loss (nats per supervised token)", legend=True)
+    _axes(axes, "loss (nats per supervised token)")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.04), fontsize=8.5)  # the curves fill the whole panel
     return figure
 
 

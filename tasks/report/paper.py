@@ -96,7 +96,7 @@ def beside(rows: list[dict[str, Any]], mixtures: Mapping[str, Mapping[str, Any]]
         return []
     tuned = [row for row in mine if row["model"].startswith("sft:")]
     tables = [_table("Table 3: mixtures of instruction data", TABLE_3, tuned, mixtures)] if tuned else []
-    final = [row for row in mine if row["model"] in ("base", "dpo") or row["model"].startswith("sft:")]
+    final = [row for row in mine if row["model"] in ("base", "dpo", "rl") or row["model"].startswith("sft:")]
     return [*tables, _table("Table 4: models", TABLE_4, final, mixtures)]
 
 

@@ -174,13 +174,13 @@ def about_dpo(dpo: dict[str, Any]) -> str:
     """One sentence on the effect."""
     moved = dpo["accuracy_after"] - dpo["accuracy_before"]
     sure = dpo["p_value"] < 0.05
-    verb = "rose" if moved > 0 else "fell" if moved < 0 else "stayed"
+    before, after = (f"{percent(dpo[key])} %" for key in ("accuracy_before", "accuracy_after"))
+    change = f"{'rose' if moved > 0 else 'fell'} from {before} to {after}" if moved else f"stayed at {after}"
     p = p_value(dpo["p_value"])
     p = p if p.startswith("<") else f"= {p}"
     return (
         f"On {count(dpo['n'])} held-out pairs the share whose chosen reply is likelier (per token) than the rejected one "
-        f"{verb} from {percent(dpo['accuracy_before'])} % to {percent(dpo['accuracy_after'])} % "
-        f"(McNemar p {p}{'' if sure else ', so this may be chance'})."
+        f"{change} (McNemar p {p}{'' if sure else ', so this may be chance'})."
     )
 
 

@@ -92,6 +92,27 @@ def test_only_processes_of_its_own_are_signalled(tmp_path, sleeper):
     assert own.wait(10) == -signal.SIGKILL
 
 
+def test_what_sees_nothing_of_the_environment_is_known_by_who_started_it(tmp_path):
+    """As ranks and the fork server are; whoever started them may be gone."""
+    ground = Ground(tmp_path)
+    environment = {**os.environ, "STEEL_STATE": str(ground.state.folder)}
+    line = "env -i sleep 60 & echo $!; wait"
+    with subprocess.Popen(
+        ["bash", "-c", line], env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as above:
+        below = psutil.Process(int(above.stdout.readline()))
+        until(lambda: below.name() == "sleep", 20)
+        assert ground.owns(below)
+        above.kill()
+        above.wait()
+        until(lambda: not ground.owns(below), 20)
+        ground.sessions.add(above.pid)
+        assert ground.owns(below)
+        assert below.pid in {process.pid for process in ground.mine()}
+        assert not ground.owns(psutil.Process())
+        below.kill()
+
+
 def test_a_cut_hub_closes_connections_and_comes_back():
     with CutHub("a/b", {"x.txt": b"x" * 9000}) as hub:
         address = f"{hub.endpoint}/datasets/a/b/resolve/main/x.txt"

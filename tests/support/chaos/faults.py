@@ -141,9 +141,9 @@ def _flow(it: Round) -> str:
 
 def _stop_rank(it: Round) -> str:
     """Stopped for good, until the watchdog ends the training; or for a while."""
-    it.until(it.ground.ranks_now)
+    it.until(it.ground.trainings)
     it.sleep(it.chance.uniform(0, 4))
-    rank = it.chance.choice(it.until(it.ground.ranks_now))
+    rank = it.chance.choice(it.until(it.ground.trainings))
     done = it.kill(rank, signal.SIGSTOP)
     if it.chance.random() < 0.5:
         return f"{done}, for good"
@@ -277,7 +277,7 @@ def _flip_checkpoint(it: Round) -> str:
 
     it.until(saved)
     it.sleep(it.chance.uniform(0, 3))
-    for process in it.until(it.ground.ranks_now):
+    for process in it.until(it.ground.trainings):
         it.kill(process)
     it.over()
     folders = saved()
@@ -396,7 +396,7 @@ FAULTS: dict[str, Fault] = {
     "kill-flow": Fault(_flow),
     "kill-prefect": Fault(_server("prefect")),
     "kill-mlflow": Fault(_server("mlflow")),
-    "kill-rank": Fault(_process(Ground.ranks_now), TRAININGS),
+    "kill-rank": Fault(_process(Ground.trainings), TRAININGS),
     "kill-launcher": Fault(_process(Ground.launchers), TRAININGS),
     "kill-pool": Fault(_process(Ground.pool), ("convert", "clean", "tokenize")),
     "stop-rank": Fault(_stop_rank, TRAININGS),

@@ -52,6 +52,8 @@ class Ground(House):
     """More of `runtime` for the runs of this round."""
     undisturbed: float = 0.0
     """Seconds of the undisturbed run."""
+    sessions: set[int] = field(default_factory=set)
+    """Of the flow runs that were seen in this round."""
     log: Path = Path(os.devnull)
     """What the commands of this round say."""
 
@@ -132,6 +134,7 @@ class Ground(House):
 
     def reset(self, without: tuple[str, ...]) -> None:
         """The undisturbed artifacts, but for those of some stages and the finished pieces of their work."""
+        self.sessions.clear()
         for path in self.artifacts.iterdir() if self.artifacts.is_dir() else ():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         self.artifacts.mkdir(exist_ok=True)
@@ -145,17 +148,25 @@ class Ground(House):
 
     def mine(self) -> Iterator[psutil.Process]:
         """Processes that these servers or their flow runs have started, themselves included."""
-        wanted = str(self.state.folder)
+        trainings = {process.pid for process in self.trainings()}
         for process in psutil.process_iter():
-            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                if process.pid != os.getpid() and process.environ().get("STEEL_STATE") == wanted:
-                    yield process
+            if process.pid != os.getpid() and (process.pid in trainings or self._descends(process)):
+                yield process
 
     def owns(self, process: psutil.Process) -> bool:
-        try:
-            return process.environ().get("STEEL_STATE") == str(self.state.folder)
-        except psutil.Error:
-            return False
+        return self._descends(process) or process.pid in {rank.pid for rank in self.trainings()}
+
+    def _descends(self, process: psutil.Process) -> bool:
+        """Whether it, or what is above it, has our state in its environment, or it is of a flow run's session. What
+        trains sees little of the environment, and whoever started it may be gone."""
+        with suppress(psutil.Error, ProcessLookupError):
+            if os.getsid(process.pid) in self.sessions:
+                return True
+            for each in (process, *process.parents()):
+                with suppress(psutil.AccessDenied):
+                    if each.environ().get("STEEL_STATE") == str(self.state.folder):
+                        return True
+        return False
 
     def server(self, name: str) -> list[psutil.Process]:
         record = processes.load(self.state.processes).get(name)
@@ -163,16 +174,17 @@ class Ground(House):
         return [process] if process else []
 
     def flow(self) -> list[psutil.Process]:
-        return list(processes.flow_runs(self.state.folder).values())
-
-    def ranks_now(self) -> list[psutil.Process]:
-        return [process for process in self.trainings() if self.owns(process)]
+        flows = list(processes.flow_runs(self.state.folder).values())
+        for flow in flows:
+            with suppress(ProcessLookupError):
+                self.sessions.add(os.getsid(flow.pid))
+        return flows
 
     def launchers(self) -> list[psutil.Process]:
         """torchrun, or the agent that forks ranks and the server above it; not the flow."""
         flow = {process.pid for process in self.flow()}
         found: dict[int, psutil.Process] = {}
-        for rank in self.ranks_now():
+        for rank in self.trainings():
             with suppress(psutil.NoSuchProcess):
                 for above in rank.parents()[:2]:
                     if above.pid in flow:

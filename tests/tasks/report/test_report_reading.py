@@ -51,6 +51,8 @@ def test_dpo_without_effect_is_not_praised():
     text = reading.about_dpo({"accuracy_before": 0.6, "accuracy_after": 0.58, "n": 300, "p_value": 0.4})
     assert "fell from 60.0 % to 58.0 %" in text
     assert "may be chance" in text
+    text = reading.about_dpo({"accuracy_before": 0.49, "accuracy_after": 0.49, "n": 100, "p_value": 1.0})
+    assert "stayed at 49.0 % (McNemar p = 1.000, so this may be chance)" in text
     text = reading.about_dpo({"accuracy_before": 0.6, "accuracy_after": 0.8, "n": 300, "p_value": 1e-6})
     assert "rose" in text
     assert "McNemar p < 0.001)" in text
