@@ -14,6 +14,7 @@ import uvicorn
 
 from flows import stores
 from flows.gate import Gate
+from flows.mlflow_page import FirstView
 from flows.ports import HOST
 from flows.settings import Addresses, State, auth_string
 
@@ -54,7 +55,9 @@ def serve(state: State, at: Addresses, auth: str, listen: str) -> None:
     sys.modules["mlflow.server.auth"] = None  # type: ignore[assignment]
     from mlflow.server.fastapi_app import app
 
-    uvicorn.run(Gate(app, at.mlflow_hosts, auth), host=listen, port=at.mlflow_port, access_log=False)
+    uvicorn.run(
+        Gate(FirstView(app), at.mlflow_hosts, auth), host=listen, port=at.mlflow_port, access_log=False
+    )
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Cancelled, Cancelling, Crashed
 
 from flows import hand_over, processes, spec
+from flows.run_names import run_name
 from flows.settings import POOL
 
 _UNSTARTED = timedelta(seconds=60)
@@ -100,7 +101,11 @@ def trigger(deployment: str, parameters: Mapping[str, Any]) -> UUID:
     with get_client(sync_client=True) as client:
         target = client.read_deployment_by_name(deployment)
         try:
-            return client.create_flow_run_from_deployment(target.id, parameters=dict(parameters)).id
+            # its flow gives the same name again when it starts; until then the pages show this one
+            name = run_name(parameters, spec.of(deployment).study)
+            return client.create_flow_run_from_deployment(
+                target.id, name=name, parameters=dict(parameters)
+            ).id
         except PrefectHTTPStatusError as error:
             if error.response.status_code not in (409, 422):
                 raise

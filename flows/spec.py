@@ -54,6 +54,11 @@ class FlowSpec:
         """The full name of the deployment that runs all stages."""
         return f"{self.name}/{self.deployments[0]}"
 
+    @property
+    def study(self) -> str:
+        """The study's name; "" of the pipeline."""
+        return "" if self.takes_until else self.deployments[0]
+
     def latest(self, artifacts: Path, profile: str) -> Path:
         """Where the newest run of a profile leaves what people look at."""
         return artifacts / "latest" / profile / self.folder

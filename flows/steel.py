@@ -17,6 +17,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows.hand_over import hand_over, stages_here
+from flows.run_names import run_name
 from flows.spec import PIPELINE
 from flows.stages import MAX_BESIDE, walk
 from tasks.settings import profiles
@@ -29,6 +30,7 @@ Forced = Annotated[str, Field(pattern=rf"^({'|'.join(STAGES)})(:[^:#/]+)?$")]
 
 @flow(
     name="steel",
+    flow_run_name=lambda: run_name(flow_run.parameters),
     task_runner=ThreadPoolTaskRunner(max_workers=MAX_BESIDE),
     persist_result=False,
     log_prints=False,

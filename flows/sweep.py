@@ -14,9 +14,11 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 from prefect import Flow, flow
+from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
+from flows.run_names import run_name
 from flows.spec import COMPARE, STUDIES, FlowSpec
 from flows.stages import MAX_BESIDE, walk
 from tasks.settings import profiles
@@ -76,7 +78,13 @@ def compare_flow(spec: FlowSpec) -> Flow:
 
 def _flow(spec: FlowSpec, function: Callable[..., Any]) -> Flow:
     runner = ThreadPoolTaskRunner(max_workers=MAX_BESIDE)
-    return flow(name=spec.name, task_runner=runner, persist_result=False, log_prints=False)(function)
+    return flow(
+        name=spec.name,
+        flow_run_name=lambda: run_name(flow_run.parameters, spec.study),
+        task_runner=runner,
+        persist_result=False,
+        log_prints=False,
+    )(function)
 
 
 # under the names that prefect.yaml has as entrypoints: flows/sweep.py:ffn

@@ -1,24 +1,17 @@
 """The chat page in a real browser: streams, stops, compares, and shows whatever a model says as text."""
 
 import json
-import shutil
 
 import pytest
 
 from serve.dialogue import Template
 from serve.models import Offer
 from serve.rows import Row
+from tests.support import browser as browsers
 from tests.support import exports
 from tests.support.serving import served, wait_for
 
-pytest.importorskip("selenium", reason="selenium is not installed (make peers)")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (shutil.which("chromedriver") and shutil.which("chromium")),
-        reason="no chromium and chromedriver here",
-    ),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(browsers.missing()), reason=browsers.missing())]
 EVIL = "<img src=x onerror=\"document.title='owned'\"> **b** `c<i>`\n```\n<script>document.title='owned'</script>\n```"
 
 
@@ -33,25 +26,12 @@ def address(tmp_path_factory):
 
 @pytest.fixture
 def browser(address, tmp_path):
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-dev-shm-usage",
-        f"--user-data-dir={tmp_path}/p",
-    ):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
-    driver.set_window_size(1100, 800)
-    driver.get(address[0])
-    wait_for(lambda: driver.execute_script("return document.getElementById('model-a').options.length") == 2)
-    yield driver
-    driver.quit()
+    with browsers.chromium(tmp_path / "p") as driver:
+        driver.get(address[0])
+        wait_for(
+            lambda: driver.execute_script("return document.getElementById('model-a').options.length") == 2
+        )
+        yield driver
 
 
 def by(driver, identity):
