@@ -27,6 +27,7 @@ from tasks.stage.node import Artifact
 ID = re.compile(r"[0-9a-f]{8,32}")
 PLACE = re.compile(r".+:[0-9]+")
 LEAST = 4
+"""Bytes of a query in UTF-8: four Latin letters, or two Chinese characters."""
 MOST = 5
 """Records that are reported when several match."""
 SHOWN = 100
@@ -47,8 +48,9 @@ class Match:
 def trace(query: str, config: SteelRun, nodes: Nodes) -> list[str]:
     """The story of every record that matches (at most MOST), as lines of text. NodeError when none does."""
     query = query.strip()
-    if len(query) < LEAST:
-        raise NodeError("give an ID: a record id or its first 8 digits, FILE:POSITION, or a piece of text")
+    if len(query.encode()) < LEAST:
+        wanted = "a record id or its first 8 digits, FILE:POSITION, or a piece of text"
+        raise NodeError(f"give an ID: {wanted} (four letters or two Chinese characters at least)")
     if not any(name.startswith("convert:") for name in nodes):
         raise NodeError(f"profile {config.profile!r} has no finished convert node here: `make run` makes one")
     matches = find(query, nodes)

@@ -266,11 +266,18 @@ def test_a_question_is_asked_and_never_trained_on(house):
     told = house.tell("黄河的长度")
     assert "a benchmark's question" in told
     assert told.count("\n\n") == 1  # and the page that recites it
+    assert house.tell("黄河") == house.tell(" 黄河 ")  # two characters are a word
 
 
 @pytest.mark.parametrize(
     ("query", "message"),
-    [("ffffffffff", "no record of profile 't' matches"), ("", "give an ID"), ("b.jsonl:1", "no record")],
+    [
+        ("ffffffffff", "no record of profile 't' matches"),
+        ("", "give an ID"),
+        ("abc", "four letters"),
+        ("黄", "two Chinese"),
+        ("b.jsonl:1", "no record"),
+    ],
 )
 def test_nothing_found(house, query, message):
     with pytest.raises(NodeError, match=message):
