@@ -2,14 +2,13 @@
 
 import filecmp
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from model.training.checkpoint import DamagedError
@@ -146,8 +145,7 @@ def test_a_killed_training_leaves_no_half_export_and_no_process(data, tmp_path):
         children = _converters(tmp_path)
         time.sleep(0.01)
     assert children, (tmp_path / "log").read_text()
-    rank = int(subprocess.run(["ps", "-o", "ppid=", str(children[0])], capture_output=True, text=True).stdout)
-    os.kill(rank, signal.SIGKILL)
+    children[0].parent().kill()
     running.wait(60)
     end = time.monotonic() + 20
     while _converters(tmp_path) and time.monotonic() < end:
@@ -158,13 +156,13 @@ def test_a_killed_training_leaves_no_half_export_and_no_process(data, tmp_path):
     assert [p.name for p in (tmp_path / "exports").iterdir()] == ["step-000002"]
 
 
-def _converters(work: Path) -> list[int]:
-    listed = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
-    return [
-        int(line.split()[0])
-        for line in listed.splitlines()
-        if "model.training.convert" in line and str(work) in line
-    ]
+def _converters(work: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if "model.training.convert" in line and str(work) in line:
+            found.append(process)
+    return found
 
 
 @pytest.mark.slow
