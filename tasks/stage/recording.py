@@ -17,7 +17,7 @@ from typing import Any
 
 from tasks.settings.errors import one_line
 from tasks.stage import models, provenance
-from tasks.stage.names import stage_of
+from tasks.stage.names import NodeRef, stage_of
 from tasks.stage.node import Artifact
 from tasks.stage.store import MANIFEST, Store
 from tasks.stage.tracking import (
@@ -88,7 +88,8 @@ class Recording:
     ) -> None:
         """Close the pipeline's run; `reused` are the runs of reused nodes by name, `done` every node's artifact.
 
-        The metrics of trainings and evaluations are repeated in it: MLflow sums nothing up.
+        The metrics of trainings and evaluations are repeated in it: MLflow sums nothing up. Its data sets are what was
+        downloaded, its models those that were registered.
         """
         counts = {"nodes_reused": len(reused), "nodes_run": nodes_run}
         for node, artifact in done.items():
@@ -99,10 +100,12 @@ class Recording:
         with unless_away("MLflow does not take the end of the pipeline's run"):
             self._tracker.document(self._pipeline, dict(reused), "reused.json")
             self._tracker.metrics(self._pipeline, [(k, v, 0) for k, v in counts.items()])
+            data = {node: artifact for node, artifact in done.items() if stage_of(node) == "download"}
+            self._tracker.lineage(self._pipeline, {NodeRef.parse(n).unit: item for n, item in data.items()})
             self._tracker.finish(self._pipeline, status, tags)
         with unless_away("MLflow does not take the models of the run"):
             for model in models.of_run(self._run[PROFILE], done):
-                self._tracker.register(model)
+                self._tracker.register(model, self._pipeline)
 
     def end_stage(self, stage: str, status: str, numbers: Mapping[str, float] = {}) -> None:
         """Close the run of a stage, if any of its nodes ran, with the stage's own numbers as metrics."""

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import requests
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.tracking import MlflowClient
 
@@ -276,8 +277,9 @@ class Tracker:
                     raise
                 self.client.log_inputs(run_id, entries)
 
-    def register(self, model: Model) -> str:
+    def register(self, model: Model, run_id: str = "") -> str:
         """The version of a model, made if none has its digest: `newest` points to it, `champion` if the rule says so.
+        `run_id`: a run that shows it among its models.
 
         The files stay where they are: the version is that of a logged model which names their address.
         """
@@ -287,9 +289,12 @@ class Tracker:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         known = self.client.search_model_versions(f"name = {_quoted(model.name)}")
-        version = next(
-            (v.version for v in known if v.tags.get("steel.digest") == model.digest), None
-        ) or self._version(model)
+        made = next((v for v in known if v.tags.get("steel.digest") == model.digest), None) or self._version(
+            model
+        )
+        version = made.version
+        if run_id:  # the server gives a version without its model_id
+            self.client.log_outputs(run_id, [LoggedModelOutput(made.source.rpartition("/")[2], 0)])
         for key, value in model.scores.items():
             self.client.set_model_version_tag(model.name, str(version), key, f"{value:.6f}")
         self.client.set_registered_model_alias(model.name, models.NEWEST, str(version))
@@ -298,7 +303,7 @@ class Tracker:
             self.client.set_registered_model_alias(model.name, models.CHAMPION, str(version))
         return str(version)
 
-    def _version(self, model: Model) -> str:
+    def _version(self, model: Model) -> ModelVersion:
         external = {"mlflow.model.isExternal": "true", "uri": model.uri, "digest": model.digest}
         made = self.client.create_logged_model(
             self.experiment, model.name, source_run_id=model.run_id or None, tags=external, model_type="steel"
@@ -308,10 +313,9 @@ class Tracker:
         if run_id:
             self.client.log_outputs(run_id, [LoggedModelOutput(made.model_id, 0)])
         source = f"models:/{made.model_id}"
-        version = self.client.create_model_version(
+        return self.client.create_model_version(
             model.name, source, run_id, tags=dict(model.tags), description=model.uri, model_id=made.model_id
         )
-        return version.version
 
     def _champion(self, name: str) -> dict[str, float] | None:
         """The scores of the champion; None where there is none."""

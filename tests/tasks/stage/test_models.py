@@ -9,6 +9,8 @@ import pytest
 from tasks.stage import models
 from tasks.stage.models import CHAMPION, NEWEST
 from tasks.stage.node import Artifact
+from tasks.stage.recording import Recording
+from tasks.stage.store import Store
 from tasks.stage.tracking import Tracker
 
 
@@ -63,6 +65,24 @@ def test_a_version_is_linked_to_its_run_its_data_and_its_export(run, tracker, tm
     assert float(version.tags["accuracy/exam/cloze"]) == 0.5
     assert not any("control" in key for key in version.tags)
     assert run.run_id in {o.source_run_id for o in tracker.client.search_logged_models([tracker.experiment])}
+
+
+def test_the_pipelines_run_shows_its_data_sets_and_models(run, tracker, tmp_path):
+    run("a1")
+    recording = Recording(tracker, Store(tmp_path), run.name.split("-")[1], "flow")
+    pipeline = recording.begin({})
+    done = {
+        "pretrain": artifact("pretrain", "a1", run.run_id, path=tmp_path),
+        "download:zhihu": artifact("download:zhihu", "z" * 40, path=tmp_path, exports=False),
+        "convert:zhihu": artifact("convert:zhihu", "c" * 40, path=tmp_path, exports=False),
+    }
+    recording.end("FINISHED", {}, 2, done)
+    shown = tracker.client.get_run(pipeline)
+    assert [(i.dataset.name, i.dataset.digest) for i in shown.inputs.dataset_inputs] == [
+        ("download:zhihu", "z" * 32)
+    ]
+    source = tracker.client.get_model_version(run.name, "1").source
+    assert [f"models:/{output.model_id}" for output in shown.outputs.model_outputs] == [source]
 
 
 def test_the_same_model_is_one_version_however_often_it_is_reused(run, tracker):
