@@ -70,9 +70,10 @@ class World:
 
 def start(config: TrainConfig) -> World:
     """Join the other processes (torchrun's environment; alone without it)."""
-    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
-        os.environ.setdefault(name, value)
-    if reason := unshardable(config.parallel, int(os.environ["WORLD_SIZE"])):
+    alone = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
+    # the environment stays as it is: what runs later in this process is no rank of anything
+    rank, size, local = (int(os.environ.get(name, value)) for name, value in alone.items())
+    if reason := unshardable(config.parallel, size):
         raise ConfigError(reason)
     kind = config.device
     if kind == "auto":
@@ -81,12 +82,11 @@ def start(config: TrainConfig) -> World:
         raise ConfigError("device: cuda is asked for, but torch sees no GPU. Choose auto or cpu.")
     device = torch.device("cpu")
     if kind == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     store = None
     if not dist.is_initialized():
         backend = "cuda:nccl,cpu:gloo" if kind == "cuda" else "gloo"
-        rank, size = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE"))
         if "MASTER_ADDR" in os.environ:
             store = meet()
         timeout = (

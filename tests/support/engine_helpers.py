@@ -103,6 +103,11 @@ def metrics(work: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k not in OF_THE_CLOCK} for line in lines]
 
 
+def steps(work: Path) -> list[dict[str, Any]]:
+    """The lines of steps; others say how the validation went, or look into the model."""
+    return [line for line in metrics(work) if "loss" in line]
+
+
 def weights(work: Path) -> dict[str, np.ndarray]:
     return load_file(work / "export" / "model.safetensors")
 

@@ -5,6 +5,7 @@ Writes docs/licences.md; --check says whether it is that of requirements.lock (e
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -57,7 +58,11 @@ def page() -> str:
 
 
 def main(arguments: list[str]) -> int:
-    if arguments == ["--check"]:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.support.licences", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("--check", action="store_true", help="compare only")
+    if parser.parse_args(arguments).check:
         return PAGE.read_text("utf-8") != page()
     PAGE.write_text(page(), "utf-8")
     return 0

@@ -19,7 +19,7 @@ def test_a_training_on_kernels_is_one_on_the_definitions(ffn, tmp_path):
             tmp_path / setting, data=data, kernels=setting, model=geometry, optim=optim, steps=3, log_every=1
         )
         assert tiny.engine(run) == 0
-    on, off = (tiny.metrics(tmp_path / setting) for setting in ("on", "off"))
+    on, off = (tiny.steps(tmp_path / setting) for setting in ("on", "off"))
     for a, b in zip(on, off, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=2e-5)
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=2e-4)

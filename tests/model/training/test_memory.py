@@ -160,6 +160,6 @@ def test_real_ranks_hold_what_fake_ones_do(tmp_path: Path, name: str):
     file.write_text(json.dumps(asked), "utf-8")
     real = run(
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-        "tests/support/real_memory.py", str(file),
+        "-m", "tests.support.real_memory", str(file),
     )  # fmt: skip
     assert fake["peaks"]["4"]["total"] == pytest.approx(real["total"], rel=0.05)

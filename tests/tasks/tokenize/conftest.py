@@ -6,7 +6,7 @@ import pytest
 
 from tasks.tokenize.encode import Encoder
 from tasks.tokenize.tokenizer import train
-from tests.support.tokenize import SETTINGS, corpus, write_lines
+from tests.support.tokenizing import SETTINGS, corpus, write_lines
 
 
 @pytest.fixture(scope="session")

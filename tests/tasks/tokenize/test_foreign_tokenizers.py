@@ -13,7 +13,7 @@ from tasks.tokenize.encode import Encoder
 from tasks.tokenize.tokenizer import check_folder, take_folder
 from tests.support import foreign_tokenizers as foreign
 from tests.support.tiny import byte_tokenizer
-from tests.support.tokenize import record
+from tests.support.tokenizing import record
 
 ENDS = {
     "llama2": ("<s>", "</s>", "</s>"),

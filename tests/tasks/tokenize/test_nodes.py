@@ -25,7 +25,7 @@ from tasks.tokenize.chat import IM_END, IM_START
 from tasks.tokenize.encode import Encoder
 from tasks.tokenize.node import nodes
 from tasks.work import pool
-from tests.support.tokenize import SETTINGS, corpus, dialogue, record, write_lines
+from tests.support.tokenizing import SETTINGS, corpus, dialogue, record, write_lines
 
 BLOCK = 32
 RECIPE = job.Settings(block_size=BLOCK, val_share=0.1)

@@ -11,7 +11,7 @@ from tasks.settings.errors import NodeError
 from tasks.tokenize.chat import END_OF_TEXT, IM_END, SPECIALS, render_chat
 from tasks.tokenize.encode import Encoder
 from tasks.tokenize.tokenizer import check_folder, folder_digests, take_folder, train
-from tests.support.tokenize import SETTINGS, record, write_lines
+from tests.support.tokenizing import SETTINGS, record, write_lines
 
 
 def vocabulary(folder: Path) -> dict[str, int]:

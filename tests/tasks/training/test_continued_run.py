@@ -16,6 +16,7 @@ from tasks.stage.store import Store
 from tasks.stage.tracking import Tracker
 from tasks.tokenize.encode import tokenizer_digest
 from tasks.training import pretrain
+from tests.support import engine_helpers
 from tests.support.tiny import byte_tokenizer
 from tests.support.walk import walk
 
@@ -104,8 +105,7 @@ def test_new_data_joins_a_finished_training(house):
     assert made.manifest["identity"]["external"]["parent"] == parent.fingerprint[:16]
     state = json.loads((made.path / "checkpoints/step-000012/state.json").read_text())
     assert [(e["position"], e["blocks"]) for e in state["loader"]["history"]] == [(0, 30), (16, 50)]
-    steps = [json.loads(line)["step"] for line in (made.path / "metrics.jsonl").open()]
-    assert steps == list(range(5, 13))
+    assert [line["step"] for line in engine_helpers.steps(made.path)] == list(range(5, 13))
     tags = house.tracker.client.get_run(made.run_id).data.tags
     assert (tags["steel.continues_run"], tags["steel.continues_from_step"]) == (parent.run_id, "4")
     assert house.tracker.client.get_run(parent.run_id).data.tags["steel.continued_by"] == made.run_id

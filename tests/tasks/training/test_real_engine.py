@@ -86,7 +86,8 @@ def test_from_fresh_weights_to_dpo(tmp_path, tokenizer):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-20)
 
     # sft: learns the replies
-    drops = artifact("clean:decontaminate", out("drops"))
+    (out("drops") / "drops.jsonl").touch()
+    drops = artifact("clean:decontaminate", tmp_path / "drops")
     variant, outcome = ran(
         sft,
         "sft:exp1",
