@@ -73,6 +73,8 @@ def start(config: TrainConfig) -> World:
     alone = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
     # the environment stays as it is: what runs later in this process is no rank of anything
     rank, size, local = (int(os.environ.get(name, value)) for name, value in alone.items())
+    if dist.is_initialized():
+        rank, size = dist.get_rank(), dist.get_world_size()
     if reason := unshardable(config.parallel, size):
         raise ConfigError(reason)
     kind = config.device
@@ -95,7 +97,6 @@ def start(config: TrainConfig) -> World:
         dist.init_process_group(
             backend, store=store or dist.HashStore(), rank=rank, world_size=size, timeout=timeout
         )
-    rank, size = dist.get_rank(), dist.get_world_size()
     mesh = make_mesh(kind, size, config.parallel)
     return World(rank, size, device, mesh, compute_dtype(config.precision, kind), store)
 
