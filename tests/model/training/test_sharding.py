@@ -172,7 +172,8 @@ def close(left: Path, right: Path, rtol: float, atol: float) -> None:
         assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=10 * rtol)
     ours, theirs = tiny.weights(left), tiny.weights(right)
     for name, weight in ours.items():
-        assert np.isclose(weight, theirs[name], rtol=rtol, atol=atol).mean() > 0.995, name
+        apart = ~np.isclose(weight, theirs[name], rtol=rtol, atol=atol)
+        assert apart.sum() <= max(1, 0.005 * weight.size), name  # a bias has few numbers
 
 
 @pytest.mark.slow
