@@ -43,25 +43,25 @@ def _wide(*tensors: Tensor) -> list[Tensor]:
 
 
 def _mm(a: Tensor, b: Tensor) -> Tensor:
-    if a.dtype is torch.bfloat16:
+    if a.dtype is b.dtype is torch.bfloat16:
         return _mm(*_wide(a, b)).bfloat16()
     # the form with `out` is another operator, which nothing here replaces
     return torch.ops.aten.mm.out(a, b, out=a.new_empty(a.shape[0], b.shape[1]))
 
 
 def _bmm(a: Tensor, b: Tensor) -> Tensor:
-    if a.dtype is torch.bfloat16:
+    if a.dtype is b.dtype is torch.bfloat16:
         return _bmm(*_wide(a, b)).bfloat16()
     return torch.ops.aten.bmm.out(a, b, out=a.new_empty(a.shape[0], a.shape[1], b.shape[2]))
 
 
-def _adding(operator: Callable[..., Tensor], columns: int) -> Callable[..., Tensor]:
+def _adding(operator: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """addmm or baddbmm."""
 
     def product(start: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-        if a.dtype is torch.bfloat16:
+        if a.dtype is b.dtype is torch.bfloat16:
             return product(*_wide(start, a, b), beta=beta, alpha=alpha).bfloat16()
-        out = a.new_empty(*a.shape[:-1], b.shape[columns])
+        out = a.new_empty(*a.shape[:-1], b.shape[-1])
         return operator(start, a, b, beta=beta, alpha=alpha, out=out)
 
     return product
@@ -71,7 +71,7 @@ def _adding_in_place(operator: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """addmm_ or baddbmm_."""
 
     def product(start: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-        if a.dtype is torch.bfloat16:
+        if a.dtype is b.dtype is torch.bfloat16:
             return start.copy_(product(*_wide(start, a, b), beta=beta, alpha=alpha))
         return operator(start, a, b, beta=beta, alpha=alpha, out=start)
 
@@ -81,8 +81,8 @@ def _adding_in_place(operator: Callable[..., Tensor]) -> Callable[..., Tensor]:
 PRODUCTS: dict[str, Callable[..., Tensor]] = {
     "mm": _mm,
     "bmm": _bmm,
-    "addmm": _adding(torch.ops.aten.addmm.out, 1),
-    "baddbmm": _adding(torch.ops.aten.baddbmm.out, 2),
+    "addmm": _adding(torch.ops.aten.addmm.out),
+    "baddbmm": _adding(torch.ops.aten.baddbmm.out),
     "addmm_": _adding_in_place(torch.ops.aten.addmm.out),
     "baddbmm_": _adding_in_place(torch.ops.aten.baddbmm.out),
 }

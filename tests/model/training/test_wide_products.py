@@ -45,18 +45,20 @@ def test_a_product_is_that_of_fp32_rounded(name, without_bf16):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64])
 def test_other_numbers_are_multiplied_as_before(dtype, without_bf16):
-    before = (
-        products(dtype)
-        if dtype.is_floating_point
-        else {"mm": torch.ones(3, 4, dtype=dtype) @ torch.ones(4, 2, dtype=dtype)}
-    )
+    def made() -> dict[str, torch.Tensor]:
+        if dtype.is_floating_point:
+            return products(dtype)
+        return {"mm": torch.ones(3, 4, dtype=dtype) @ torch.ones(4, 2, dtype=dtype)}
+
+    before = made()
     with widened(torch.bfloat16, CPU):
-        during = (
-            products(dtype)
-            if dtype.is_floating_point
-            else {"mm": torch.ones(3, 4, dtype=dtype) @ torch.ones(4, 2, dtype=dtype)}
-        )
+        during = made()
     assert all(torch.equal(before[name], during[name]) for name in before)
+
+
+def test_two_types_are_refused_as_before(without_bf16):
+    with widened(torch.bfloat16, CPU), pytest.raises(RuntimeError, match="same dtype"):
+        torch.ones(2, 2).bfloat16() @ torch.ones(2, 2)
 
 
 def test_gradients_go_through_it_and_it_ends_with_the_training(without_bf16):
