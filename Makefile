@@ -34,6 +34,7 @@ STUDY      ?=
 ROUNDS     ?= 50
 ROUND      ?=
 FAULTS     ?=
+FOLDER     ?=
 CANCEL     ?=
 TEMPERATURE ?= 0
 TOP_P      ?= 1
