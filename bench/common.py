@@ -53,10 +53,14 @@ def child(module: str, *args: Any) -> dict[str, Any]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+def without_servers() -> dict[str, str]:
+    """The environment of a shell that knows of no servers, whatever the caller's knows."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "STEEL_"))}
+
+
 def with_state(folder: Path) -> dict[str, str]:
-    """The environment of a shell whose servers have `folder` for their state, whatever servers the caller's shell has."""
-    own = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "STEEL_"))}
-    return {**own, "STEEL_STATE": str(folder)}
+    """The same of a shell whose servers have `folder` for their state."""
+    return {**without_servers(), "STEEL_STATE": str(folder)}
 
 
 def interleaved(contenders: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[Any]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from prefect.client.orchestration import get_client
 
+from flows.run_names import run_name
 from flows.settings import OWN_POOL, TRAINING_POOL
 from tasks.settings.config import DATA_STAGES
 
@@ -40,6 +41,7 @@ def hand_over(run: str, attempt: int, parameters: Mapping[str, Any]) -> str:
         target = client.read_deployment_by_name(DEPLOYMENT)
         made = client.create_flow_run_from_deployment(
             target.id,
+            name=run_name(parameters),
             parameters=dict(parameters),
             tags=[*target.tags, tag(run)],
             idempotency_key=f"{run}-{attempt}",

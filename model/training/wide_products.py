@@ -42,17 +42,15 @@ def _wide(*tensors: Tensor) -> list[Tensor]:
     return [tensor.float() for tensor in tensors]
 
 
-def _mm(a: Tensor, b: Tensor) -> Tensor:
-    if a.dtype is b.dtype is torch.bfloat16:
-        return _mm(*_wide(a, b)).bfloat16()
-    # the form with `out` is another operator, which nothing here replaces
-    return torch.ops.aten.mm.out(a, b, out=a.new_empty(a.shape[0], b.shape[1]))
+def _plain(operator: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """mm or bmm, by its form with `out`: that is another operator, which nothing here replaces."""
 
+    def product(a: Tensor, b: Tensor) -> Tensor:
+        if a.dtype is b.dtype is torch.bfloat16:
+            return product(*_wide(a, b)).bfloat16()
+        return operator(a, b, out=a.new_empty(*a.shape[:-1], b.shape[-1]))
 
-def _bmm(a: Tensor, b: Tensor) -> Tensor:
-    if a.dtype is b.dtype is torch.bfloat16:
-        return _bmm(*_wide(a, b)).bfloat16()
-    return torch.ops.aten.bmm.out(a, b, out=a.new_empty(a.shape[0], a.shape[1], b.shape[2]))
+    return product
 
 
 def _adding(operator: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -79,8 +77,8 @@ def _adding_in_place(operator: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 PRODUCTS: dict[str, Callable[..., Tensor]] = {
-    "mm": _mm,
-    "bmm": _bmm,
+    "mm": _plain(torch.ops.aten.mm.out),
+    "bmm": _plain(torch.ops.aten.bmm.out),
     "addmm": _adding(torch.ops.aten.addmm.out),
     "baddbmm": _adding(torch.ops.aten.baddbmm.out),
     "addmm_": _adding_in_place(torch.ops.aten.addmm.out),

@@ -17,7 +17,7 @@ from typing import Any
 
 from tasks.settings.errors import one_line
 from tasks.stage import models, provenance
-from tasks.stage.names import NodeRef, stage_of
+from tasks.stage.names import stage_of, unit_of
 from tasks.stage.node import Artifact
 from tasks.stage.store import MANIFEST, Store
 from tasks.stage.tracking import (
@@ -100,8 +100,8 @@ class Recording:
         with unless_away("MLflow does not take the end of the pipeline's run"):
             self._tracker.document(self._pipeline, dict(reused), "reused.json")
             self._tracker.metrics(self._pipeline, [(k, v, 0) for k, v in counts.items()])
-            data = {node: artifact for node, artifact in done.items() if stage_of(node) == "download"}
-            self._tracker.lineage(self._pipeline, {NodeRef.parse(n).unit: item for n, item in data.items()})
+            raw = {unit_of(node): item for node, item in done.items() if stage_of(node) == "download"}
+            self._tracker.lineage(self._pipeline, raw)
             self._tracker.finish(self._pipeline, status, tags)
         with unless_away("MLflow does not take the models of the run"):
             for model in models.of_run(self._run[PROFILE], done):

@@ -289,9 +289,8 @@ class Tracker:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         known = self.client.search_model_versions(f"name = {_quoted(model.name)}")
-        made = next((v for v in known if v.tags.get("steel.digest") == model.digest), None) or self._version(
-            model
-        )
+        before = (version for version in known if version.tags.get("steel.digest") == model.digest)
+        made = next(before, None) or self._version(model)
         version = made.version
         if run_id:  # the server gives a version without its model_id
             self.client.log_outputs(run_id, [LoggedModelOutput(made.source.rpartition("/")[2], 0)])

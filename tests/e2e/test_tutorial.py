@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.common import without_servers
 from flows.settings import ROOT
 from tasks.settings.config import DATA_STAGES, STAGES
 
@@ -39,12 +40,9 @@ class Reader:
 
     def types(self, block: str, answers: str = "", code: int = 0) -> str:
         """A block in a new shell; returns what it shows."""
-        environment = {
-            k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "STEEL_"))
-        }
         done = subprocess.run(
             ["bash", "-ec", block.replace(OWN_DATA, str(self.data))],
-            cwd=self.folder, env=environment, input=answers, capture_output=True, text=True, timeout=1800,
+            cwd=self.folder, env=without_servers(), input=answers, capture_output=True, text=True, timeout=1800,
         )  # fmt: skip
         print(f"$ {block}\n{done.stdout}{done.stderr}")
         assert (done.returncode != 0) == (code != 0), (block, done.stdout, done.stderr)
@@ -65,7 +63,7 @@ def reader(tmp_path):
         os.utime(file, (0, 0))  # older than the installation
     reader = Reader(folder, tmp_path / "mine")
     yield reader
-    subprocess.run([sys.executable, "-m", "flows.cli", "down", "--cancel"], cwd=folder, check=True)
+    reader.types("make down CANCEL=1")
 
 
 def test_every_command_does_what_the_text_says(reader):
