@@ -51,18 +51,28 @@ def prepare(scorer: Scorer, config: TrainConfig, mesh: DeviceMesh, dtype: torch.
         _use_float8(blocks, config.float8, mesh.device_type)
     for block in _recomputed(blocks, config.activation_checkpointing):
         block.forward = twice(block.forward)  # type: ignore[method-assign]
+    for block in blocks if config.compile else []:
+        block.compile(fullgraph=getattr(scorer.lm.config, "ffn_keeps_shapes", False))
+    if whole(mesh, dtype):
+        return
     # inputs are not cast: RoPE's tables stay FP32
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for block in blocks:
-        if config.compile:
-            block.compile(fullgraph=getattr(scorer.lm.config, "ffn_keeps_shapes", False))
         fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=config.reshard_after_forward)
     fully_shard(scorer, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+
+
+def whole(mesh: DeviceMesh, dtype: torch.dtype) -> bool:
+    """Whether the model stays as it is: one CPU rank whose products are in the weights' own precision has nothing to
+    gather or to sum, and FSDP2 would copy all weights and gradients once a step. Same numbers, no copies."""
+    return mesh.size() == 1 and mesh.device_type == "cpu" and dtype is torch.float32
 
 
 def begin_micro_step(scorer: Scorer, config: TrainConfig, *, last: bool) -> None:
     """Gradients are summed over the ranks in the last micro-step; until then gathered weights stay, unless blocks give
     them back after the forward pass, too."""
+    if not isinstance(scorer, FSDPModule):
+        return
     scorer.set_requires_gradient_sync(last)
     scorer.set_reshard_after_backward(last or config.reshard_after_forward)
 

@@ -19,6 +19,7 @@ from model.steel.modeling import SteelModel
 from model.steel.soft_moe import SteelFFN
 from model.training import sharding
 from model.training.config import ConfigError, ParallelConfig, unshardable
+from model.training.run import STOPPED
 from tests.support import engine_helpers as tiny
 from tests.support.families import MODELS
 from tests.support.ranks import COUNTS, trained
@@ -44,6 +45,29 @@ def same(left: Path, right: Path) -> None:
     assert ours.keys() == theirs.keys()
     for name, weight in ours.items():
         assert np.array_equal(weight, theirs[name]), name
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_one_rank_alone_learns_what_a_sharded_one_does(
+    name: str, data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """With what a sharded model has saved halfway, too."""
+    values = {
+        "data": data,
+        "model": GEOMETRIES[name],
+        "steps": 4,
+        "save_every": 2,
+        "log_every": 1,
+        "micro_batch_size": 2,
+    }
+    assert tiny.engine(tiny.settings(tmp_path / "whole", **values)) == 0
+    with monkeypatch.context() as changed:
+        changed.setattr(sharding, "whole", lambda mesh, dtype: False)
+        assert tiny.engine(tiny.settings(tmp_path / "sharded", **values)) == 0
+        assert tiny.engine(tiny.settings(tmp_path / "resumed", **values), tiny.StopAt(2)) == STOPPED
+    assert tiny.engine(tiny.settings(tmp_path / "resumed", **values)) == 0
+    for each in ("sharded", "resumed"):
+        same(tmp_path / "whole", tmp_path / each)
 
 
 @pytest.mark.parametrize("name", GEOMETRIES)

@@ -1,5 +1,7 @@
 """The shard format: what is written comes back, as views; what is wrong is refused."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from model.training.shards import (
 from tests.support.shard_helpers import make_file, make_rows
 
 BLOCK = 8
+ROOT = Path(__file__).parents[3]
 
 
 def test_rows_come_back_as_views_of_the_file(tmp_path):
@@ -40,6 +43,17 @@ def test_rows_come_back_as_views_of_the_file(tmp_path):
     assert (info.rows, info.tokens, info.documents) == (2500, 22500, 5000)
     with pytest.raises(IndexError, match="2500 rows"):
         shard.read(2500)
+
+
+def test_reading_loads_no_pandas(tmp_path):
+    """Each rank would pay for it at its start."""
+    make_file(tmp_path / "a.arrow", 40, BLOCK)
+    code = (
+        "import sys; from model.training.shards import ShardFile; "
+        f"assert ShardFile({str(tmp_path / 'a.arrow')!r}).read(3).valid; print('pandas' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_loss_mask_and_padding_come_back(tmp_path):
