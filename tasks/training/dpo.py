@@ -233,6 +233,7 @@ def train(ctx: Context) -> Outcome:
         return Outcome(
             headline=f"loss {metrics['final_loss']:.4f}, nothing held out", metrics=metrics, extra=extra
         )
+    ctx.progress(0.95, f"trained; asking the new model about {counts['held_out']:,} held-out pairs")
     effect = dpo_effect.compare(trial, before, dpo_effect.ask(trial, ctx.out / "export"))
     effect |= {"collapsed": collapsed}
     dpo_effect.write(ctx.out / "dpo.json", effect)

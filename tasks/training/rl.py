@@ -262,6 +262,7 @@ def train(ctx: Context) -> Outcome:
     metrics = {**trained.headline(), "reward_first": rewards[0], "reward_last": rewards[-1]}
     effect: list[dict[str, Any]] = []
     if asked:
+        ctx.progress(0.95, f"trained; asking the new model {len(asked):,} open questions")
         before = open_questions.graded(asked, before_of())
         after_of = work.Asking(ctx.out / "export", asking.tokenizer, asking.device, asking.max_new_tokens)
         after = open_questions.graded(asked, work.answered(after_of, [a.line for a in asked]))
