@@ -1,4 +1,4 @@
-"""make chaos: a few rounds (STEEL_CHAOS_ROUNDS, 3 of them else) end with the bytes of the undisturbed run."""
+"""make chaos: a few rounds (STEEL_CHAOS_ROUNDS, 10 of them else) end with the bytes of the undisturbed run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
 def test_a_disturbed_pipeline_ends_with_the_bytes_of_an_undisturbed_one(tmp_path):
-    rounds = int(os.environ.get("STEEL_CHAOS_ROUNDS", "3"))
+    rounds = int(os.environ.get("STEEL_CHAOS_ROUNDS", "10"))
     command = [
         sys.executable,
         "-m",
