@@ -26,7 +26,7 @@ from tests.support.tiny import context
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="trainings are forked under Linux")
 
-STEPS = 120
+STEPS = 300
 
 
 @pytest.fixture(scope="module")
