@@ -74,6 +74,8 @@ def cost_of(manifest: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
+WORDS = ("model", "a", "b", "benchmark", "protocol", "more")
+"""Columns of text; the others are numbers, to the right."""
 HEAD = ("model", "benchmark", "protocol", "accuracy", "95 % interval", "macro", "n", "more")
 
 
@@ -186,5 +188,10 @@ def page(told: Mapping[str, Any], costs: Mapping[str, Mapping[str, float]]) -> s
         ("Cost", COST, cost_lines(costs)),
     ]
     return jinja.get_template(TEMPLATE.name).render(
-        fonts=style.FONTS, style=style, profile=told["profile"], tables=tables, sha256=told["sha256"]
+        fonts=style.FONTS,
+        style=style,
+        profile=told["profile"],
+        tables=tables,
+        words=WORDS,
+        sha256=told["sha256"],
     )
