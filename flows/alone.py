@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -102,6 +103,8 @@ def _run(name: str) -> int:
         del os.environ[key]
     os.environ.update(environment)
     os.chdir(state.root)
+    # a shell's background job inherits it ignored, and Prefect's worker, which turns SIGTERM into SIGINT, would not end
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if name == "prefect":
         from flows import prefect_server
 

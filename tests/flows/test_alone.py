@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 
 import pytest
 
 from flows import alone
 from flows.alone import AloneError
-from flows.settings import State, prefect_settings
+from flows.settings import ROOT, State, prefect_settings
 
 
 def test_addresses_are_those_of_other_machines():
@@ -66,3 +69,17 @@ def test_check_says_which_server_does_not_answer(monkeypatch, capsys):
         monkeypatch.setenv("STEEL_PREFECT_ADDRESS", f"http://127.0.0.1:{port}")
         assert alone.main(["check", "prefect"]) == 1
     assert capsys.readouterr().out.startswith("prefect: ")
+
+
+def test_a_worker_begun_in_the_background_of_a_shell_can_be_interrupted(tmp_path):
+    """bash gives background jobs SIGINT ignored; Prefect's worker turns SIGTERM into SIGINT and would not end."""
+    script = (
+        "import os, signal; from flows import alone, deploy, health; health.problem = lambda url: ''\n"
+        "deploy.make_pools = lambda: None; os.execv = lambda *command: print(signal.getsignal(signal.SIGINT))\n"
+        "alone.main(['worker'])"
+    )
+    done = subprocess.run(
+        ["bash", "-c", f"trap '' INT; exec {sys.executable} -c \"$0\"", script],
+        cwd=ROOT, env={**os.environ, "STEEL_STATE": str(tmp_path)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "default_int_handler" in done.stdout
