@@ -33,6 +33,7 @@ KEEP_DAYS  ?= 7
 STUDY      ?=
 ROUNDS     ?= 50
 ROUND      ?=
+FIRST      ?=
 FAULTS     ?=
 FOLDER     ?=
 CANCEL     ?=
@@ -172,5 +173,5 @@ hooks: setup ## run lint's checks before each commit (pre-commit; nothing is fet
 test-full: lint ## the slow tests too; with SAMPLES=FOLDER (sources/ posttrain/ benchmarks/ tokenizer/) on real samples
 	$(if $(SAMPLES),STEEL_SAMPLES='$(abspath $(SAMPLES))') $(PYTEST) -m ''
 
-chaos: setup ## a small pipeline, once undisturbed, then ROUNDS=50 times with a fault at a random moment: SEED=0 FAULTS=a,b ROUND=n FOLDER=path
-	@$(PYTHON) -m tests.support.chaos --rounds $(ROUNDS) --seed $(or $(SEED),0) $(if $(FAULTS),--faults '$(FAULTS)') $(if $(ROUND),--only $(ROUND)) $(if $(FOLDER),--folder '$(FOLDER)')
+chaos: setup ## a small pipeline, once undisturbed, then ROUNDS=50 times with a fault at a random moment: SEED=0 FAULTS=a,b ROUND=n FIRST=n FOLDER=path
+	@$(PYTHON) -m tests.support.chaos --rounds $(ROUNDS) --seed $(or $(SEED),0) $(if $(FAULTS),--faults '$(FAULTS)') $(if $(ROUND),--only $(ROUND)) $(if $(FIRST),--first $(FIRST)) $(if $(FOLDER),--folder '$(FOLDER)')

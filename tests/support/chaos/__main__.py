@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
                 f"undisturbed in {undisturbed:.0f} s, {len(wanted)} artifacts; everything lies in {folder}",
                 flush=True,
             )
-            numbers = [options.only] if options.only else range(1, options.rounds + 1)
+            numbers = [options.only] if options.only else range(options.first, options.rounds + 1)
             if done:
                 print(f"{len(done)} rounds were good before; the others follow", flush=True)
             for number in numbers:
@@ -268,6 +268,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--faults", default="", metavar="A,B", help=f"default: all of {', '.join(FAULTS)}")
     parser.add_argument("--only", type=int, default=0, metavar="ROUND", help="this round alone, again")
+    parser.add_argument("--first", type=int, default=1, metavar="ROUND", help="without the rounds before it")
     parser.add_argument(
         "--folder",
         default="",
