@@ -136,7 +136,7 @@ def engine(folder: Path, precision: str, steps: int, micro: int) -> dict[str, An
     """Steel."""
     from transformers import Qwen2ForCausalLM  # noqa: F401  loaded before the account begins, as the Trainer's
 
-    from model.training import gather, loop  # noqa: F401  with pyarrow
+    from model.training import loop
     from model.training.config import from_dict
     from model.training.run import run
     from model.training.stop import StopFlag

@@ -33,7 +33,7 @@ from model.training.config import ConfigError, TrainConfig, unshardable
 from model.training.fused import operators
 from model.training.objectives import FamilyScorer, Scorer
 from model.training.rendezvous import meet
-from model.training.sharding import make_mesh, prepare, reshard
+from model.training.sharding import make_mesh, prepare, reshard, whole
 from model.training.wide_products import cpu_has_bf16
 
 log = logging.getLogger("steel.training")
@@ -51,6 +51,8 @@ class World:
     """What products are computed in; weights and optimizer stay FP32."""
     store: dist.Store | None = None
     """What the ranks of this attempt share beside collectives; None for a process that is alone."""
+    sharded: bool = True
+    """False: the model stays as it is (sharding.whole). A CPU that stands for a GPU (memory.py) shards as the GPU would."""
 
     @property
     def copies(self) -> int:
@@ -98,7 +100,8 @@ def start(config: TrainConfig) -> World:
             backend, store=store or dist.HashStore(), rank=rank, world_size=size, timeout=timeout
         )
     mesh = make_mesh(kind, size, config.parallel)
-    return World(rank, size, device, mesh, compute_dtype(config.precision, kind), store)
+    dtype = compute_dtype(config.precision, kind)
+    return World(rank, size, device, mesh, dtype, store, sharded=not whole(mesh, dtype))
 
 
 def compute_dtype(precision: str, device: str) -> torch.dtype:
@@ -121,7 +124,7 @@ def build(config: TrainConfig, world: World) -> Scorer:
     scorer.lm.set_ops(ops)
     scorer.lm.set_attn_implementation(chosen(config, world))
     scorer.lm.model.chunk_documents = chunks(config, world)
-    prepare(scorer, config, world.mesh, world.dtype)
+    prepare(scorer, config, world.mesh, world.dtype, sharded=world.sharded)
     scorer.to_empty(device=world.device)
     scorer.lm.tie_weights()
     fill(scorer.lm, world, from_folder(folder) if folder else from_seed(geometry, scorer.lm, config.seed))
@@ -142,7 +145,7 @@ def build_family(
     scorer = FamilyScorer(lm, world.dtype, how, chunks(config, world), fused=fused)
     parameters = sum(p.numel() for p in lm.parameters())
     log.info("%s: %d parameters, %.3g FLOPs a trained token", geometry.model_type, parameters, flops)
-    prepare(scorer, config, world.mesh, world.dtype)
+    prepare(scorer, config, world.mesh, world.dtype, sharded=world.sharded)
     network.materialise(scorer, world.device)
     lm.tie_weights()
     fill(lm, world, tensor_of)

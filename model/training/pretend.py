@@ -129,9 +129,9 @@ class _Asked(TorchDispatchMode):
 def _as_it_is(prepare: Callable[..., None]) -> Callable[..., None]:
     """On the meta device, where nothing is fake: a mesh of two dimensions looks its ranks up in real tensors."""
 
-    def outside(*args: Any) -> None:
+    def outside(*args: Any, **more: Any) -> None:
         with _disable_current_modes():
-            prepare(*args)
+            prepare(*args, **more)
 
     return outside
 

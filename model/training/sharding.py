@@ -44,7 +44,9 @@ def make_mesh(kind: str, size: int, parallel: ParallelConfig) -> DeviceMesh:
     return init_device_mesh(kind, shape, mesh_dim_names=("replicate", "shard"))
 
 
-def prepare(scorer: Scorer, config: TrainConfig, mesh: DeviceMesh, dtype: torch.dtype) -> None:
+def prepare(
+    scorer: Scorer, config: TrainConfig, mesh: DeviceMesh, dtype: torch.dtype, *, sharded: bool = True
+) -> None:
     """Give the model, on the meta device, what the configuration asks for; `dtype`: of products."""
     blocks = network.blocks(scorer.lm)
     if config.float8 != "off":
@@ -53,7 +55,7 @@ def prepare(scorer: Scorer, config: TrainConfig, mesh: DeviceMesh, dtype: torch.
         block.forward = twice(block.forward)  # type: ignore[method-assign]
     for block in blocks if config.compile else []:
         block.compile(fullgraph=getattr(scorer.lm.config, "ffn_keeps_shapes", False))
-    if whole(mesh, dtype):
+    if not sharded:
         return
     # inputs are not cast: RoPE's tables stay FP32
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)

@@ -24,6 +24,7 @@ QUESTIONS = {
     "plain": question(kernels="off"),
     "sdpa": question(attention="sdpa"),
     "fp32": question(precision="fp32"),
+    "fp32, one rank": question(precision="fp32", ranks=1),
     "tied": question(model={"tie_word_embeddings": True}),
     "more layers": question(model={"num_hidden_layers": 3}),
     "pairs": question(dpo=True),

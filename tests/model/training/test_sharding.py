@@ -17,7 +17,7 @@ from model.steel import SteelConfig
 from model.steel.attention import Documents
 from model.steel.modeling import SteelModel
 from model.steel.soft_moe import SteelFFN
-from model.training import sharding
+from model.training import parallel, sharding
 from model.training.config import ConfigError, ParallelConfig, unshardable
 from model.training.run import STOPPED
 from tests.support import engine_helpers as tiny
@@ -62,7 +62,7 @@ def test_one_rank_alone_learns_what_a_sharded_one_does(
     }
     assert tiny.engine(tiny.settings(tmp_path / "whole", **values)) == 0
     with monkeypatch.context() as changed:
-        changed.setattr(sharding, "whole", lambda mesh, dtype: False)
+        changed.setattr(parallel, "whole", lambda mesh, dtype: False)
         assert tiny.engine(tiny.settings(tmp_path / "sharded", **values)) == 0
         assert tiny.engine(tiny.settings(tmp_path / "resumed", **values), tiny.StopAt(2)) == STOPPED
     assert tiny.engine(tiny.settings(tmp_path / "resumed", **values)) == 0

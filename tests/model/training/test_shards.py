@@ -19,10 +19,10 @@ from model.training.shards import (
     verify,
     write_shard,
 )
+from tasks.settings.paths import ROOT
 from tests.support.shard_helpers import make_file, make_rows
 
 BLOCK = 8
-ROOT = Path(__file__).parents[3]
 
 
 def test_rows_come_back_as_views_of_the_file(tmp_path):
