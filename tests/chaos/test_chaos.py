@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 
@@ -16,7 +17,7 @@ import pytest
 from tasks.settings.files import write_json
 from tests.support.chaos import __main__ as chaos
 from tests.support.chaos import faults
-from tests.support.chaos.ground import STAGES, Ground
+from tests.support.chaos.ground import STAGES, Ground, faked, no_clock
 from tests.support.chaos.hub import CutHub
 from tests.support.house import until
 
@@ -147,3 +148,17 @@ def test_the_verdict_is_that_of_the_worst_round():
 def test_unknown_faults_are_refused():
     with pytest.raises(SystemExit, match="there is no fault 'kill-cat'"):
         chaos.main(["--faults", "kill-cat"])
+
+
+@pytest.mark.skipif(bool(no_clock()), reason=no_clock())
+@pytest.mark.parametrize("jump", ["+0", "-1h", "+30h"])
+def test_under_the_faked_clock_a_sleep_is_as_long_as_it_says(tmp_path, jump):
+    """libfaketime alone ends it in EINVAL: every wait of the servers and flows would fail."""
+    (tmp_path / "clock").write_text(f"{jump}\n")
+    code = "import time; a = time.monotonic(); time.sleep(0.3); print(time.monotonic() - a, time.time())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **faked(tmp_path / "clock")}, capture_output=True, text=True, check=True
+    )  # fmt: skip
+    slept, now = map(float, done.stdout.split())
+    assert 0.3 <= slept < 10
+    assert now - time.time() == pytest.approx({"+0": 0, "-1h": -3600, "+30h": 108_000}[jump], abs=20)

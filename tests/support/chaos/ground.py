@@ -231,18 +231,34 @@ def faked(clock: Path | None) -> dict[str, str]:
     """Variables of a program whose clock is read from this file."""
     if clock is None:
         return {}
+    sleep = clock.with_name("sleep.so")
+    if not sleep.exists():
+        subprocess.run(
+            [_compiler(), "-shared", "-fPIC", "-o", sleep, Path(__file__).with_name("sleep.c")], check=True
+        )
     return {
-        "LD_PRELOAD": libfaketime(),
+        "LD_PRELOAD": f"{sleep}:{libfaketime()}",
         "FAKETIME_TIMESTAMP_FILE": str(clock),
         "FAKETIME_CACHE_DURATION": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
 
 
+def no_clock() -> str:
+    """What is missing for a clock that can be moved, or ""."""
+    if not libfaketime():
+        return "libfaketime is not installed"
+    return "" if _compiler() else "there is no C compiler"
+
+
 def libfaketime() -> str:
     """Path of the library; "" where it is not installed (Debian: libfaketime)."""
     found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
     return str(found[0]) if found else ""
+
+
+def _compiler() -> str:
+    return shutil.which("cc") or ""
 
 
 def _copy(source: Path, target: Path) -> None:
