@@ -25,6 +25,7 @@ from flows.spec import PIPELINE, FlowSpec
 from flows.stores import StoreError
 from tasks.settings import loopback
 from tasks.settings.config import SteelRun
+from tasks.settings.errors import one_line
 from tasks.settings.files import write_text
 from tasks.stage.names import stage_of
 
@@ -45,6 +46,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        if not _is_away(error):
+            raise
+        print(
+            f"Prefect's server does not answer, or refuses ({one_line(error)}). `make status` shows it; "
+            "the same command tries again.",
+            file=sys.stderr,
+        )
+        return 2
+
+
+def _is_away(error: Exception) -> bool:
+    """Prefect's server left a call unanswered. Commands that do not speak to it do not load its client."""
+    if "prefect" not in sys.modules:
+        return False
+    from flows.reporter import AWAY
+
+    return isinstance(error, AWAY)
 
 
 def _up(options: argparse.Namespace) -> int:
@@ -267,6 +286,7 @@ def _watch(options: argparse.Namespace) -> int:
 def _follow(run: UUID, at: Addresses, config: Any, flow: FlowSpec) -> int:
     from flows import runs
     from flows.follow import follow
+    from flows.reporter import AWAY
 
     folder = flow.latest(preflight.resolve(config.runtime.artifacts), config.profile)
     try:
@@ -275,6 +295,16 @@ def _follow(run: UUID, at: Addresses, config: Any, flow: FlowSpec) -> int:
             run = following
             print(f"\ngoes on in the pool of the trainings: {at.prefect}/runs/flow-run/{run}", flush=True)
             good = follow(run, at, folder, folder / flow.page)
+    except runs.RunError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except AWAY as error:
+        print(
+            f"Prefect's server at {at.prefect} does not answer ({one_line(error)}).\n"
+            "The run goes on without this window. Watch it again: make watch",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         print(
             f"\nThe run goes on without this window. Watch it again: make watch\n"

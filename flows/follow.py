@@ -18,13 +18,14 @@ from typing import Any, TextIO
 from unicodedata import east_asian_width
 from uuid import UUID
 
-import httpx
-from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.exceptions import ObjectNotFound
 
 from flows import runs, servers
+from flows.reporter import AWAY
 from flows.runs import Reader, Snapshot, TaskLine
 from flows.settings import ROOT, Addresses
 from flows.spec import PIPELINE, stages
+from tasks.settings.errors import one_line
 from tasks.stage.names import stage_of
 
 SHOWN = stages()
@@ -35,6 +36,8 @@ CALM_SECONDS = 5.0
 """Between two looks while no node begins or ends: as often as a training tells its steps. A look costs the server a
 twentieth of a second and more."""
 CARE_SECONDS = 10.0
+TRIES = 30
+"""In a row that the server may leave unanswered."""
 MANY = 6
 """Nodes at work of which each has a line."""
 QUIET_SECONDS = 30.0
@@ -79,7 +82,9 @@ def follow(run: UUID, at: Addresses, folder: Path, report: Path, terminal: Termi
     page = f"{at.prefect}/runs/flow-run/{run}"
     with Reader(run) as reader:
         last = _watch(reader, terminal)
-        name = reader.flow_run().name
+        name = str(run)
+        with contextlib.suppress(*AWAY):
+            name = reader.flow_run().name
         record = _record(folder / "run.json", run)
         if not last.good:
             _show_failure(reader, last, terminal)
@@ -112,14 +117,17 @@ def _watch(reader: Reader, terminal: Terminal) -> Snapshot:
     while True:
         try:
             snapshot = reader.snapshot()
+            if time.monotonic() - cared > CARE_SECONDS:
+                cared = time.monotonic()
+                _care(terminal)
             trouble = 0
         except ObjectNotFound as error:
             raise runs.RunError(
                 "the flow run was deleted in Prefect; what it was training is stopped behind a checkpoint"
             ) from error
-        except (PrefectException, httpx.HTTPError):
+        except AWAY:
             trouble += 1
-            if trouble > 30:
+            if trouble > TRIES:
                 raise
             _restart(terminal)
             time.sleep(POLL_SECONDS)
@@ -133,9 +141,6 @@ def _watch(reader: Reader, terminal: Terminal) -> Snapshot:
             return snapshot
         lines = [waits] if waits else _inside(snapshot, reader)
         terminal.passing(*(f"{_clock(begun)}  {line}" for line in lines))
-        if time.monotonic() - cared > CARE_SECONDS:
-            cared = time.monotonic()
-            _care(terminal)
         now = {name: task.state for name, task in {**snapshot.tasks, **snapshot.nodes}.items()}
         if now != states or not now:
             states, changed = now, time.monotonic()
@@ -170,7 +175,7 @@ def _inside(snapshot: Snapshot, reader: Reader) -> list[str]:
         return [" · ".join(part for part in (stage.name, done) if part)]
     said: dict[str, str] = {}
     # a passing line is not worth a failure; the next poll notices a server that is gone
-    with contextlib.suppress(PrefectException, httpx.HTTPError):
+    with contextlib.suppress(*AWAY):
         said = reader.progress(running)
     lines = [f"{said.get(t.name, t.name)}{_since(t)}" for t in running[:MANY]]
     more = f"{len(running) - MANY} more at work" if len(running) > MANY else ""
@@ -198,9 +203,10 @@ def _cut(text: str, width: int) -> str:
 
 
 def _restart(terminal: Terminal) -> None:
-    """Start what died again."""
-    if any(not service.running for service in servers.status(memory=False)):
-        servers.up(terminal.line)
+    """Start what died again. A server that is still slow is asked again later."""
+    with contextlib.suppress(*AWAY):
+        if any(not service.running for service in servers.status(memory=False)):
+            servers.up(terminal.line)
 
 
 def _care(terminal: Terminal) -> None:
@@ -218,7 +224,10 @@ def _show_failure(reader: Reader, last: Snapshot, terminal: Terminal) -> None:
         terminal.line(f"--- {task.name}: {task.state}")
         for line in cause(task.message).splitlines()[:40]:
             terminal.line(f"    {line}")
-    lines = [line for text in reader.logs(30) for line in condensed(text).splitlines()]
+    try:
+        lines = [line for text in reader.logs(30) for line in condensed(text).splitlines()]
+    except AWAY as error:
+        lines = [f"Prefect's server does not give it: {one_line(error)}"]
     if lines:
         terminal.line("--- the end of the run's log")
         for line in lines[-40:]:
@@ -299,7 +308,7 @@ def _waiting(snapshot: Snapshot, reader: Reader) -> str:
     if snapshot.state not in ("Scheduled", "Late", "Resuming"):
         return words.get(snapshot.state, snapshot.state)
     # a passing line is not worth a failure; the next poll notices a server that is gone
-    with contextlib.suppress(PrefectException, httpx.HTTPError):
+    with contextlib.suppress(*AWAY):
         if ahead := reader.ahead():
             return f"waits until flow run {ahead} has ended"
     return "waiting for the worker"

@@ -10,10 +10,13 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from uuid import uuid4
 
+import pytest
+
 from flows import follow
 from flows.follow import Terminal, condensed, table
 from flows.runs import Snapshot, TaskLine
 from flows.settings import ROOT
+from tests.support.prefect_server import AWAY
 
 
 def line(name: str, state: str, seconds: float = 1.0, message: str = "") -> TaskLine:
@@ -204,3 +207,28 @@ def test_a_stage_and_its_only_node_are_told_apart():
     assert seen.tasks["pretrain"].id == tasks[1].id
     assert seen.nodes["pretrain"].id == tasks[0].id
     assert len(seen.nodes) == 451
+
+
+@pytest.mark.parametrize("where", ["snapshot", "reap", "restart"])
+@pytest.mark.parametrize("trouble", AWAY.values(), ids=AWAY)
+def test_a_server_that_is_slow_for_a_while_does_not_end_the_following(where, trouble, monkeypatch):
+    calls = {"snapshot": 0, "reap": 0, "restart": 0}
+
+    def called(name, answer=None):
+        calls[name] += 1
+        if name == where and calls[name] <= 3:
+            raise trouble
+        return answer
+
+    class Reader:
+        def snapshot(self):
+            done = calls[where] > 5
+            return called("snapshot", Snapshot("Completed" if done else "Running", done, True, "", {}))
+
+    for name in ("POLL_SECONDS", "CALM_SECONDS", "CARE_SECONDS"):
+        monkeypatch.setattr(follow, name, 0.0)
+    monkeypatch.setattr(follow.runs, "reap", lambda: called("reap", []))
+    monkeypatch.setattr(follow.servers, "status", lambda **more: called("restart", []))
+    last = follow._watch(Reader(), Terminal(io.StringIO()))
+    assert last.done
+    assert calls[where] > 5
