@@ -29,6 +29,8 @@ UNITS = {"sft": "supervised tokens", "dpo": "pairs", "grpo": "samples"}
 VOCABULARIES = {4096: "", 151936: "_large_vocab"}
 """Vocabulary -> the end of its results' names."""
 QUICK = {4096: tuple(MICRO), 151936: ("sft",)}
+Found = Mapping[tuple[str, int], Sequence[Mapping[str, Any]]]
+"""(side, micro-batch) -> its runs."""
 CLOSE = 1e-4
 """Largest difference of two losses in FP32, in nats."""
 
@@ -45,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for objective in QUICK[vocabulary] if options.quick else MICRO:
                 found = compare(Path(folder), objective, *((5, 1) if options.quick else (8, 3)))
                 results |= {f"{objective}_{name}{ending}": value for name, value in ratios(found).items()}
-                rows += [line(objective, vocabulary, side, runs) for side, runs in found.items()]
+                rows += [line(objective, vocabulary, *which, runs) for which, runs in found.items()]
     head = ["", "vocabulary", "micro-batch", "CPU ms a step", "units/CPU s", "MB", "last loss"]
     print(f"\nQwen2 of 256 x 4, FP32, one thread; units: {UNITS}\n")
     print(table(head, rows))
@@ -53,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     finish({"bench": "posttrain", **results})
 
 
-def compare(folder: Path, objective: str, steps: int, repeats: int) -> dict[str, list[dict[str, Any]]]:
-    """Side -> the runs of its faster micro-batch. SystemExit where the two did not train the same."""
+def compare(folder: Path, objective: str, steps: int, repeats: int) -> Found:
+    """The runs of both sides. SystemExit where the two did not train the same."""
     runs = interleaved(
         {
             f"{side} {micro}": partial(child, SIDES, f"{side}_{objective}", folder, micro, steps)
@@ -63,14 +65,8 @@ def compare(folder: Path, objective: str, steps: int, repeats: int) -> dict[str,
         },
         repeats,
     )
-    every = [run for several in runs.values() for run in several]
-    same(objective, every)
-    best = {}
-    for side in ("steel", "trl"):
-        mine = [name for name in runs if name.startswith(side)]
-        name = min(mine, key=lambda each: seconds(runs[each]))
-        best[side] = [{**run, "micro": name.split()[1]} for run in runs[name]]
-    return best
+    same(objective, [run for several in runs.values() for run in several])
+    return {(side, micro): runs[f"{side} {micro}"] for micro in MICRO[objective] for side in ("steel", "trl")}
 
 
 def same(objective: str, runs: Sequence[Mapping[str, Any]]) -> None:
@@ -90,25 +86,42 @@ def seconds(runs: Sequence[Mapping[str, Any]]) -> float:
     return median(run["seconds"] for run in runs)
 
 
-def ratios(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, float]:
-    """Speed over TRL's, and memory over TRL's."""
-    memory = {side: median(run["memory"] for run in runs) for side, runs in found.items()}
+def memory(runs: Sequence[Mapping[str, Any]]) -> float:
+    """Median over runs, bytes."""
+    return median(run["memory"] for run in runs)
+
+
+def ratios(found: Found) -> dict[str, float]:
+    """Speed over TRL's and memory over TRL's, each side with its faster micro-batch; memory also with equal ones."""
+    steel, trl = (
+        min((runs for (which, _), runs in found.items() if which == side), key=seconds)
+        for side in ("steel", "trl")
+    )
+    micros = sorted({micro for _, micro in found if micro})
     return {
-        "ratio_vs_trl": round(seconds(found["trl"]) / seconds(found["steel"]), 2),
-        "memory_ratio_vs_trl": round(memory["steel"] / memory["trl"], 2),
+        "ratio_vs_trl": round(seconds(trl) / seconds(steel), 2),
+        "memory_ratio_vs_trl": round(memory(steel) / memory(trl), 2),
+        **{
+            f"memory_ratio_vs_trl_micro_{micro}": round(
+                memory(found["steel", micro]) / memory(found["trl", micro]), 2
+            )
+            for micro in micros
+        },
     }
 
 
-def line(objective: str, vocabulary: int, side: str, runs: Sequence[Mapping[str, Any]]) -> list[str]:
+def line(
+    objective: str, vocabulary: int, side: str, micro: int, runs: Sequence[Mapping[str, Any]]
+) -> list[str]:
     """A row of the table."""
     last = runs[0]["losses"][-1] if runs[0]["losses"] else None
     return [
         f"{objective}, {side}",
         f"{vocabulary:,}",
-        runs[0]["micro"] if runs[0]["micro"] != "0" else "all",
+        str(micro) if micro else "all",
         spread([1e3 * run["seconds"] for run in runs], 0),
         f"{runs[0]['units'] / seconds(runs):,.1f}",
-        f"{median(run['memory'] for run in runs) / 1e6:,.0f}",
+        f"{memory(runs) / 1e6:,.0f}",
         "–" if last is None else f"{last:.5f}",
     ]
 

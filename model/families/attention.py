@@ -23,9 +23,18 @@ OTHERS = ("s_aux", "softcap", "head_mask", "sinks", "position_bias", "indices")
 class PackedRows:
     """The documents of a batch's rows, and the mask of each sliding window, made when the first layer asks for it."""
 
-    def __init__(self, doc_index: Tensor, how: str, chunked: bool | None, at_most: int | None):
-        """As model.steel.attention.Documents.of; doc_index [B, T]."""
-        self.doc_index, self.how, self.chunked, self.at_most = doc_index, how, chunked, at_most
+    def __init__(
+        self,
+        doc_index: Tensor,
+        position_ids: Tensor,
+        how: str,
+        chunked: bool | None,
+        at_most: int | None,
+        branch_index: Tensor | None = None,
+    ):
+        """As model.steel.attention.Documents.of; all [B, T]."""
+        self.doc_index, self.position_ids, self.branch_index = doc_index, position_ids, branch_index
+        self.how, self.chunked, self.at_most = how, chunked, at_most
         self.made: dict[tuple[torch.dtype, int | None], Documents] = {}
 
     def of(self, dtype: torch.dtype, window: int | None) -> Documents:
@@ -38,11 +47,14 @@ class PackedRows:
                 raise FamilyError(
                     f"a sliding window of {window} is shorter than the rows of {length}: choose attention sdpa"
                 )
-            documents = Documents.of(self.doc_index, dtype, self.how, self.chunked, self.at_most)
+            documents = Documents.of(
+                self.doc_index, dtype, self.how, self.chunked, self.at_most, self.branch_index
+            )
             if window is not None:
                 assert documents.mask is not None
-                place = torch.arange(length, device=self.doc_index.device)
-                documents.mask.masked_fill_(place[:, None] - place[None, :] >= window, float("-inf"))
+                place = self.position_ids
+                far = place.unsqueeze(2) - place.unsqueeze(1) >= window
+                documents.mask.masked_fill_(far.unsqueeze(1), float("-inf"))
             self.made[dtype, window] = documents
         return self.made[dtype, window]
 

@@ -1,4 +1,4 @@
-"""A short row of two documents, computed as training does, against transformers' own forward of each document alone.
+"""Short rows of two documents, computed as training does, against transformers' own forward of each document alone.
 
 A list of names knows the models of today; this finds the factor, window or recurrence of the next one before the first
 step, on the weights that are to be trained.
@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from model.families.attention import PACKED
@@ -17,17 +18,20 @@ from model.families.configuration import FamilyError
 from model.families.head import with_head
 
 LENGTHS = (7, 10)
+REPLY = 4
+"""Tokens of a branch, of which the second document gets two: its end, and as many others."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 """Of the relative difference (norms); BF16 rounds, and experts may be chosen otherwise."""
 
 
 @torch.no_grad()
 def check(
-    lm: PreTrainedModel, packed: Callable[[Tensor, Tensor, Tensor], Tensor], dtype: torch.dtype
-) -> None:
-    """Raise FamilyError where the two differ.
+    lm: PreTrainedModel, packed: Callable[..., Tensor], dtype: torch.dtype, *, branches: bool = False
+) -> bool:
+    """Raise FamilyError where the two differ; whether branches of a document (asked with `branches`) do not.
 
-    `packed(input_ids, position_ids, doc_index)`, each [1, T] -> hidden states [T, D], as training computes them.
+    `packed(input_ids, position_ids, doc_index[, branch_index])`, each [1, T] -> hidden states [T, D], as training
+    computes them.
     """
     kind, device = lm.config.model_type, lm.device
     window = shortest_window(lm)
@@ -37,9 +41,25 @@ def check(
     places = torch.cat([torch.arange(n) for n in lengths])[None].to(device)
     documents = torch.repeat_interleave(torch.arange(2), torch.tensor(lengths))[None].to(device)
     ours = torch.mm(*_columns(lm, packed(ids, places, documents)))
+    first, second = ids.split(lengths, dim=1)
+    reply = second[:, -REPLY:].flip(1)
+    branched = None
+    if branches:
+        more, which = torch.cat([ids, reply], 1), torch.zeros_like(documents)
+        which[:, -REPLY:] = 1
+        branched = packed(
+            more,
+            torch.cat([places, places[:, -REPLY:]], 1),
+            F.pad(documents, (0, REPLY), value=1),
+            F.pad(which, (0, REPLY), value=2),
+        )
+        branched = torch.mm(*_columns(lm, branched))
     lm.config._attn_implementation = "eager"
     try:
-        theirs = [lm(input_ids=part, use_cache=False).logits[0] for part in ids.split(lengths, dim=1)]
+        theirs = [lm(input_ids=part, use_cache=False).logits[0] for part in (first, second)]
+        if branched is not None:
+            other = torch.cat([second[:, :-REPLY], reply], 1)
+            other = lm(input_ids=other, use_cache=False).logits[0, -REPLY:]
         _check_head(lm, dtype)
     finally:
         lm.config._attn_implementation = PACKED
@@ -48,6 +68,7 @@ def check(
             f"{kind} cannot be trained here: its logits for packed documents differ by {apart:.2g} from those that "
             "transformers computes for each document alone"
         )
+    return branched is not None and _apart(branched, torch.cat([*theirs, other])) <= TOLERANCE[dtype]
 
 
 def shortest_window(lm: PreTrainedModel) -> int | None:

@@ -2,6 +2,8 @@
 
     out_i = softmax_j(q_i k_j / sqrt(head_dim)) v_j      over j <= i of the same document
 
+A document may have branches (several replies behind one prompt): a branch sees what lies before all of them, and itself.
+
 Equal but for rounding:
 
 - `flash_attention_4`, `flash_attention_2`, `varlen`: every document is a sequence of its own to the kernel (CUDA);
@@ -49,14 +51,18 @@ class Documents:
         how: str = "sdpa",
         chunked: bool | None = None,
         at_most: int | None = None,
+        branch_index: Tensor | None = None,
     ) -> Documents:
-        """doc_index [B, T] numbers the documents of each row in order; `chunked` None: on a CPU.
+        """doc_index [B, T] numbers the documents of each row in order; `chunked` None: on a CPU. branch_index [B, T]
+        numbers the branches of a document from 1, 0 is what all of them see; `sdpa` and `eager` only.
 
         `at_most`: a bound on the batch's documents. The edges then number at_most + 1, with empty documents at the end,
         and nothing waits for the device; more documents than that fail there. None: they are counted, which waits.
         """
         length = doc_index.shape[1]
         if how in KERNELS:
+            if branch_index is not None:
+                raise ValueError(f"attention {how} has no branches: choose sdpa")
             begins = torch.ones_like(doc_index, dtype=torch.bool)
             begins[:, 1:] = doc_index[:, 1:] != doc_index[:, :-1]
             begins = begins.flatten()
@@ -68,12 +74,16 @@ class Documents:
             return Documents(how, edges=F.pad(edges, (0, 1), value=begins.numel()).int())
         same = doc_index.unsqueeze(1) == doc_index.unsqueeze(2)
         causal = torch.ones(length, length, dtype=torch.bool, device=doc_index.device).tril()
+        seen = same & causal
+        if branch_index is not None:
+            key, query = branch_index.unsqueeze(1), branch_index.unsqueeze(2)
+            seen &= (key == 0) | (key == query)
         mask = torch.zeros(same.shape, dtype=dtype, device=doc_index.device)
-        mask = mask.masked_fill_(~(same & causal), float("-inf")).unsqueeze(1)
+        mask = mask.masked_fill_(~seen, float("-inf")).unsqueeze(1)
         if how == "eager" or not (doc_index.device.type == "cpu" if chunked is None else chunked):
             return Documents(how, mask)
         # the first key that position t sees in any row
-        begins = (same & causal).byte().argmax(-1).amin(0).tolist()
+        begins = seen.byte().argmax(-1).amin(0).tolist()
         return Documents(how, mask, [(i, begins[i], min(i + CHUNK, length)) for i in range(0, length, CHUNK)])
 
 

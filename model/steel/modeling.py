@@ -159,12 +159,14 @@ class SteelModel(SteelPreTrainedModel):
         use_cache: bool | None = None,
         doc_index: Tensor | None = None,
         max_documents: int | None = None,
+        branch_index: Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPast:
         """input_ids [B, T]; doc_index [B, T] numbers the documents of packed rows (no cache then), at most
-        `max_documents` in all (None: they are counted, which waits for a GPU)."""
+        `max_documents` in all (None: they are counted, which waits for a GPU); branch_index [B, T] numbers the
+        branches of each, of which no one sees another (attention.py). position_ids must then be given."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give input_ids or inputs_embeds. Choose one.")
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
@@ -174,6 +176,10 @@ class SteelModel(SteelPreTrainedModel):
             raise ValueError(
                 "attention_mask has zeros and doc_index is given, too. Number padding as a document of its own in "
                 "doc_index, and give no mask."
+            )
+        if branch_index is not None and self.config.ffn_needs_layout:
+            raise ValueError(
+                f"ffn {self.config.ffn} looks at several tokens: its documents have no branches."
             )
         paged = (
             "attention_instances" in kwargs or "cache" in kwargs
@@ -192,7 +198,7 @@ class SteelModel(SteelPreTrainedModel):
         if doc_index is not None:
             doc_index = doc_index.expand(x.shape[0], -1)
             how = choose(self.config._attn_implementation, x.device, x.dtype)
-            mask = Documents.of(doc_index, x.dtype, how, self.chunk_documents, max_documents)
+            mask = Documents.of(doc_index, x.dtype, how, self.chunk_documents, max_documents, branch_index)
         else:
             mask = create_causal_mask(
                 config=self.config,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -39,6 +40,8 @@ class Batch:
     """int32 [b], index of each row's file in the list given; -1 for a filler row."""
     sources: Tensor | None = None
     """int64 [D], number of every document's source (gather.Rows.sources)."""
+    branch_index: ClassVar[None] = None
+    """Documents of shards have no branches."""
 
     def to(self, device: torch.device | str) -> Batch:
         """A copy with what the model reads on the device; blocks and files stay."""

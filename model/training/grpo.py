@@ -53,6 +53,7 @@ class GroupBatch:
     labels: Tensor
     position_ids: Tensor
     doc_index: Tensor
+    branch_index: Tensor | None
     advantage: Tensor
     """float32 [N], of the reply that a target belongs to."""
     copies: Tensor
@@ -90,8 +91,8 @@ def gains(group: Group, advantage: str) -> list[float]:
     return [value if on else 0.0 for value, on in zip(values, group.trained, strict=True)]
 
 
-def batch_of(groups: Sequence[Group], advantage: str = "group") -> GroupBatch:
-    """The replies that are trained on; a filler if there are none."""
+def batch_of(groups: Sequence[Group], advantage: str = "group", *, share_prompts: bool = False) -> GroupBatch:
+    """The replies that are trained on, behind one copy of their prompt if it is shared; a filler if there are none."""
     prompts: list[Sequence[int]] = []
     replies: list[Sequence[int]] = []
     gain: list[float] = []
@@ -116,7 +117,7 @@ def batch_of(groups: Sequence[Group], advantage: str = "group") -> GroupBatch:
         first = groups[0]
         prompts, replies, gain, copies = [first.prompt], [first.replies[0]], [0.0], [0.0]
         sampled = [[float("nan")] * len(first.replies[0])]
-    packed = pack(prompts, replies)
+    packed = pack(prompts, replies, share=share_prompts)
     # targets of a sequence are read in its order, but sequences were placed in any
     order = packed.owner
     start = torch.zeros(len(replies), dtype=torch.int64)
@@ -131,6 +132,7 @@ def batch_of(groups: Sequence[Group], advantage: str = "group") -> GroupBatch:
         labels=packed.labels,
         position_ids=packed.position_ids,
         doc_index=packed.doc_index,
+        branch_index=packed.branch_index,
         advantage=torch.tensor(gain, dtype=torch.float32)[order],
         copies=torch.tensor(copies, dtype=torch.float32)[order],
         sampled=flat[begin[order] + place_in],

@@ -81,6 +81,8 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
             f"the run to continue was at step {begin}: steps count on from there, {steps} are too few"
         )
     scorer = build(config, world)
+    if isinstance(loader, PairLoader):
+        loader.share_prompts = scorer.shares_prompts
     by_source = SourceLoss(getattr(loader, "sources", []), world.device, state.get("sources"))
     objective = make_objective(config, by_source)
     optimizer = make_optimizer(scorer, config.optim, world.dtype)
@@ -231,6 +233,7 @@ def logprobs(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) ->
     scorer.eval()
     loader = make_loader(config, world)
     assert isinstance(loader, PairLoader)
+    loader.share_prompts = scorer.shares_prompts
     sums, counts = (torch.zeros(len(loader), 2, dtype=torch.float64) for _ in range(2))
     metrics = Metrics(Path(config.work_dir) / "metrics.jsonl", active=world.first, step=0)
     steps = -(-len(loader) // (loader.micro * world.size))
@@ -359,6 +362,7 @@ def validate(
             files, seed=0, batch_size=micro * world.size, rank=world.rank, world_size=world.size,
             reference=config.dpo.reference,
         )  # fmt: skip
+        loader.share_prompts = scorer.shares_prompts
         batches: Iterable[Any] = loader.in_order()
     else:
         batches = val_batches(files, micro, world.rank, world.size)

@@ -244,6 +244,7 @@ def pairs(count: int, length: int, documents: int = 1) -> PairBatch:
         labels=torch.zeros(rows, length, dtype=torch.long),
         position_ids=torch.arange(length).expand(rows, -1).contiguous(),
         doc_index=torch.zeros(rows, length, dtype=torch.int32),
+        branch_index=None,
         reply_of_target=number.repeat_interleave(length),
         reply_tokens=torch.full((count, 2), float(length)),
         reference=torch.zeros(count, 2),

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from model.families import head, probe
 from model.families.attention import PackedRows
+from model.steel.attention import KERNELS
 from model.steel.modeling import SteelForCausalLM
 from model.training.config import TrainConfig
 from model.training.loader import IGNORED
@@ -31,11 +32,14 @@ class Scorer(nn.Module):
 
     lm: Any
     fused: bool
+    shares_prompts: bool
+    """Documents may have branches: several replies behind one prompt (model/training/sequences.py)."""
 
     def __init__(self, lm: SteelForCausalLM, fused: bool = False):
         """`fused`: the loss by kernels/cross_entropy.py."""
         super().__init__()
         self.lm, self.fused = lm, fused
+        self.shares_prompts = False
 
     def forward(
         self,
@@ -53,6 +57,7 @@ class Scorer(nn.Module):
             position_ids=batch.position_ids,
             doc_index=batch.doc_index,
             max_documents=batch.max_documents,
+            branch_index=batch.branch_index,
             use_cache=False,
         ).last_hidden_state.flatten(0, 1)
         labels = batch.labels.flatten()
@@ -74,6 +79,7 @@ class FamilyScorer(Scorer):
         nn.Module.__init__(self)
         self.lm, self.fused, self.dtype, self.how, self.chunked = lm, fused, dtype, how, chunked
         self.auxiliary = head.auxiliary_weight(lm)
+        self.shares_prompts = False
 
     def forward(
         self,
@@ -85,13 +91,20 @@ class FamilyScorer(Scorer):
         each: Tensor | None = None,
     ) -> Any:
         """As Scorer's; the experts' auxiliary loss is part of the loss to differentiate, weighted by the targets.
-        `batch` None: hold the model against transformers' own forward (raises FamilyError)."""
+        `batch` None: hold the model against transformers' own forward (raises FamilyError); True if branches of a
+        document are exact, too."""
         if batch is None:
-            return probe.check(self.lm, self._probed, self.dtype)
+            return probe.check(self.lm, self._probed, self.dtype, branches=self.how not in KERNELS)
         balance = bool(self.auxiliary) and not per_token
-        out = self._body(
-            batch.input_ids, batch.position_ids, batch.doc_index, batch.max_documents, balance=balance
+        packed = PackedRows(
+            batch.doc_index,
+            batch.position_ids,
+            self.how,
+            self.chunked,
+            batch.max_documents,
+            batch.branch_index,
         )
+        out = self._body(batch.input_ids, packed, balance=balance)
         labels = batch.labels.flatten()
         rows = target_rows(labels, batch.targets if self.fused else None)
         hidden, weight = head.with_head(self.lm, out.last_hidden_state.flatten(0, 1))
@@ -107,16 +120,18 @@ class FamilyScorer(Scorer):
             )
         return loss, nll
 
-    def _body(self, ids: Tensor, positions: Tensor, documents: Tensor, at_most: int, *, balance: bool) -> Any:
+    def _body(self, ids: Tensor, packed: PackedRows, *, balance: bool) -> Any:
         """The forward pass up to the last norm, each document alone."""
         more = {"output_router_logits": True} if balance else {}
-        packed = PackedRows(documents, self.how, self.chunked, at_most)
         return self.lm.base_model(
-            input_ids=ids, position_ids=positions, use_cache=False, documents=packed, **more
+            input_ids=ids, position_ids=packed.position_ids, use_cache=False, documents=packed, **more
         )
 
-    def _probed(self, ids: Tensor, positions: Tensor, documents: Tensor) -> Tensor:
-        return self._body(ids, positions, documents, 2, balance=False).last_hidden_state[0]
+    def _probed(
+        self, ids: Tensor, positions: Tensor, documents: Tensor, branches: Tensor | None = None
+    ) -> Tensor:
+        packed = PackedRows(documents, positions, self.how, self.chunked, 2, branches)
+        return self._body(ids, packed, balance=False).last_hidden_state[0]
 
 
 def target_rows(labels: Tensor, count: int | None) -> Tensor:

@@ -33,6 +33,7 @@ from model.training.config import undealable
 from model.training.loader import DataError
 from model.training.plan import Plan
 from model.training.sequences import pack
+from model.training.shards import flat
 
 FORMAT = "1"
 TOKENS = pa.list_(pa.uint32())
@@ -68,6 +69,8 @@ class PairBatch:
     """int64 [b, T], shifted: the reply's tokens, -100 elsewhere."""
     position_ids: Tensor
     doc_index: Tensor
+    branch_index: Tensor | None
+    """As Packed's: a pair's replies behind one copy of its prompt. None: each has its own."""
     reply_of_target: Tensor
     """int64 [targets in reading order]: 2i for the chosen reply of pair i, 2i + 1 for its rejected one."""
     reply_tokens: Tensor
@@ -94,7 +97,9 @@ class PairBatch:
 
     def to(self, device: torch.device | str) -> PairBatch:
         moved = {
-            k: v.to(device, non_blocking=True) for k, v in vars(self).items() if k not in ("index", "files")
+            name: value.to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if name not in ("index", "files") and value is not None
         }
         return replace(self, **moved)
 
@@ -160,6 +165,8 @@ class PairLoader:
             raise DataError("the files hold no pairs (all repeats 0)")
         self._reference = self._join(reference)
         self._plan = Plan(seed, len(self._seen))
+        self.share_prompts = False
+        """Compute the prompt of a pair once; the model has to be able to (Scorer.shares_prompts)."""
 
     def __len__(self) -> int:
         return len(self._table)
@@ -172,7 +179,7 @@ class PairLoader:
     def largest_id(self) -> int:
         """The largest token id of all pairs."""
         columns = (self._table[name].combine_chunks() for name in ("prompt", "chosen", "rejected"))
-        return max(int(column.flatten().to_numpy().max(initial=0)) for column in columns)
+        return max(int(flat(column.flatten()).max(initial=0)) for column in columns)
 
     @property
     def steps_per_epoch(self) -> float:
@@ -208,7 +215,7 @@ class PairLoader:
         if not path:
             return np.zeros((len(self), 2))
         table = read_logprobs(path)
-        values = np.stack([table["chosen"].to_numpy(), table["rejected"].to_numpy()], 1)
+        values = np.stack([flat(table[side].combine_chunks()) for side in ("chosen", "rejected")], 1)
         row = {name: i for i, name in enumerate(table["id"].to_pylist())}
         missing = [name for name in self.ids if name not in row]
         if missing:
@@ -218,17 +225,19 @@ class PairLoader:
     def _pack(self, index: np.ndarray) -> PairBatch:
         real = index < len(self)
         index = np.where(real, index, 0)
-        rows = self._table.take(pa.array(index))
+        # not pa.array, which loads pandas
+        rows = self._table.take(pa.Array.from_buffers(pa.int64(), len(index), [None, pa.py_buffer(index)]))
         prompts = rows["prompt"].to_pylist()
         replies = (rows["chosen"].to_pylist(), rows["rejected"].to_pylist())
         # sequence 2i is pair i's chosen reply, 2i + 1 its rejected one
         both = [(prompts[i], replies[side][i]) for i in range(len(index)) for side in (0, 1)]
-        packed = pack([prompt for prompt, _ in both], [reply for _, reply in both])
+        packed = pack([prompt for prompt, _ in both], [reply for _, reply in both], share=self.share_prompts)
         return PairBatch(
             input_ids=packed.input_ids,
             labels=packed.labels,
             position_ids=packed.position_ids,
             doc_index=packed.doc_index,
+            branch_index=packed.branch_index,
             reply_of_target=packed.owner,
             reply_tokens=torch.tensor(
                 [[len(replies[0][i]), len(replies[1][i])] for i in range(len(index))], dtype=torch.float32

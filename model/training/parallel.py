@@ -25,6 +25,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedConfig
 
 from model.families import FamilyError, configuration, counts, network, probe
+from model.steel.attention import KERNELS
 from model.steel.attention_choice import choose
 from model.steel.configuration import SteelConfig
 from model.steel.modeling import SteelForCausalLM, initial_distribution
@@ -122,7 +123,9 @@ def build(config: TrainConfig, world: World) -> Scorer:
     with torch.device("meta"):
         scorer = Scorer(SteelForCausalLM(geometry), fused=ops is not PLAIN)
     scorer.lm.set_ops(ops)
-    scorer.lm.set_attn_implementation(chosen(config, world))
+    how = chosen(config, world)
+    scorer.lm.set_attn_implementation(how)
+    scorer.shares_prompts = how not in KERNELS and not geometry.ffn_needs_layout
     scorer.lm.model.chunk_documents = chunks(config, world)
     prepare(scorer, config, world.mesh, world.dtype, sharded=world.sharded)
     scorer.to_empty(device=world.device)
@@ -151,7 +154,7 @@ def build_family(
     fill(lm, world, tensor_of)
     scorer.eval()
     with torch.no_grad():
-        scorer(None)
+        scorer.shares_prompts = scorer(None)
     scorer.train()
     reshard(scorer)
     return scorer

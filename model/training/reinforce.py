@@ -221,7 +221,9 @@ class Trainer:
     ) -> tuple[dict[str, float], int]:
         """Go through this rank's groups; the step's numbers over all ranks, and how many updates were made."""
         batches = [
-            batch_of(groups[i : i + micro], self.config.rl.advantage).to(self.world.device)
+            batch_of(
+                groups[i : i + micro], self.config.rl.advantage, share_prompts=self.scorer.shares_prompts
+            ).to(self.world.device)
             for i in range(0, len(groups), micro)
         ]
         units = self.world.sum(sum(float(b.copies.sum()) for b in batches))[0]

@@ -396,17 +396,17 @@ class ShardFile:
         raw = np.frombuffer(ids.buffers()[1] or b"", np.uint8)[: len(ids) * ID_BYTES]
         mask, sources = by_name.get("loss_mask"), by_name.get("doc_sources")
         return Columns(
-            input_ids=_flat(by_name["input_ids"].values).reshape(-1, width),
-            starts=_flat(by_name["doc_starts"].values),
-            offsets=_flat(by_name["doc_starts"].offsets),
+            input_ids=flat(by_name["input_ids"].values).reshape(-1, width),
+            starts=flat(by_name["doc_starts"].values),
+            offsets=flat(by_name["doc_starts"].offsets),
             doc_ids=raw.reshape(-1, ID_BYTES),
-            valid=_flat(by_name["valid"]),
-            loss_mask=None if mask is None else _flat(mask.values).reshape(-1, width),
-            doc_sources=None if sources is None else _flat(sources.values),
+            valid=flat(by_name["valid"]),
+            loss_mask=None if mask is None else flat(mask.values).reshape(-1, width),
+            doc_sources=None if sources is None else flat(sources.values),
         )
 
 
-def _flat(numbers: pa.Array) -> np.ndarray:
+def flat(numbers: pa.Array) -> np.ndarray:
     """A read-only view. Not by to_numpy, which loads pandas: 40 MB and half a second in every rank."""
     kind = np.dtype(str(numbers.type))
     return np.frombuffer(numbers.buffers()[1] or b"", kind)[numbers.offset :][: len(numbers)]

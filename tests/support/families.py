@@ -10,6 +10,8 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
+from model.families import configuration, network
+from model.training.objectives import FamilyScorer
 from model.training.shards import ShardFile
 from tests.support import engine_helpers as tiny
 
@@ -39,6 +41,19 @@ MODELS: dict[str, dict[str, Any]] = {
     "gemma3": {"model_type": "gemma3_text", **BASE, "head_dim": 8, "sliding_window": 6,
         "layer_types": ["sliding_attention", "full_attention"], "pad_token_id": 0},
 }  # fmt: skip
+
+
+def built(model: dict[str, Any], seed: int = 7) -> FamilyScorer:
+    """A model on the CPU with fresh weights, and its scorer."""
+    lm = network.build(configuration.from_fields(model))
+    tensor_of = network.from_seed(lm, seed)
+    scorer = FamilyScorer(lm, torch.float32, "sdpa", True)
+    network.materialise(scorer, torch.device("cpu"))
+    lm.tie_weights()
+    with torch.no_grad():
+        for name, parameter in lm.named_parameters():
+            parameter.copy_(tensor_of(name))
+    return scorer.eval()
 
 
 def loss_of_documents(export: Path, shards: list[Path]) -> float:

@@ -8,12 +8,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
-from model.families import FamilyError, configuration, counts, network
+from model.families import FamilyError, counts
 from model.training.batch import Batch
 from model.training.loader import DataError
 from model.training.objectives import FamilyScorer
 from tests.support import engine_helpers as tiny
-from tests.support.families import BASE, MODELS, loss_of_documents
+from tests.support.families import BASE, MODELS, built, loss_of_documents
 
 
 @pytest.fixture(scope="module")
@@ -72,31 +72,20 @@ def test_what_cannot_be_exact_is_refused_by_name(model, words, data, tmp_path):
     assert not (tmp_path / "export").exists()
 
 
-def built(model: dict, seed: int = 7):
-    """A model on the CPU with fresh weights, and its scorer."""
-    lm = network.build(configuration.from_fields(model))
-    tensor_of = network.from_seed(lm, seed)
-    scorer = FamilyScorer(lm, torch.float32, "sdpa", True)
-    network.materialise(scorer, torch.device("cpu"))
-    lm.tie_weights()
-    with torch.no_grad():
-        for name, parameter in lm.named_parameters():
-            parameter.copy_(tensor_of(name))
-    return scorer.eval()
-
-
 class Leaky(FamilyScorer):
     """One document where there are two."""
 
-    def _body(self, ids, positions, documents, at_most, **more):
-        return super()._body(ids, positions, torch.zeros_like(documents), at_most, **more)
+    def _body(self, ids, packed, **more):
+        packed.doc_index = torch.zeros_like(packed.doc_index)
+        return super()._body(ids, packed, **more)
 
 
 class Unscaled(FamilyScorer):
     """Every position counted from the row's start, not from the document's."""
 
-    def _body(self, ids, positions, documents, at_most, **more):
-        return super()._body(ids, torch.arange(ids.shape[1])[None] * 3, documents, at_most, **more)
+    def _body(self, ids, packed, **more):
+        packed.position_ids = torch.arange(ids.shape[1])[None] * 3
+        return super()._body(ids, packed, **more)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "qwen3-moe"])
