@@ -155,6 +155,11 @@ def build_family(
     scorer.eval()
     with torch.no_grad():
         scorer.shares_prompts = scorer(None)
+    if not scorer.shares_prompts and how not in KERNELS and config.objective in ("dpo", "logprobs", "grpo"):
+        log.warning(
+            "%s does not compute replies behind a shared prompt exactly: each gets its own",
+            geometry.model_type,
+        )
     scorer.train()
     reshard(scorer)
     return scorer
