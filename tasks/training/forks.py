@@ -53,6 +53,7 @@ class Server:
                 env={**env, **ENVIRONMENT},
                 cwd=ROOT,
                 pass_fds=[theirs.fileno()],
+                start_new_session=True,  # as in tasks.training.launch
             )
         return Server(process, ours)
 

@@ -11,7 +11,9 @@ Invariants, each learnt from a way to lose work:
   on to the ranks, and they save a checkpoint at the next step boundary;
 - the work folder stays locked until the agent has ended, also when this process is long gone: a new
   try cannot start while the old one still saves;
-- ranks that outlive the agent are killed here, before anyone else may write to the folder.
+- ranks that outlive the agent are killed here, before anyone else may write to the folder;
+- the agent has a session of its own: Prefect kills the flow's whole group 30 s after a cancellation, and without an
+  agent nobody would end a rank that hangs.
 
 A stop asked for while the training goes on (Prefect's cancellation in the main thread, or
 `ctx.should_stop()` elsewhere) gives it `runtime.grace_seconds` to save. Prefect itself kills this process after 30 s:
@@ -43,6 +45,7 @@ from tasks.settings.files import write_json
 from tasks.settings.paths import ROOT
 from tasks.stage.node import Context
 from tasks.training import forks
+from tasks.training.stuck import Stuck
 from tasks.training.usage import Usage
 from tasks.work import pool
 
@@ -166,6 +169,7 @@ def program(command: list[str], env: Mapping[str, str]) -> Start:
         env=dict(env),
         cwd=ROOT,
         pass_fds=[lock],
+        start_new_session=True,
     )
 
 
@@ -308,7 +312,7 @@ class Family:
 
 def _wait(ctx: Context, child: Child, family: Family, tail: Tail) -> None:
     cared = looked = time.monotonic()
-    usage = Usage(family.alive)
+    usage, stuck = Usage(family.alive), Stuck(child.pid, ctx.runtime.watchdog_seconds)
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(POLL_SECONDS)
@@ -321,6 +325,12 @@ def _wait(ctx: Context, child: Child, family: Family, tail: Tail) -> None:
             cared = now
             tail.read()
             ctx.track.metrics(usage.sample(), tail.step)
+            for process in stuck.look(most=2 * CARE_SECONDS):
+                ctx.log.warning(
+                    "process %d of the training has used no CPU time for more than %g s (watchdog_seconds): it is killed",
+                    process.pid,
+                    ctx.runtime.watchdog_seconds,
+                )
             if ctx.should_stop():
                 raise Stopped("the flow run was cancelled; the training stopped at a checkpoint")
 

@@ -176,8 +176,8 @@ class Ground(House):
     def flow(self) -> list[psutil.Process]:
         flows = list(processes.flow_runs(self.state.folder).values())
         for flow in flows:
-            with suppress(ProcessLookupError):
-                self.sessions.add(os.getsid(flow.pid))
+            with suppress(ProcessLookupError, psutil.NoSuchProcess):
+                self.sessions |= {os.getsid(each.pid) for each in (flow, *flow.children())}
         return flows
 
     def launchers(self) -> list[psutil.Process]:

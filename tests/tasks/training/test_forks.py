@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ from model.training.machine import Machine
 from tasks.settings.config import Runtime
 from tasks.settings.errors import NodeError
 from tasks.settings.paths import ROOT
-from tasks.training import forks, launch
+from tasks.training import forks, launch, stuck
 from tasks.training.launch import Stopped
 from tests.support import engine_helpers as tiny
 from tests.support.tiny import context
@@ -117,6 +118,24 @@ def test_a_rank_that_is_killed_is_started_again(data, plain, tmp_path):
     same(tmp_path, plain)
 
 
+def test_a_rank_that_is_stopped_is_killed_and_started_again(data, plain, tmp_path, monkeypatch, caplog):
+    """Its own watchdog is stopped, too, and it has no peers that would notice."""
+    monkeypatch.setattr(stuck, "MARGIN_SECONDS", 0.0)
+    stopped = []
+
+    def stop():
+        if not stopped and any((tmp_path / "checkpoints").glob("step-*/state.json")):
+            (rank,) = only_server().children()[0].children()
+            stopped.append(rank.pid)
+            rank.suspend()
+        return False
+
+    log = train(tmp_path, data, should_stop=stop, runtime={"max_restarts": 1, "watchdog_seconds": 3})
+    assert f"process {stopped[0]} of the training has used no CPU time for more than 3 s" in caplog.text
+    assert "rank 0 has ended with signal SIGKILL; attempt 2 of 2 starts" in log
+    same(tmp_path, plain)
+
+
 def test_what_cannot_be_run_is_not_tried_again(data, tmp_path):
     with pytest.raises(NodeError, match="error: batch_size 3 cannot be shared evenly by 2 ranks") as error:
         train(tmp_path, data, ranks=2, runtime={"max_restarts": 3}, batch_size=3)
@@ -152,9 +171,12 @@ sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
 from model.training.config import from_json
 from tasks.training import launch
+from tasks.settings.config import Runtime
 from tests.support.tiny import context
-out = Path(sys.argv[1])
-launch.launch(context(out), from_json(out / "settings.json"), nproc=1, device="cpu")
+out, *grace = sys.argv[1:]
+out = Path(out)
+runtime = Runtime(grace_seconds=float(*grace or ["120"]))
+launch.launch(context(out, runtime=runtime), from_json(out / "settings.json"), nproc=1, device="cpu")
 """
 
 
@@ -174,6 +196,26 @@ def test_kill_9_of_the_flow_process_leaves_a_checkpoint_and_no_process(data, tmp
     psutil.wait_procs(family, 60)
     assert not any(process.is_running() for process in family)
     assert len(list((tmp_path / "checkpoints").glob("step-*"))) == 1
+
+
+@pytest.mark.slow  # loads the engine once more
+def test_a_rank_that_hangs_does_not_outlive_a_flow_whose_group_is_killed(data, tmp_path):
+    """What Prefect does 30 s after a cancellation."""
+    endless = tiny.settings(tmp_path, data=data, steps=100_000, save_every=100_000)
+    (tmp_path / "settings.json").write_text(json.dumps(endless))
+    flow = subprocess.Popen(
+        [sys.executable, "-c", FLOW, str(tmp_path), "3"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+    until(lambda: reached(tmp_path, 4), 300)
+    (server,) = psutil.Process(flow.pid).children()
+    family = [server, *server.children(recursive=True)]
+    family[-1].suspend()
+    os.killpg(flow.pid, signal.SIGKILL)
+    flow.wait()
+    psutil.wait_procs(family, 60)
+    assert not any(process.is_running() for process in family)
 
 
 def test_kill_9_of_the_server_leaves_a_checkpoint_and_no_process(data, plain, tmp_path):
