@@ -12,8 +12,8 @@ import time
 
 import psutil
 
-from model.training.watch import MARGIN_SECONDS
-
+MARGIN_SECONDS = 30.0
+"""Beyond the watchdog's seconds: a rank that can still do it ends by itself first, with the stacks of its threads."""
 MODULE = "model.training."
 """In the command of a rank, however it was started."""
 
