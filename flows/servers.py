@@ -148,10 +148,8 @@ def _tell_runs(going: Mapping[str, psutil.Process], cancel: bool, say: Say) -> N
 
     A server that refuses or does not answer stops nothing of this: all processes are ended by pid in any case.
     """
-    import httpx
-    from prefect.exceptions import PrefectException
-
     from flows import runs  # after the environment is set: Prefect reads its settings when it is imported
+    from flows.reporter import AWAY
 
     state = State.default()
     try:
@@ -169,20 +167,18 @@ def _tell_runs(going: Mapping[str, psutil.Process], cancel: bool, say: Say) -> N
             say("cancel them instead: make down CANCEL=1, or later prefect flow-run cancel <id>")
         if cancelled := runs.cancel(going):  # the others have ended, and their process is about to
             say(f"cancelling {cancelled} flow run(s); a training saves a checkpoint first")
-    except (PrefectException, httpx.HTTPError) as error:
+    except AWAY as error:
         say(f"Prefect does not tell which flow runs there are ({type(error).__name__}: {error})")
 
 
 def _close_runs(going: Mapping[str, psutil.Process], say: Say) -> None:
     """Prefect hears that what was stopped here was cancelled."""
-    import httpx
-    from prefect.exceptions import PrefectException
-
     from flows import runs
+    from flows.reporter import AWAY
 
     try:
         runs.cancelled(going)
-    except (PrefectException, httpx.HTTPError) as error:
+    except AWAY as error:
         say(f"Prefect does not take that runs were cancelled ({type(error).__name__}: {error})")
 
 
