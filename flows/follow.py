@@ -170,7 +170,8 @@ def _inside(snapshot: Snapshot, reader: Reader) -> list[str]:
     # the only node of a stage has the stage's name, and then one of the two task runs is hidden behind the other
     nodes = [t for t in snapshot.nodes.values() if stage_of(t.name) == stage.name]
     running = sorted((t for t in nodes if not t.done), key=lambda t: t.name)
-    done = f"{len(nodes) - len(running)} nodes done" if len(nodes) > len(running) else ""
+    ended = len(nodes) - len(running)
+    done = f"{ended} node{'s' * (ended > 1)} done" if ended else ""
     if not running:
         return [" · ".join(part for part in (stage.name, done) if part)]
     said: dict[str, str] = {}

@@ -12,7 +12,7 @@ import sys
 
 import uvicorn
 
-from flows import stores
+from flows import listening, stores
 from flows.gate import Gate
 from flows.mlflow_page import FirstView
 from flows.ports import HOST
@@ -24,6 +24,7 @@ ARTIFACTS = "mlflow-artifacts:/"
 
 def main(port: int) -> None:
     """Serve on this machine until a signal ends it."""
+    listening.on_the_inherited_socket()
     state = State.default()
     serve(state, Addresses(0, port), auth_string(state), HOST)
 

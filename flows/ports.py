@@ -7,6 +7,7 @@ for (STEEL_PREFECT_PORT, STEEL_MLFLOW_PORT) and that is taken is an error, never
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -17,6 +18,10 @@ from tasks.settings.files import write_json
 
 HOST = "127.0.0.1"
 DEFAULTS = {"prefect": 4200, "mlflow": 5000}
+LISTEN_FD = "STEEL_LISTEN_FD"
+"""Tells a server the number of the socket that it inherits."""
+BACKLOG = 2048
+"""As uvicorn has it."""
 _TRIES = 200
 
 
@@ -65,6 +70,31 @@ def choose(name: str, remembered: int | None, avoid: Collection[int], environ: M
         if port not in avoid and is_free(port):
             return port
     raise PortError(f"no free port between {first} and {first + _TRIES - 1} for the {name} server")
+
+
+def reserve(
+    name: str, remembered: int | None, avoid: Collection[int], environ: Mapping[str, str]
+) -> socket.socket:
+    """A listening socket on the port that `choose` finds, to be handed to the server (flows.listening).
+
+    Chosen and taken at once: two clones that start in the same seconds would else choose the same port, and one of them
+    would then speak to the other's server.
+    """
+    tried = set(avoid)
+    while True:
+        port = choose(name, remembered, tried, environ)
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((HOST, port))
+            listener.listen(BACKLOG)
+        except OSError as error:  # taken since it was chosen
+            listener.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
+            tried.add(port)
+        else:
+            return listener
 
 
 def load(path: Path) -> dict[str, int]:

@@ -22,12 +22,15 @@ import docket
 from jsonschema import Draft202012Validator
 from prefect.server.api import background_workers, server
 
+from flows import listening
+
 LOOK_SECONDS = 5
 BEAT_SECONDS = 10
 
 
 def main(options: list[str]) -> None:
     """Serve until a signal ends it."""
+    listening.on_the_inherited_socket()
     look = timedelta(seconds=LOOK_SECONDS)
     background_workers.Worker = partial(  # type: ignore[misc,assignment]
         docket.Worker, minimum_check_interval=look, scheduling_resolution=look

@@ -69,13 +69,19 @@ def birth(process: psutil.Process) -> str:
 
 
 def start(
-    command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path, lock: Path | None = None
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    log: Path,
+    lock: Path | None = None,
+    handles: Sequence[int] = (),
 ) -> Record:
     """Start a process in its own session; what it says goes to `log` (the last start only).
 
-    It holds `lock` until it ends. Raises Held if another process does; nothing was started then.
+    It inherits the open files `handles` and holds `lock` until it ends. Raises Held if another process does; nothing was started then.
     """
-    with _locked(lock) as handles:
+    with _locked(lock) as held:
         log.parent.mkdir(parents=True, exist_ok=True)
         if log.exists():
             log.replace(log.with_suffix(".previous.log"))
@@ -89,7 +95,7 @@ def start(
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 preexec_fn=_default_signals,
-                pass_fds=handles,
+                pass_fds=[*handles, *held],
             )
     return Record(child.pid, birth(psutil.Process(child.pid)), list(command))
 

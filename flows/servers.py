@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from flows import health, ports, processes, stores
-from flows.ports import HOST
+from flows.ports import HOST, LISTEN_FD
 from flows.settings import POOL, Addresses, State, auth_string, clean_environment, write_client_files
 
 START_SECONDS = 300
@@ -53,11 +54,12 @@ def up(say: Say = print) -> Addresses:
     """Start what does not run, deploy what changed; returns the addresses."""
     state = State.default()
     state.make()
-    with _locked(state):
+    with _locked(state), contextlib.ExitStack() as stack:
         started = time.monotonic()
         _secret(state)
         first = not state.auth.exists()
-        at, auth = _choose_ports(state), auth_string(state)
+        at, listeners = _choose_ports(state, stack)
+        auth = auth_string(state)
         records = processes.load(state.processes)
         _same_password(records, auth)
         environment = clean_environment(state, at, auth)
@@ -74,7 +76,7 @@ def up(say: Say = print) -> Addresses:
                     processes.stop({name: old}, grace=10, say=say)
                 else:
                     say(f"{name}: process {old.pid} is gone; starting it again")
-            records[name] = _start(name, at, state, environment)
+            records[name] = _start(name, at, state, environment, listeners.get(name))
             processes.save(state.processes, records)
             return True
 
@@ -218,8 +220,10 @@ def addresses(state: State) -> Addresses | None:
 
 
 # ----------------------------------------------------------------------------------- inside
-def _choose_ports(state: State) -> Addresses:
+def _choose_ports(state: State, stack: contextlib.ExitStack) -> tuple[Addresses, dict[str, socket.socket]]:
+    """Where the servers are or will be, and the open sockets of those to be started; `stack` closes them."""
     known, records, chosen = ports.load(state.ports), processes.load(state.processes), {}
+    listeners = {}
     for name in ports.DEFAULTS:
         record = records.get(name)
         running = known.get(name) if record and record.process() else None
@@ -231,9 +235,11 @@ def _choose_ports(state: State) -> Addresses:
                 f"the {name} server already runs on port {running}; `make down` first, to move it to {port}"
             )
         else:
-            chosen[name] = ports.choose(name, known.get(name), chosen.values(), os.environ)
+            listener = ports.reserve(name, known.get(name), chosen.values(), os.environ)
+            listeners[name] = stack.enter_context(listener)
+            chosen[name] = listener.getsockname()[1]
     ports.save(state.ports, chosen)
-    return Addresses(chosen["prefect"], chosen["mlflow"])
+    return Addresses(chosen["prefect"], chosen["mlflow"]), listeners
 
 
 def _secret(state: State) -> None:
@@ -264,14 +270,27 @@ def _command(name: str, at: Addresses, state: State) -> list[str]:
     return [*python, "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", "steel"]
 
 
-def _start(name: str, at: Addresses, state: State, environment: Mapping[str, str]) -> processes.Record:
-    """Raises ServerError if a server that is not on record serves the same database, or if its database is not said."""
+def _start(
+    name: str,
+    at: Addresses,
+    state: State,
+    environment: Mapping[str, str],
+    listener: socket.socket | None = None,
+) -> processes.Record:
+    """The process of a server or the worker; `listener` is its own from here on.
+
+    Raises ServerError if a server that is not on record serves the same database, or if its database is not said.
+    """
     try:
         more = stores.server_variables(name)
         stores.same_as_before(state.stores, name)
     except stores.StoreError as error:
         raise ServerError(str(error)) from error
     lock = {"prefect": state.prefect_home, "mlflow": state.mlflow_home}.get(name)
+    handles = []
+    if listener:
+        handles.append(listener.fileno())
+        more = {**more, LISTEN_FD: str(listener.fileno())}
     try:
         return processes.start(
             _command(name, at, state),
@@ -279,11 +298,15 @@ def _start(name: str, at: Addresses, state: State, environment: Mapping[str, str
             cwd=state.root,
             log=state.log(name),
             lock=lock / "lock" if lock else None,
+            handles=handles,
         )
     except processes.Held as error:
         raise ServerError(
             f"a {name} server that is not in {state.processes} runs over this database: {error}. End it, then `make up`"
         ) from error
+    finally:
+        if listener:
+            listener.close()  # who asks a server that has ended is refused at once
 
 
 def _answers(name: str, at: Addresses) -> bool:

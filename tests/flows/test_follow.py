@@ -133,7 +133,7 @@ def test_every_node_at_work_has_a_line_of_its_own():
     seen = at_work(*nodes, line("sft:exp0", "Completed"), stage="sft")
     reader = Bars(**{"sft:exp1": "sft:exp1: step 5 of 20, loss 3.1, 900 tokens/s, ETA 0:00:20 (25 %)"})
     first, one, two = follow._inside(seen, reader)
-    assert first == "sft · 1 nodes done"
+    assert first == "sft · 1 node done"
     assert one.startswith("sft:exp1: step 5 of 20, loss 3.1, 900 tokens/s, ETA 0:00:20 (25 %), 1:0")
     assert two.startswith("sft:exp2, 2:1")
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 
 from flows import ports
 from flows.ports import PortError
+from flows.settings import ROOT
 
 
 @pytest.fixture
@@ -56,3 +63,55 @@ def test_ports_are_remembered(tmp_path):
     assert ports.load(path) == {"prefect": 4201, "mlflow": 5001}
     path.write_text("half a fi")
     assert ports.load(path) == {}
+
+
+def test_clones_that_start_at_once_get_ports_of_their_own():
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(lambda _: ports.reserve("prefect", None, (), {}), range(16)))
+        for listener in found:
+            stack.enter_context(listener)
+        numbers = {listener.getsockname()[1] for listener in found}
+        assert len(numbers) == 16
+        assert not any(map(ports.is_free, numbers))
+
+
+def test_a_port_that_is_taken_in_the_last_moment_is_not_used(taken, monkeypatch):
+    monkeypatch.setitem(ports.DEFAULTS, "mlflow", taken)
+    monkeypatch.setattr(ports, "is_free", lambda port: True)  # it was, a moment ago
+    with ports.reserve("mlflow", taken, (), {}) as listener:
+        assert listener.getsockname()[1] > taken
+    with pytest.raises(PortError, match=f"^STEEL_MLFLOW_PORT={taken} is taken"):
+        ports.reserve("mlflow", None, (), {"STEEL_MLFLOW_PORT": str(taken)})
+
+
+SERVE = """
+import uvicorn
+from flows import listening
+
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"here"})
+
+listening.on_the_inherited_socket()
+uvicorn.run(app, host="127.0.0.1", port=1)
+"""
+
+
+def test_a_server_serves_on_the_socket_that_it_inherits():
+    with ports.reserve("mlflow", None, (), {}) as listener:
+        port, number = listener.getsockname()[1], listener.fileno()
+        server = subprocess.Popen(
+            [sys.executable, "-c", SERVE],
+            cwd=ROOT,
+            env={**os.environ, ports.LISTEN_FD: str(number)},
+            pass_fds=[number],
+        )
+    try:
+        # asked before it runs: the question waits
+        with httpx.Client(trust_env=False, timeout=60) as client:
+            assert client.get(f"http://127.0.0.1:{port}/").text == "here"
+    finally:
+        server.terminate()
+        server.wait(30)
+    assert ports.is_free(port)
