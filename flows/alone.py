@@ -108,7 +108,7 @@ def _run(name: str) -> int:
     if name == "prefect":
         from flows import prefect_server
 
-        prefect_server.main(["--host", listen, "--port", str(at.prefect_port)])
+        prefect_server.main(listen, at.prefect_port)
     elif name == "mlflow":
         from flows import mlflow_server
 

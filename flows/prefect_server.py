@@ -1,4 +1,4 @@
-"""`python -m flows.prefect_server --host … --port …`: `prefect server start`, at a lower cost.
+"""`python -m flows.prefect_server --host … --port …`: what `prefect server start` serves, at a lower cost.
 
 Prefect runs its loops on docket, whose worker looks for due tasks four times a second and has no setting for it.
 Here it looks every LOOK_SECONDS; loops that come round once in 5 s or more do not notice. Measured together with
@@ -10,8 +10,8 @@ what the first `make up` took. Here a schema is checked once.
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -19,8 +19,11 @@ from hashlib import sha256
 from typing import Any
 
 import docket
+import uvicorn
 from jsonschema import Draft202012Validator
+from prefect.logging.configuration import setup_logging
 from prefect.server.api import background_workers, server
+from prefect.settings import get_current_settings
 
 from flows import listening
 
@@ -28,7 +31,7 @@ LOOK_SECONDS = 5
 BEAT_SECONDS = 10
 
 
-def main(options: list[str]) -> None:
+def main(host: str, port: int) -> None:
     """Serve until a signal ends it."""
     listening.on_the_inherited_socket()
     look = timedelta(seconds=LOOK_SECONDS)
@@ -39,10 +42,16 @@ def main(options: list[str]) -> None:
         docket.Docket, heartbeat_interval=timedelta(seconds=BEAT_SECONDS)
     )
     Draft202012Validator.check_schema = staticmethod(once(Draft202012Validator.check_schema))  # type: ignore[method-assign]
-    from prefect.cli import app
-
-    sys.argv = ["prefect", "server", "start", *options]
-    app()
+    setup_logging()
+    settings = get_current_settings().server
+    # without Prefect's own command, which ends when something listens on the port: our socket does
+    uvicorn.run(
+        server.create_app(final=True),
+        host=host,
+        port=port,
+        timeout_keep_alive=settings.api.keepalive_timeout,
+        log_level=settings.logging_level.lower(),
+    )
 
 
 def once(check: Callable[..., None]) -> Callable[..., None]:
@@ -59,4 +68,8 @@ def once(check: Callable[..., None]) -> Callable[..., None]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--host", required=True)
+    parser.add_argument("--port", type=int, required=True)
+    options = parser.parse_args()
+    main(options.host, options.port)
