@@ -27,6 +27,8 @@ _LET_THROUGH = re.compile(
     rf"|{_API}/?mlflow/(?:artifacts|datasets|experiments|logged-models|metrics|model-versions|registered-models"
     r"|runs(?!/create-promptlab-run)|server-info|traces)(?:/.*)?"
 )
+_GATEWAY = re.compile(rf"{_API}/mlflow/gateway-proxy")
+"""The page of runs asks for a gateway's endpoints and shows an error if that is refused. MLflow without one says: none."""
 _CREATE = re.compile(rf"{_API}/?mlflow/experiments/create")
 _LARGEST = 2**20
 """Bytes of the one body that is looked into."""
@@ -54,14 +56,15 @@ class Gate:
             return await self._app(scope, receive, send)
         if scope["type"] != "http":  # MLflow has no websockets
             return await send({"type": "websocket.close", "code": 1008})
-        refusal = self._refusal(scope["path"], Headers(scope=scope))
-        if refusal is None and _CREATE.fullmatch(scope["path"]):
+        answer = self._own(scope["method"], scope["path"], Headers(scope=scope))
+        if answer is None and _CREATE.fullmatch(scope["path"]):
             body = await _body(receive)
-            refusal = None if _is_plain(body) else _no(400, "an experiment keeps its artifacts at the server")
+            answer = None if _is_plain(body) else _no(400, "an experiment keeps its artifacts at the server")
             receive = _again(body, receive)
-        await (refusal or self._app)(scope, receive, send)
+        await (answer or self._app)(scope, receive, send)
 
-    def _refusal(self, path: str, headers: Headers) -> Response | None:
+    def _own(self, method: str, path: str, headers: Headers) -> Response | None:
+        """What the gate answers itself: nearly always a refusal."""
         for name in ("host", "origin", "authorization"):
             if len(headers.getlist(name)) > 1:
                 return _no(400, f"two headers {name}")
@@ -73,6 +76,8 @@ class Gate:
             return None
         if not hmac.compare_digest(headers.get("authorization", "").encode("latin-1"), self._authorization):
             return _no(401, "a password is needed", {"WWW-Authenticate": 'Basic realm="MLflow of Steel"'})
+        if method == "GET" and _GATEWAY.fullmatch(path):
+            return JSONResponse({"endpoints": []})
         if not _LET_THROUGH.fullmatch(path) or "//" in path or ".." in path.split("/"):
             return _no(404, "not offered here")
         return None

@@ -86,6 +86,12 @@ def test_everything_else_is_not_there(path):
     assert "passed" not in answer.text
 
 
+def test_a_page_that_asks_for_a_gateway_hears_of_none_from_the_gate_itself():
+    answer = ask("/ajax-api/2.0/mlflow/gateway-proxy?gateway_path=api%2F2.0%2Fendpoints%2F")
+    assert answer.json() == {"endpoints": []}
+    assert ask("/ajax-api/2.0/mlflow/gateway-proxy", auth=None).status_code == 401
+
+
 @pytest.mark.parametrize(
     "auth",
     [
