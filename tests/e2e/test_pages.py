@@ -103,6 +103,6 @@ def test_prefect_asks_for_the_password_and_shows_the_run(house, browser):
     browser.get(f"{address(house, 'prefect')}/runs/flow-run/{run}")
     shows(browser, "smoke until", "Completed", "Task Runs", "Artifacts")
     keep(browser, "prefect-run")
-    browser.find_element("xpath", "//*[@role='tab' and contains(., 'Artifacts')]").click()
-    shows(browser, f"{UNTIL}-nodes", "configuration")
+    browser.find_element("css selector", "li#artifacts").click()
+    shows(browser, "configuration", "profile smoke, resolved")
     keep(browser, "prefect-artifacts")
