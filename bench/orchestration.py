@@ -30,7 +30,7 @@ from tasks.stage.runner import Runner
 from tasks.stage.store import Store
 from tasks.stage.tracking import FINGERPRINT, RunTrack, Tracker
 
-NODES, FEW, REPEATS, METRICS = 45, 40, 5, 10_000
+NODES, FEW, REPEATS, METRICS = 45, 40, 25, 10_000
 log = logging.getLogger("bench")
 
 
