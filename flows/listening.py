@@ -15,4 +15,5 @@ def on_the_inherited_socket() -> None:
     """`uvicorn.run` in this process serves on the inherited socket, if there is one. Else it opens its port itself."""
     if number := os.environ.pop(LISTEN_FD, ""):
         listener = socket.socket(fileno=int(number))
+        listener.set_inheritable(False)  # what the server starts would keep the port
         uvicorn.Server.run = partialmethod(uvicorn.Server.run, sockets=[listener])  # type: ignore[assignment,method-assign]
