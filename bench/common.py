@@ -64,11 +64,14 @@ def with_state(folder: Path) -> dict[str, str]:
 
 
 def interleaved(contenders: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[Any]]:
-    """The results of every contender, run in turns so that a busy minute hits all of them."""
+    """The results of every contender, run in turns so that a busy minute hits all of them. On stderr, how far it is."""
     results: dict[str, list[Any]] = {name: [] for name in contenders}
-    for _ in range(repeats):
+    for turn in range(repeats):
         for name, run in contenders.items():
+            begun = time.monotonic()
             results[name].append(run())
+            took = time.monotonic() - begun
+            print(f"  turn {turn + 1} of {repeats}: {name}, {took:.1f} s", file=sys.stderr, flush=True)
     return results
 
 
