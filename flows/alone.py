@@ -26,7 +26,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from flows import health, stores
-from flows.ports import DEFAULTS, HOST
+from flows.ports import DEFAULTS, HOST, PortError
 from flows.settings import OWN_POOL, POOL, Addresses, State, auth_string, clean_environment
 from tasks.settings import secrets
 
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.name == "check":
             return _check([options.server] if options.server else list(DEFAULTS))
         return _run(options.name)
-    except (AloneError, stores.StoreError) as error:
+    except (AloneError, PortError, stores.StoreError) as error:
         print(error, file=sys.stderr)
         return 2
 
@@ -110,8 +110,9 @@ def _run(name: str) -> int:
 
         prefect_server.main(listen, at.prefect_port)
     elif name == "mlflow":
-        from flows import mlflow_server
+        from flows import listening, mlflow_server
 
+        listening.serve_on(listen, at.mlflow_port)
         mlflow_server.serve(state, at, auth, listen)
     else:
         _wait_for(health.address("prefect", at))

@@ -23,8 +23,8 @@ ARTIFACTS = "mlflow-artifacts:/"
 
 
 def main(port: int) -> None:
-    """Serve on this machine until a signal ends it."""
-    listening.on_the_inherited_socket()
+    """Serve on this machine until a signal ends it. Raises ports.PortError."""
+    listening.serve_on(HOST, port)
     state = State.default()
     serve(state, Addresses(0, port), auth_string(state), HOST)
 

@@ -32,8 +32,8 @@ BEAT_SECONDS = 10
 
 
 def main(host: str, port: int) -> None:
-    """Serve until a signal ends it."""
-    listening.on_the_inherited_socket()
+    """Serve until a signal ends it. Raises ports.PortError."""
+    listening.serve_on(host, port)
     look = timedelta(seconds=LOOK_SECONDS)
     background_workers.Worker = partial(  # type: ignore[misc,assignment]
         docket.Worker, minimum_check_interval=look, scheduling_resolution=look

@@ -15,6 +15,7 @@ import pytest
 from flows import ports
 from flows.ports import PortError
 from flows.settings import ROOT
+from tests.support.house import until
 
 
 @pytest.fixture
@@ -93,25 +94,53 @@ async def app(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"here"})
 
-listening.on_the_inherited_socket()
-uvicorn.run(app, host="127.0.0.1", port=1)
+listening.serve_on("127.0.0.1", PORT)
+uvicorn.run(app, host="127.0.0.1", port=PORT)
 """
 
 
-def test_a_server_serves_on_the_socket_that_it_inherits():
+@pytest.mark.parametrize("handed_down", [True, False])
+def test_a_server_serves_on_the_socket_that_it_inherits_or_opens(handed_down):
     with ports.reserve("mlflow", None, (), {}) as listener:
         port, number = listener.getsockname()[1], listener.fileno()
+        if not handed_down:
+            listener.close()
+        script = SERVE.replace("PORT", "1" if handed_down else str(port))
         server = subprocess.Popen(
-            [sys.executable, "-c", SERVE],
+            [sys.executable, "-c", script],
             cwd=ROOT,
-            env={**os.environ, ports.LISTEN_FD: str(number)},
-            pass_fds=[number],
+            env={**os.environ, **({ports.LISTEN_FD: str(number)} if handed_down else {})},
+            pass_fds=[number] if handed_down else (),
         )
     try:
-        # asked before it runs: the question waits
+        # asked before it runs: an inherited socket lets the question wait
         with httpx.Client(trust_env=False, timeout=60) as client:
+            until(lambda: handed_down or not ports.is_free(port), 60)
             assert client.get(f"http://127.0.0.1:{port}/").text == "here"
     finally:
         server.terminate()
         server.wait(30)
     assert ports.is_free(port)
+
+
+@pytest.mark.parametrize("server", ["prefect", "mlflow"])
+def test_a_server_of_its_own_whose_port_is_taken_says_so_in_one_line(server, taken, tmp_path):
+    (tmp_path / "auth").write_text("steel:abcdefghijklmnopqrstuvwx")
+    (tmp_path / "auth").chmod(0o600)
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.alone", server],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "STEEL_STATE": str(tmp_path / "state"),
+            "STEEL_AUTH_FILE": str(tmp_path / "auth"),
+            f"STEEL_{server.upper()}_ADDRESS": f"http://127.0.0.1:{taken}",
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith(f"port {taken} of 127.0.0.1 cannot be opened: ")
+    assert "Traceback" not in done.stderr
