@@ -83,18 +83,12 @@ def reserve(
     tried = set(avoid)
     while True:
         port = choose(name, remembered, tried, environ)
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((HOST, port))
-            listener.listen(BACKLOG)
-        except OSError as error:  # taken since it was chosen
-            listener.close()
+            return socket.create_server((HOST, port), backlog=BACKLOG)
+        except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-            tried.add(port)
-        else:
-            return listener
+            tried.add(port)  # taken since it was chosen
 
 
 def load(path: Path) -> dict[str, int]:
