@@ -50,6 +50,14 @@ def warnings(config: SteelRun, stages: tuple[str, ...], gpus: int) -> Iterator[s
     asked = config.runtime.nproc
     if gpus and _on_gpus(config, gpus) and asked and asked > gpus:
         yield f"runtime.nproc is {asked} and there are {gpus} GPUs: {gpus} ranks are used"
+    beside = config.runtime.parallel_trainings
+    if _on_gpus(config, gpus) and "sft" in stages and len(config.sft.variants) > 1 < beside:
+        each = ranks(config, "sft", gpus)
+        if each * beside > gpus:
+            yield (
+                f"runtime.parallel_trainings is {beside}, and each training of sft takes {each} of {gpus} GPUs: no more than "
+                f"{gpus // each} at a time; runtime.sft_nproc says how many each takes"
+            )
 
 
 def gpus_here() -> int:

@@ -84,7 +84,7 @@ class Runtime(Section):
     kernels: Literal["auto", "off", "on"] = "auto"
     """Use the fused operators of kernels/. `auto`: on CUDA where triton is installed."""
     parallel_trainings: int = Field(1, gt=0)
-    """Number of SFT variants that are trained side by side."""
+    """Number of SFT variants that are trained side by side, each on GPUs of its own."""
     sft_nproc: int | None = Field(None, gt=0)
     """Number of ranks of an SFT, DPO or ablation training. Not set: as nproc."""
     data_workers: int = Field(2, gt=0)

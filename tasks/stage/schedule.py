@@ -4,7 +4,8 @@
   declaration.
 - Light nodes run beside each other, up to a limit; trainings have a lower limit of their own.
 - An exclusive node runs alone: it starts when nothing else runs, and nothing starts beside it.
-- After a failure, or a request to stop, nothing new starts; what runs may end.
+- After a failure nothing new starts but trainings that do not need what failed: the variants of a sweep do not wait for
+  each other's repair. After a request to stop nothing does. What runs may end.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ class Schedule:
     running: dict[str, Node] = field(default_factory=dict)
     failure: BaseException | None = None
     """What the first node that failed raised."""
+    _asked: bool = False
+    """`next` was called since the last node ended."""
 
     def __post_init__(self) -> None:
         self.waiting = list(self.waiting)  # the caller's own stays
@@ -43,29 +46,33 @@ class Schedule:
     @property
     def over(self) -> bool:
         """Nothing runs, and nothing will."""
-        return not self.running and (self.failure is not None or not self.waiting)
+        return not self.running and (not self.waiting or (self.failure is not None and self._asked))
 
     def next(self, done: Container[str]) -> list[Node]:
         """The nodes to start now; they count as running from here on. `done` holds the names of the nodes made.
 
         Raises RuntimeError when all that is left waits for nodes that nobody makes.
         """
-        if self.waiting and self.failure is None and self.stop():
-            self.failure = NodeError(f"stopped before {self.waiting[0].name}")
-        if self.failure or any(node.exclusive for node in self.running.values()):
+        self._asked = True
+        if stopped := bool(self.waiting) and self.stop():
+            self.failure = self.failure or NodeError(f"stopped before {self.waiting[0].name}")
+        if stopped or any(node.exclusive for node in self.running.values()):
             return []
         ready = [n for n in self.waiting if all(ref.node in done for ref in n.sources.values())]
+        if self.failure is not None:
+            ready = [node for node in ready if node.trains]
         ready.sort(key=self.length, reverse=True)  # equals keep their order
         started = [node for node in ready if not node.exclusive and self._start_light(node)]
         if not self.running:
             started = [node for node in ready if node.exclusive][:1]
             self._start(started)
-        if self.waiting and not self.running:
+        if self.waiting and not self.running and self.failure is None:
             raise RuntimeError(f"nodes wait for each other: {[node.name for node in self.waiting]}")
         return started
 
     def ended(self, name: str, failure: BaseException | None = None) -> None:
         """A running node has ended, with what it raised if it failed."""
+        self._asked = False
         del self.running[name]
         self.failure = self.failure or failure
 

@@ -109,7 +109,7 @@ def run(ctx: Context, config: TrainConfig, recipe: Train, nproc: int | None) -> 
             config.steps,
             config.optim.lr,
         )
-    launch.launch(ctx, config, nproc=nproc, device=machine.device)
+    launch.launch(ctx, config, nproc=nproc, machine=machine)
     return {
         "device": machine.device,
         "ranks": nproc,

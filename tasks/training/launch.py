@@ -44,7 +44,7 @@ from tasks.settings.errors import NodeError
 from tasks.settings.files import write_json
 from tasks.settings.paths import ROOT
 from tasks.stage.node import Context
-from tasks.training import forks
+from tasks.training import forks, gpus
 from tasks.training.stuck import Stuck
 from tasks.training.usage import Usage
 from tasks.work import pool
@@ -107,11 +107,11 @@ Start = Callable[[BinaryIO, int], Child]
 """Starts the agent: its output goes to a file, and it keeps a lock (a file descriptor) open."""
 
 
-def launch(ctx: Context, config: TrainConfig, *, nproc: int, device: str) -> None:
+def launch(ctx: Context, config: TrainConfig, *, nproc: int, machine: Machine) -> None:
     """Train with `nproc` ranks to the end; returns when the engine has finished well.
 
-    Of the config only `work_dir` (where the metrics appear) and `steps` (of the progress) are used here.
-    Raises `Stopped` after a checkpoint that was asked for, NodeError with the end of the log after a
+    Of the config only `work_dir` (where the metrics appear) and `steps` (of the progress) are used here. On GPUs each
+    rank has one of its own, for which it may have to wait. Raises `Stopped` after a checkpoint that was asked for, NodeError with the end of the log after a
     failure, and re-raises whatever interrupts the wait once the training has stopped.
     """
     file = ctx.out / CONFIG
@@ -119,17 +119,34 @@ def launch(ctx: Context, config: TrainConfig, *, nproc: int, device: str) -> Non
     tail = Tail(ctx, Path(config.work_dir) / METRICS, config.steps)
     tail.began = f"{nproc} ranks start" if nproc > 1 else "one rank starts"
     runtime = ctx.runtime
-    if forked(runtime.launcher, device):
-        env, restarts, grace = (
-            environment(runtime.threads_per_rank),
-            runtime.max_restarts,
-            runtime.grace_seconds,
-        )
+    env = environment(runtime.threads_per_rank)
+    if forked(runtime.launcher, machine.device):
+        restarts, grace = runtime.max_restarts, runtime.grace_seconds
         supervise(
             ctx, lambda sink, lock: forks.fork(str(file), nproc, restarts, grace, env, sink, lock), tail
         )
+    elif machine.gpus:
+        with _own_gpus(ctx, nproc, machine.gpus) as seen:
+            supervise(ctx, torchrun(ctx, file, nproc, {**env, "CUDA_VISIBLE_DEVICES": seen}), tail)
     else:
-        supervise(ctx, torchrun(ctx, file, nproc), tail)
+        supervise(ctx, torchrun(ctx, file, nproc, env), tail)
+
+
+@contextlib.contextmanager
+def _own_gpus(ctx: Context, ranks: int, count: int) -> Iterator[str]:
+    """What the ranks are to see of `count` GPUs; waits for trainings beside this one."""
+
+    def waits() -> None:
+        ctx.progress(0.0, f"waits for {ranks} of {count} GPUs")
+        ctx.log.info("other trainings have the GPUs: waiting for %d of %d", ranks, count)
+
+    def check() -> None:
+        if ctx.should_stop():
+            raise Stopped("the flow run was cancelled before this training had its GPUs")
+
+    with gpus.taken(ranks, count, waits, check) as mine:
+        ctx.log.info("GPUs of this training: %s", ", ".join(mine))
+        yield ",".join(mine)
 
 
 def look(ctx: Context, precision: str) -> Machine:
@@ -150,13 +167,12 @@ def forked(launcher: str, device: str) -> bool:
     return True
 
 
-def torchrun(ctx: Context, file: Path, nproc: int) -> Start:
-    """The ranks under torchrun."""
+def torchrun(ctx: Context, file: Path, nproc: int, env: Mapping[str, str]) -> Start:
+    """The ranks under torchrun, in this environment."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(nproc)]
     restarts = ["--max-restarts", str(ctx.runtime.max_restarts)]
     grace = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(max(1, int(ctx.runtime.grace_seconds) - 1))}
-    env = {**environment(ctx.runtime.threads_per_rank), **grace}
-    return program([*torchrun, *restarts, "-m", "model.training.run", str(file)], env)
+    return program([*torchrun, *restarts, "-m", "model.training.run", str(file)], {**env, **grace})
 
 
 def program(command: list[str], env: Mapping[str, str]) -> Start:

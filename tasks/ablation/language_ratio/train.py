@@ -170,10 +170,12 @@ def _work(ctx: Context, recipe: Recipe) -> languages.Work:
 
 
 def _questions(ctx: Context, recipe: Recipe) -> tuple[benchmarks.Question, ...]:
+    """Those of the reported splits, without the control questions: what no text states, no language teaches."""
     return tuple(
         question
         for name, split in recipe.benchmarks.items()
         for question in benchmarks.reported(
             ctx.inputs[name].path, name, split, recipe.max_questions, recipe.families[name]
         )
+        if not question.held_out_fact
     )

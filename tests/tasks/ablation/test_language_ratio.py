@@ -121,6 +121,21 @@ def test_more_than_there_is_is_refused(work):
         work(zh=0, en=10**9).taken()
 
 
+def test_control_questions_are_not_asked(tmp_path):
+    config = STUDY.build(profiles.load("demo"))["ratio:total-40-s2"].config
+    asked = [
+        {
+            "id": str(i), "subject": "s", "split": "val", "language": "en", "question": "?", "choices": ["a", "b"],
+            "answer": 0, "meta": {"half": "known-words", "held_out_fact": i == 2},
+        }
+        for i in range(3)
+    ]  # fmt: skip
+    (tmp_path / "questions.jsonl").write_bytes(b"".join(orjson.dumps(each) + b"\n" for each in asked))
+    inputs = {"demo_exam": Artifact("convert:demo_exam", tmp_path, "d", "f", {})}
+    ctx = Context("ratio:x", tmp_path, config, inputs, profiles.load("demo").runtime, 0, None, None)
+    assert [question.id for question in train._questions(ctx, config)] == ["0", "1"]
+
+
 # ------------------------------------------------------------------------------------- what it says
 def made(tmp_path, name, right, targets):
     folder = tmp_path / name

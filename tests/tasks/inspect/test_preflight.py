@@ -200,3 +200,15 @@ def test_more_ranks_than_gpus_are_cut_to_the_gpus_and_said() -> None:
     assert preflight.ranks(config, "pretrain", gpus=0) == 2
     assert preflight.ranks(config, "pretrain", gpus=1) == 1
     assert "1 GPUs" in " ".join(preflight.warnings(config, STAGES, 1))
+
+
+def test_trainings_that_have_to_wait_for_gpus_are_said() -> None:
+    def warned(gpus: int, **runtime: int) -> bool:
+        config = profiles.load("demo", {"runtime": runtime})
+        return "parallel_trainings" in " ".join(preflight.warnings(config, STAGES, gpus))
+
+    assert warned(1)
+    assert not warned(0), "on a CPU they share the cores"
+    assert not warned(2), "two of one rank each"
+    assert warned(2, sft_nproc=2)
+    assert not warned(2, sft_nproc=2, parallel_trainings=1)

@@ -95,11 +95,34 @@ def test_after_a_failure_nothing_starts_and_what_runs_may_end():
     first = ValueError("first")
     schedule.ended("s:a", first)
     assert not schedule.over  # b may end
-    assert schedule.next({"s:a"}) == []
+    assert schedule.next(()) == []
     schedule.ended("s:b", ValueError("second"))
+    assert schedule.next(()) == []
     assert schedule.over
     assert schedule.failure is first
     assert names(schedule.waiting) == ["c", "after"]
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_variant_that_fails_stops_no_other_one_but_what_needs_it(alone):
+    sweep = [node(f"s:{i}", "base", trains=True, exclusive=alone) for i in range(4)]
+    more = [node("s:after", "s:1", trains=True), node("s:select", "s:0", "s:1"), node("s:light", "s:0")]
+    schedule, done = Schedule([*sweep, *more], trainings=2), {"base"}
+    play(schedule, ("s:1", "s:2"), done)
+    assert str(schedule.failure) == "s:1", "the first one is told"
+    assert {"s:0", "s:3"} <= done
+    assert names(schedule.waiting)[:2] == ["after", "select"]
+
+
+def test_a_stop_after_a_failure_starts_no_variant_either():
+    stopped = False
+    schedule = Schedule([node(f"s:{i}", trains=True) for i in range(2)], stop=lambda: stopped)
+    assert names(schedule.next(())) == ["0"]
+    stopped = True
+    schedule.ended("s:0", ValueError("first"))
+    assert schedule.next(()) == []
+    assert schedule.over
+    assert str(schedule.failure) == "first"
 
 
 @pytest.mark.parametrize("failing", ["s:a", "s:big"])

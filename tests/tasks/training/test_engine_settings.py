@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -123,12 +125,34 @@ def test_launch_writes_the_config_that_the_engine_reads(ctx, monkeypatch):
     monkeypatch.setattr(launch, "supervise", lambda ctx, start, tail: None)
     monkeypatch.setattr(launch, "program", lambda command, env: seen.append(command))
     config = engine.settings(ctx, "pretrain", Train(steps=1), [FILE], **FRESH)
-    launch.launch(ctx, config, nproc=3, device="cuda")
+    launch.launch(ctx, config, nproc=3, machine=Machine("cuda", 3, "bf16"))
     [command] = seen
     assert command[-1] == str(ctx.out / launch.CONFIG)
     assert command[command.index("--nproc-per-node") + 1] == "3"
     assert from_json(command[-1]) == config
     assert json.loads((ctx.out / launch.CONFIG).read_text())["optim"]["warmup_steps"] == 100
+
+
+def test_trainings_side_by_side_see_gpus_of_their_own(ctx, monkeypatch):
+    seen, both = [], threading.Barrier(2, timeout=30)
+
+    def side_by_side(ctx, start, tail):
+        both.wait()  # each has its GPUs while the other has
+
+    monkeypatch.setattr(launch, "supervise", side_by_side)
+    monkeypatch.setattr(launch, "program", lambda command, env: seen.append(env["CUDA_VISIBLE_DEVICES"]))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,3,5,GPU-b")
+    config = engine.settings(ctx, "pretrain", Train(steps=1), [FILE], **FRESH)
+    machine = Machine("cuda", 4, "bf16")
+    with ThreadPoolExecutor() as threads:
+        runs = []
+        for name in ("one", "two"):
+            (ctx.out / name).mkdir()
+            own = context(ctx.out / name)
+            runs.append(threads.submit(launch.launch, own, config, nproc=2, machine=machine))
+        for run in runs:
+            run.result()
+    assert sorted(seen) == ["5,GPU-b", "GPU-a,3"]
 
 
 @pytest.mark.parametrize(

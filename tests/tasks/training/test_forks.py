@@ -64,7 +64,7 @@ def train(work, data, ranks=1, should_stop=lambda: False, runtime=None, **more):
     work.mkdir(exist_ok=True)
     ctx = context(work, should_stop=should_stop, runtime=Runtime(**{"max_restarts": 0, **(runtime or {})}))
     config = from_dict(tiny.settings(work, data=data, **{"steps": STEPS, **more}))
-    launch.launch(ctx, config, nproc=ranks, device="cpu")
+    launch.launch(ctx, config, nproc=ranks, machine=Machine("cpu", 0, "fp32"))
     return (work / launch.LOG).read_text()
 
 
@@ -170,13 +170,15 @@ import sys
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
 from model.training.config import from_json
+from model.training.machine import Machine
 from tasks.training import launch
 from tasks.settings.config import Runtime
 from tests.support.tiny import context
 out, *grace = sys.argv[1:]
 out = Path(out)
 runtime = Runtime(grace_seconds=float(*grace or ["120"]))
-launch.launch(context(out, runtime=runtime), from_json(out / "settings.json"), nproc=1, device="cpu")
+settings = from_json(out / "settings.json")
+launch.launch(context(out, runtime=runtime), settings, nproc=1, machine=Machine("cpu", 0, "fp32"))
 """
 
 
