@@ -6,7 +6,7 @@ Training waits only for a copy in the host's memory; a thread writes it, flushes
 step-000200.partial when every rank is done. So a folder without a suffix is complete, and state.json holds the sha256
 of every file in it (and of itself), whether all numbers are finite, and the configuration of the run. All of that is
 checked before a checkpoint is loaded: a bad one is named and put aside as damaged-step-000200, and the next older one
-is taken. A folder is renamed to removed-step-000200 before its files are removed.
+is taken; where there is none nothing is begun anew, however often the run is started. A folder is renamed to removed-step-000200 before its files are removed.
 
 A checkpoint can be read by any number of ranks. There is no random state in it: the order of data, the learning rate
 and everything else follow from the step.
@@ -82,15 +82,18 @@ class Checkpoints:
         return next(reversed(self.complete().values()), None)
 
     def newest_sound(self) -> Path | None:
-        """The newest checkpoint that can be used (all ranks); None where there is none at all. Those that cannot be
-        used are named and put aside; ConfigError if no other is left."""
+        """The newest checkpoint that can be used (all ranks); None where there never was one. Those that cannot be
+        used are named and put aside; ConfigError if no other is left, or was left by an earlier start."""
         first = dist.get_rank() == 0
         if first:
             for path in (*self.folder.glob(REMOVED + "*"), *self.folder.glob("*" + PARTIAL)):
-                shutil.rmtree(path)
-        names = [[path.name for path in self.complete().values()] if first else []]
+                _clear(path)
+        names: list[Any] = (
+            [self._published(), len(list(self.folder.glob(DAMAGED + "*")))] if first else [[], 0]
+        )
         dist.broadcast_object_list(names)
-        for name in reversed(names[0]):
+        published, damaged = names
+        for name in reversed(published):
             path = self.folder / name
             try:
                 check(path)
@@ -100,11 +103,21 @@ class Checkpoints:
                     log.error("%s; it is put aside as %s%s, and an older one is taken", error, DAMAGED, name)
                     _replace(path, path.with_name(DAMAGED + name))
                 dist.barrier()
-        if names[0]:
+        if damaged or published:
             raise ConfigError(
-                f"none of the {len(names[0])} checkpoints in {self.folder} can be used: remove the folder to begin anew"
+                f"none of the {damaged + len(published)} checkpoints in {self.folder} can be used: remove the folder to "
+                f"begin anew"
             )
         return None
+
+    def _published(self) -> list[str]:
+        """Names of all folders that were complete once, oldest first."""
+        steps = {
+            int(match[1]): path.name
+            for path in self.folder.glob("step-*")
+            if (match := NAME.fullmatch(path.name))
+        }
+        return [steps[step] for step in sorted(steps)]
 
     def save(
         self,
@@ -218,7 +231,7 @@ def read_state(path: Path) -> dict[str, Any]:
         state = json.loads((path / STATE).read_text("utf-8"))
     except (ValueError, OSError) as error:
         raise DamagedError(f"{path}: state.json cannot be read ({error})") from None
-    if not isinstance(state, dict) or "step" not in state:
+    if not _is_state(state):
         raise DamagedError(f"{path}: state.json is no checkpoint's")
     digest = state.pop("digest", None)
     if digest is not None and digest != _state_digest(state):
@@ -270,6 +283,14 @@ def load(path: Path, model: nn.Module, optimizer: Optimizer) -> None:
     log.info("resumed from %s", path)
 
 
+def _is_state(state: Any) -> bool:
+    """Whether it has what is read before its hash can vouch for the rest; one without hashes is of an early version."""
+    if not isinstance(state, dict) or not all(isinstance(state.get(key), int) for key in ("step", "tokens")):
+        return False
+    files, finite = state.get("files", {}), state.get("finite", True)
+    return isinstance(files, dict) and isinstance(finite, bool) and ("files" in state) == ("finite" in state)
+
+
 def _check_files(path: Path, state: dict[str, Any]) -> None:
     if not state["finite"]:
         raise DamagedError(f"{path}: it holds numbers that are not finite")
@@ -319,9 +340,16 @@ def _remove(folder: Path) -> None:
 
 
 def _replace(folder: Path, name: Path) -> None:
-    if name.exists():
-        shutil.rmtree(name)
+    _clear(name)
     folder.rename(name)
+
+
+def _clear(path: Path) -> None:
+    """Remove what stands under a name, a file of a stranger's too."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _reason(error: BaseException) -> str:

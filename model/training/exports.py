@@ -9,6 +9,7 @@ folder without a suffix is complete. An export that fails is logged, and the tra
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -18,8 +19,11 @@ from pathlib import Path
 
 from model.training.checkpoint import Checkpoints
 from model.training.config import TrainConfig
+from model.training.stop import StopFlag
 
 log = logging.getLogger("steel.training")
+WAIT_SECONDS = 1.0
+"""Between two looks at whether to stop."""
 
 
 class Exports:
@@ -63,16 +67,23 @@ class Exports:
         if ready:
             self._begin(ready[0])
 
-    def finish(self) -> None:
-        """Wait for all of them. Call it when the last checkpoint is written."""
+    def finish(self, stop: StopFlag) -> bool:
+        """Wait for all of them, with nothing else left to do; False: told to stop meanwhile, and started again the run
+        makes the rest. Call it when the last checkpoint is written."""
         while self._active and self.held:
             self.poll()
             if self._child is None:
                 for step in sorted(self.held):
                     log.error("step %d was not exported: its checkpoint could not be saved", step)
                 self.held.clear()
+            elif stop.requested:
+                self.stop()
+                log.info("stopped by a signal: %d exports are left to make", len(self.held))
+                return False
             else:
-                self._child.wait()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._child.wait(WAIT_SECONDS)
+        return True
 
     def stop(self) -> None:
         """End what is being made; a run that is started again makes it anew."""

@@ -41,6 +41,7 @@ class MappedShard:
         self.bytes = memoryview(self._mapping)
         self.ints = self.bytes[: len(self.bytes) // 4 * 4].cast("i")
         self._reader = pa.ipc.open_file(self._mapping)
+        self.has_sources = "doc_sources" in self._reader.schema.names
         count = self._reader.num_record_batches
         self.batch_rows = len(self._reader.get_batch(0)) if count else 0
         self._places = array("q", [_UNKNOWN]) * (6 * count)
@@ -95,6 +96,8 @@ class Rows:
             [self.shard(i).rows if r is None else int(r) for i, r in enumerate(given)], np.int64
         )
         self.block_size, self.tokenizer = self.shard(0).block_size, self.shard(0).tokenizer
+        for index, shard in self._open.items():  # opened before it was known what they have to fit
+            self._check(index, shard)
 
     def shard(self, index: int) -> MappedShard:
         """A file by index, mapped."""
@@ -104,17 +107,23 @@ class Rows:
             shard = MappedShard(self.paths[index])
         except ShardError as error:
             raise DataError(str(error)) from None
-        path = self.paths[index]
-        if self.block_size and shard.block_size != self.block_size:
-            raise DataError(f"{path} has blocks of {shard.block_size}, not {self.block_size}")
-        if self.tokenizer and shard.tokenizer != self.tokenizer:
-            raise DataError(f"{path} was made with another tokenizer than {self.paths[0]}")
-        if len(self.rows) and shard.rows != self.rows[index]:
-            raise DataError(f"{path} has {shard.rows} rows, not {self.rows[index]}")
+        self._check(index, shard)
         if len(self._open) >= MAPPED_FILES:
             self._open.pop(next(iter(self._open)))  # the one opened longest ago
         self._open[index] = shard
         return shard
+
+    def _check(self, index: int, shard: MappedShard) -> None:
+        """DataError where a shard does not fit the others, or what is said of it."""
+        path = self.paths[index]
+        if self.block_size and shard.block_size != self.block_size:
+            raise DataError(f"{path} has blocks of {shard.block_size}, not {self.block_size}")
+        if self.block_size and shard.tokenizer != self.tokenizer:
+            raise DataError(f"{path} was made with another tokenizer than {self.paths[0]}")
+        if len(self.rows) and shard.rows != self.rows[index]:
+            raise DataError(f"{path} has {shard.rows} rows, not {self.rows[index]}")
+        if self._listed[index] and not shard.has_sources:
+            raise DataError(f"{path} does not say which sources its documents are of")
 
     def unchanged(self, index: int) -> None:
         """DataError if a file is no longer what was mapped: its rows would be others, or (cut short) end the process.
@@ -192,11 +201,12 @@ class Rows:
             valid.append(ints[ends + place])
             numbers = self._numbers[file]
             if self._listed[file]:
-                if sourced < 0:
-                    raise DataError(f"{self.paths[file]} does not say which sources its documents are of")
-                sources.append(
-                    numbers[np.frombuffer(shard.bytes[sourced + first : sourced + last], np.uint8)]
-                )
+                named = np.frombuffer(shard.bytes[sourced + first : sourced + last], np.uint8)
+                if (most := int(named.max(initial=0))) >= len(numbers):
+                    raise DataError(
+                        f"{self.paths[file]} has a document of source {most}; {len(numbers)} are named"
+                    )
+                sources.append(numbers[named])
             else:
                 sources.append(numbers)
             if masked >= 0:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import asdict
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,14 @@ import torch
 
 from model.families import counts
 from model.training import lines
+from model.training.batch import Batch
 from model.training.checkpoint import STATE, Checkpoints, DamagedError, check, load, read_state
 from model.training.config import ConfigError, TrainConfig
 from model.training.detail import Detail
 from model.training.export import full_weights, needed_tokens, write_export
 from model.training.exports import Exports
-from model.training.loader import BlockLoader, DataError, Prefetch, val_batches
+from model.training.gather import DataError, Rows
+from model.training.loader import BlockLoader, Prefetch, val_batches
 from model.training.metrics import Metrics, Window, peak_flops
 from model.training.neftune import Neftune
 from model.training.objectives import Scorer, make_objective
@@ -36,7 +37,7 @@ from model.training.parallel import World, build, read_geometry
 from model.training.preference import reply_logprobs
 from model.training.resume import hold, resolved, say_jump
 from model.training.sharding import begin_micro_step, reshard
-from model.training.shards import ShardError, largest_id, tokenizer_of, verify
+from model.training.shards import ShardError, largest_id, verify
 from model.training.sources import SourceLoss
 from model.training.spikes import Skips
 from model.training.stop import StopFlag
@@ -55,8 +56,7 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
     work = Path(config.work_dir)
     needed_tokens(config)  # what will not do is refused before the training, not after
     verify_files(config, world)
-    if config.objective in ("pretrain", "sft"):
-        one_tokenizer(config, world)
+    fitting_files(config, world)
     checkpoints = Checkpoints(
         work / "checkpoints", config.keep_checkpoints, config.keep_every * config.save_every
     )
@@ -80,6 +80,8 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
         raise ConfigError(
             f"the run to continue was at step {begin}: steps count on from there, {steps} are too few"
         )
+    if begin > steps:
+        raise ConfigError(f"{at} is of step {begin}, and the run is to have {steps} steps: it has had more")
     scorer = build(config, world)
     if isinstance(loader, PairLoader):
         loader.share_prompts = scorer.shares_prompts
@@ -113,10 +115,30 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
     def save(step: int) -> None:
         kept = {
             "tokens": tokens, "window": window.state(), "loader": loader.state(step), "config": settings,
-            "rate": rate, "sources": by_source.state(), **({"skips": skips.state()} if skips.active or skips.skipped else {}),
+            "rate": rate, "sources": by_source.state(), "validation_due": due, **({"skips": skips.state()} if skips.active or skips.skipped else {}),
         }  # fmt: skip
         checkpoints.save(step, scorer, optimizer, kept, spare)
 
+    def validated(done: int) -> bool:
+        """Write the line of a validation; False where a stop came between."""
+        found = validate(config, world, scorer, objective, watch, stop)
+        if found is not None:
+            metrics.write({"step": done, **found})
+        return found is not None
+
+    def stopped(step: int) -> bool:
+        """Save, and end; the step is the next one to make."""
+        trace.close(step)
+        exports.stop()
+        save(step)
+        ready.close()
+        metrics.close()
+        if not checkpoints.wait():
+            raise TrainingError(f"stopped by a signal before step {step + 1}, without a checkpoint of it")
+        log.info("stopped by a signal before step %d of %d", step + 1, steps)
+        return False
+
+    due = bool(state.get("validation_due")) and not validated(begin)
     for step in range(begin, steps):
         clock = time.perf_counter()
         watch.beat()
@@ -129,15 +151,7 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
         total, new_tokens, stopping, *seconds = world.sum(sum(units), seen, stop.requested, *pace.arrive())
         pace.meet(seconds)
         if stopping:
-            trace.close(step)
-            exports.stop()
-            save(step)
-            ready.close()
-            metrics.close()
-            if not checkpoints.wait():
-                raise TrainingError(f"stopped by a signal before step {step + 1}, without a checkpoint of it")
-            log.info("stopped by a signal before step %d of %d", step + 1, steps)
-            return False
+            return stopped(step)
 
         # FSDP averages over the ranks; the factor makes it the sum over all units divided by their number
         scale = world.size / max(1.0, total)
@@ -206,7 +220,7 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
             metrics.write({"step": done, **look.close(), **by_source.close()})
         trace.end(done)
         if config.data.val_files and (done == steps or (config.eval_every and done % config.eval_every == 0)):
-            metrics.write({"step": done, **validate(config, world, scorer, objective, watch)})
+            due = not validated(done)
         if (
             (done % config.save_every == 0 and done < steps)
             or done == spare
@@ -216,15 +230,16 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
             exports.add(done)
             save(done)
 
+    if due:
+        return stopped(steps)
     watch.rest()
     trace.close(steps)
     ready.close()
     metrics.close()
     if not checkpoints.wait() and config.keep_final:
         raise TrainingError("the training has ended, but its last checkpoint could not be saved")
-    exports.finish()
     export(config, world, scorer, work / "export")
-    return True
+    return exports.finish(stop)
 
 
 def logprobs(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bool:
@@ -307,26 +322,40 @@ def _known_ids(where: str, largest: int, size: int) -> None:
         raise DataError(f"{where} holds the token id {largest}; the model has {size} tokens, 0 to {size - 1}")
 
 
-def one_tokenizer(config: TrainConfig, world: World) -> None:
-    """Refuse shards of more than one tokenizer: their ids mean different texts. Each rank opens its share of them."""
-    files = [f.path for f in (*config.data.files, *config.data.val_files)]
-    known = torch.zeros(len(files), dtype=torch.int64, device=world.device)
-    for i in range(world.rank, len(files), world.size):
-        try:
-            # 60 bits of a hash: ranks compare numbers
-            known[i] = int(sha256(tokenizer_of(files[i]).encode()).hexdigest()[:15], 16)
-        except ShardError as error:
-            log.error("%s", error)
-            known[i] = -1
-    torch.distributed.all_reduce(known)
-    numbers = known.tolist()
-    for path, number in zip(files, numbers, strict=True):
-        if number == -1:
-            raise DataError(f"{path} cannot be read, or is no shard")
-        if number != numbers[0]:
+def fitting_files(config: TrainConfig, world: World) -> None:
+    """Refuse, before the first step, files that do not fit each other or what is said of them, and validation files
+    without a target (DataError on all ranks alike). Each rank opens its share."""
+    reason, targets = None, not config.data.val_files
+    try:
+        if config.objective in ("pretrain", "sft"):
+            _fitting_shards(config, world)
+        targets = targets or any(_units(batch) for batch in validation_batches(config, world))
+    except DataError as error:
+        reason = str(error)
+    told: list[Any] = [None] * world.size
+    torch.distributed.all_gather_object(told, (reason, targets))
+    if reasons := [reason for reason, _ in told if reason is not None]:
+        raise DataError(reasons[0])
+    if not any(targets for _, targets in told):
+        raise DataError("data.val_files hold nothing to predict")
+
+
+def _fitting_shards(config: TrainConfig, world: World) -> None:
+    known = None
+    for files in filter(None, (config.data.files, config.data.val_files)):
+        rows = Rows(_entries(files))
+        if known is not None and rows.tokenizer != known:
             raise DataError(
-                f"{path} was made with another tokenizer than {files[0]}: all shards of a run need the same one"
+                f"{rows.paths[0]} was made with another tokenizer than {config.data.files[0].path}"
             )
+        known = rows.tokenizer
+        for i in range(world.rank, len(rows.paths), world.size):
+            rows.shard(i)
+
+
+def _units(batch: Any) -> int:
+    """Targets of a batch of rows; of pairs, those that are none of the fillers."""
+    return batch.targets if isinstance(batch, Batch) else int((batch.index >= 0).sum())
 
 
 def make_loader(
@@ -350,36 +379,43 @@ def make_loader(
     return BlockLoader(files, state=state, append=append, pin=world.device.type == "cuda", **settings)
 
 
-@torch.no_grad()
-def validate(
-    config: TrainConfig, world: World, scorer: Scorer, objective: Any, watch: Watch
-) -> dict[str, Any]:
-    """The loss on the validation files, each row once: in all, and by source."""
+def validation_batches(config: TrainConfig, world: World, *, share_prompts: bool = False) -> Iterator[Any]:
+    """This rank's batches of the validation files, each row (or pair) once; as many and as large on every rank."""
     files = _entries(config.data.val_files)
     micro = config.micro_batch_size or max(1, config.batch_size // world.size)
-    if config.objective == "dpo":
-        loader = PairLoader(
-            files, seed=0, batch_size=micro * world.size, rank=world.rank, world_size=world.size,
-            reference=config.dpo.reference,
-        )  # fmt: skip
-        loader.share_prompts = scorer.shares_prompts
-        batches: Iterable[Any] = loader.in_order()
-    else:
-        batches = val_batches(files, micro, world.rank, world.size)
+    if config.objective != "dpo":
+        return val_batches(files, micro, world.rank, world.size)
+    loader = PairLoader(
+        files, seed=0, batch_size=micro * world.size, rank=world.rank, world_size=world.size,
+        reference=config.dpo.reference,
+    )  # fmt: skip
+    loader.share_prompts = share_prompts
+    return loader.in_order()
+
+
+@torch.no_grad()
+def validate(
+    config: TrainConfig, world: World, scorer: Scorer, objective: Any, watch: Watch, stop: StopFlag
+) -> dict[str, Any] | None:
+    """The loss on the validation files, each row once: in all, and by source. None: a rank was told to stop meanwhile."""
+    files = config.data.val_files
     scorer.eval()
     table = torch.zeros(len(files), 2, dtype=torch.float64, device=world.device)
-    for batch in batches:
+    stopping = False
+    for batch in validation_batches(config, world, share_prompts=scorer.shares_prompts):
         watch.beat()
         table += objective.evaluate(scorer, batch.to(world.device), len(files))
+        if stopping := bool(world.sum(stop.requested)[0]):
+            break
     scorer.train()
     reshard(scorer)
+    if stopping:
+        return None
     torch.distributed.all_reduce(table)
     sources: dict[str, np.ndarray] = {}
     for file, sums in zip(files, table.cpu().numpy(), strict=True):
-        sources[file["source"]] = sources.get(file["source"], 0) + sums
+        sources[file.source] = sources.get(file.source, 0) + sums
     total, units = sum(sources.values(), start=np.zeros(2))
-    if not units:
-        raise ConfigError("data.val_files hold nothing to predict")
     by_source = {name: s / n for name, (s, n) in sorted(sources.items()) if name and n}
     return {"val_loss": total / units, **({"val_loss_by_source": by_source} if by_source else {})}
 
@@ -388,7 +424,12 @@ def export(config: TrainConfig, world: World, scorer: Scorer, folder: Path) -> N
     """Gather the weights and write the export folder (first rank)."""
     weights = full_weights(scorer.lm, getattr(torch, config.export_dtype), keep=world.first)
     if world.first:
-        write_export(folder, scorer.lm.config, weights, config.tokenizer_dir, config.init_from)
+        try:
+            write_export(folder, scorer.lm.config, weights, config.tokenizer_dir, config.init_from)
+        except OSError as error:
+            raise TrainingError(
+                f"the training has ended, but its model could not be written: {error}"
+            ) from error
         log.info("exported to %s", folder)
     torch.distributed.barrier()
 

@@ -70,6 +70,11 @@ DAMAGE = {
     "an empty state": lambda at: (at / "state.json").write_text(""),
     "a state of another kind": lambda at: (at / "state.json").write_text("[]"),
     "another number in the state": step_one_more,
+    "a missing state": lambda at: (at / "state.json").unlink(),
+    "a state of one number": lambda at: (at / "state.json").write_text('{"step": 4}'),
+    "a state of odd parts": lambda at: (at / "state.json").write_text(
+        '{"step": 4, "files": [], "finite": 1}'
+    ),
 }
 
 
@@ -90,13 +95,38 @@ def test_a_damaged_checkpoint_is_named_and_the_older_one_taken(plain, stopped, d
     assert ours.read_bytes() == theirs.read_bytes()
 
 
-def test_with_no_sound_checkpoint_nothing_is_begun_anew(stopped, data, tmp_path):
+@pytest.mark.parametrize("how", ["a flipped bit", "a missing state"])
+def test_with_no_sound_checkpoint_nothing_is_begun_anew_however_often_it_is_tried(
+    stopped, data, tmp_path, how
+):
     work = tmp_path / "work"
     shutil.copytree(stopped, work)
     for at in (work / "checkpoints").glob("step-*"):
-        flip(largest(at))
-    with pytest.raises(ConfigError, match="none of the 2 checkpoints"):
-        tiny.engine(tiny.settings(work, data=data))
+        DAMAGE[how](at)
+    before = (work / "metrics.jsonl").read_bytes()
+    parent = str(stopped / "checkpoints/step-000004")
+    for more in ({}, {}, {"continue_from": parent}):
+        with pytest.raises(ConfigError, match="none of the 2 checkpoints"):
+            tiny.engine(tiny.settings(work, data=data, **more))
+        assert (work / "metrics.jsonl").read_bytes() == before
+
+
+def test_files_of_a_stranger_under_names_of_ours_are_no_obstacle(plain, stopped, data, tmp_path):
+    work = tmp_path / "work"
+    shutil.copytree(stopped, work)
+    flip(largest(work / "checkpoints/step-000004"))
+    for name in ("odd.partial", "removed-odd"):
+        (work / "checkpoints" / name).write_text("not a folder")
+    (work / "checkpoints/damaged-step-000004").write_text("not a folder")
+    assert tiny.engine(tiny.settings(work, data=data)) == 0
+    assert tiny.metrics(work) == tiny.metrics(plain)
+
+
+def test_a_run_that_has_had_more_steps_than_it_is_to_have_says_so(stopped, data, tmp_path):
+    work = tmp_path / "work"
+    shutil.copytree(stopped, work)
+    with pytest.raises(ConfigError, match=r"step-000004 is of step 4, and the run is to have 3 steps"):
+        tiny.engine(tiny.settings(work, data=data, steps=3))
 
 
 def test_a_damaged_checkpoint_is_not_continued_from(stopped, data, tmp_path):

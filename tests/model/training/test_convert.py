@@ -100,6 +100,15 @@ def test_one_is_made_beside_the_training(data, tmp_path):
     assert (tmp_path / "exports/step-000002/model.safetensors").is_file()
 
 
+def test_a_stop_while_exports_are_made_ends_them_with_the_model_written(data, tmp_path):
+    values = tiny.settings(tmp_path, data=data, steps=2, export_steps=[1], save_every=1)
+    assert tiny.engine(values, tiny.StopAt(2)) == 75  # after both steps
+    assert (tmp_path / "export/config.json").is_file()
+    assert not (tmp_path / "exports/step-000001").exists()
+    assert tiny.engine(values) == 0
+    assert (tmp_path / "exports/step-000001/config.json").is_file()
+
+
 @pytest.mark.slow
 def test_an_export_that_fails_costs_the_training_nothing(data, tmp_path, caplog):
     (tmp_path / "exports").write_text("no folder can be made here")

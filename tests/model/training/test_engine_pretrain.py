@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from model.steel import SteelConfig, SteelForCausalLM
 from model.training.config import OptimConfig
 from model.training.loader import BlockLoader
+from model.training.loop import TrainingError
 from model.training.optim import learning_rate, make_optimizer
 from model.training.parallel import from_seed
 from tests.support import engine_helpers as tiny
@@ -44,11 +45,13 @@ def test_curve_checkpoints_and_export_are_there(plain):
     assert tiny.weights(plain)["model.embed_tokens.weight"].shape == (tiny.VOCAB, 32)
 
 
-@pytest.mark.parametrize("stopped_before", [1, 3, 4])
-def test_stopped_and_resumed_is_uninterrupted_to_the_bit(plain, data, tmp_path, stopped_before):
+@pytest.mark.parametrize("question", [1, 3, 4, 7, 8, 9])
+def test_stopped_and_resumed_is_uninterrupted_to_the_bit(plain, data, tmp_path, question):
+    """The ranks ask before each of six steps, and after both batches of the validations at steps 3 and 6."""
     values = tiny.settings(tmp_path, data=data, eval_every=3)
-    assert tiny.engine(values, tiny.StopAt(stopped_before)) == 75
+    assert tiny.engine(values, tiny.StopAt(question)) == 75
     assert not (tmp_path / "export").exists()
+    assert len([line for line in tiny.metrics(tmp_path) if "val_loss" in line]) == (question > 4)
     assert tiny.engine(values) == 0
     assert tiny.metrics(tmp_path) == tiny.metrics(plain)
     expected = tiny.weights(plain)
@@ -68,6 +71,14 @@ def test_a_crash_after_a_checkpoint_leaves_one_curve(plain, data, tmp_path, torn
     (tmp_path / "checkpoints" / "step-000005.partial").mkdir()
     assert tiny.engine(values) == 0
     assert tiny.metrics(tmp_path) == tiny.metrics(plain)
+
+
+def test_a_model_that_cannot_be_written_ends_in_one_line(data, tmp_path):
+    (tmp_path / "export.partial").write_text("no folder can be made here")
+    with pytest.raises(
+        TrainingError, match="has ended, but its model could not be written: .*export.partial"
+    ):
+        tiny.engine(tiny.settings(tmp_path, data=data, steps=1))
 
 
 def test_the_same_run_twice_gives_the_same_bytes(plain, data, tmp_path):

@@ -1,5 +1,7 @@
 """A shard that has changed since it was written is found before anything is trained on it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -47,11 +49,65 @@ def test_shards_of_two_tokenizers_stop_a_run_before_its_first_step(data, tmp_pat
     assert not list((tmp_path / "work").glob("metrics.jsonl"))
 
 
-def made_rows(name):
+def made_rows(name, block=tiny.BLOCK, mask=None):
     return [
-        Row(np.full(tiny.BLOCK + 1, len(name), np.uint32), np.array([0]), [bytes([i]) * 16], tiny.BLOCK + 1)
+        Row(np.full(block + 1, len(name), np.uint32), np.array([0]), [bytes([i]) * 16], block + 1, mask)
         for i in range(8)
     ]
+
+
+def wide(path):
+    write_shard(path, made_rows("x", 2 * tiny.BLOCK), 2 * tiny.BLOCK)
+
+
+def without_targets(path):
+    write_shard(path, made_rows("x", mask=np.zeros(tiny.BLOCK + 1, np.uint8)), tiny.BLOCK, loss_mask=True)
+
+
+ODD = {
+    "wide": (wide, {}, rf"odd\.arrow has blocks of {2 * tiny.BLOCK}, not {tiny.BLOCK}"),
+    "rows": (lambda path: write_shard(path, made_rows("x"), tiny.BLOCK), {"rows": 99}, "has 8 rows, not 99"),
+    "sources": (
+        lambda path: write_shard(path, made_rows("x"), tiny.BLOCK),
+        {"sources": ["a", "b"]},
+        "does not say which sources",
+    ),
+}
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("place", ["files", "val_files"])
+@pytest.mark.parametrize("how", ODD)
+def test_a_shard_that_does_not_fit_stops_a_run_before_its_first_step(tmp_path, how, place, told):
+    make, more, words = ODD[how]
+    good = tiny.shard(tmp_path / "good.arrow", 8) | ({"rows": 8} if told else {})
+    make(tmp_path / "odd.arrow")
+    odd = {"path": str(tmp_path / "odd.arrow"), **({"rows": 8} if told else {}), **more}
+    data = {"files": [good], "val_files": [good], "verify": False}
+    data[place] = [good, odd]
+    with pytest.raises(DataError, match=words):
+        tiny.engine(tiny.settings(tmp_path / "work", data=data))
+    assert not list((tmp_path / "work").glob("metrics.jsonl"))
+
+
+@pytest.mark.parametrize("make", [without_targets, lambda path: write_shard(path, [], tiny.BLOCK)])
+def test_validation_files_without_a_target_are_refused_before_the_first_step(tmp_path, make):
+    make(tmp_path / "empty.arrow")
+    data = {
+        "files": [tiny.shard(tmp_path / "good.arrow", 8)],
+        "val_files": [{"path": str(tmp_path / "empty.arrow")}],
+    }
+    with pytest.raises(DataError, match=r"data\.val_files hold nothing to predict"):
+        tiny.engine(tiny.settings(tmp_path / "work", data=data))
+    assert not list((tmp_path / "work").glob("metrics.jsonl"))
+
+
+def test_a_document_of_a_source_that_has_no_name_is_one_line(tmp_path):
+    rows = [replace(row, doc_sources=np.array([3], np.uint8)) for row in made_rows("x")]
+    write_shard(tmp_path / "a.arrow", rows, tiny.BLOCK, doc_sources=True)
+    data = {"files": [{"path": str(tmp_path / "a.arrow"), "sources": ["one", "two"]}]}
+    with pytest.raises(DataError, match=r"a\.arrow has a document of source 3; 2 are named"):
+        tiny.engine(tiny.settings(tmp_path / "work", data=data))
 
 
 def test_a_bit_that_flips_while_a_run_is_stopped_stops_the_next(data, tmp_path):
