@@ -9,8 +9,8 @@ one full stop (`.` or `。`) may end the answer. Letter case, inner spaces and e
 
     exact        the whole reply is the answer
     letter       the whole reply is the option's letter, A to H, or the letter and the option (`B. text`) as the data have it
-    arithmetic   the whole reply is the number, or any reasoning and a last line `#### number`; compared as decimals,
-                 so 42.0 is 42, and 1,234 is 1234; a number with leading zeros does not parse
+    arithmetic   the whole reply is the number, or any reasoning and a last line `#### number`; compared to the last
+                 digit, so 42.0 is 42, and 1,234 is 1234; a number with leading zeros does not parse
     format       `<think>…</think>`, once and not empty, and behind it the right answer as `exact` has it
 """
 
@@ -20,7 +20,6 @@ import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal
 
 LONGEST = 100_000
 """Characters of a reply that are looked at; a longer one does not parse."""
@@ -89,10 +88,11 @@ def _number(text: str) -> str | None:
     found = normal(text)
     if found is None or not _NUMBER.fullmatch(found):
         return None
-    value = Decimal(found.replace(",", ""))
-    if not value:
-        return None if found.startswith("-") else "0"
-    return format(value.normalize(), "f")
+    # by its digits: Decimal and float round
+    digits, _, decimals = found.replace(",", "").partition(".")
+    decimals = decimals.rstrip("0")
+    value = f"{digits}.{decimals}" if decimals else digits
+    return None if value == "-0" else value
 
 
 def _result(text: str) -> str | None:

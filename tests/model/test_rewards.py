@@ -72,6 +72,23 @@ def test_numbers_that_are_declared_equal(said, right):
 
 
 @pytest.mark.parametrize(
+    ("said", "right"),
+    [
+        ("42.000000000000000000000000000001", "42"),
+        ("41.999999999999999999999999999999", "42"),
+        ("99999999999999999999999999999.9", "100000000000000000000000000000"),
+        ("123456789012345678901234567891", "123456789012345678901234567890"),
+        ("0.3333333333333333333333333333", "0.333333333333333333333333333333"),
+        ("-0.000000000000000000000000000001", "0"),
+    ],
+)
+def test_numbers_that_differ_in_their_last_digit_are_not_equal(said, right):
+    reward = REWARDS["arithmetic"]
+    assert reward(Reply(said, True), reward.gold(right)) == 0
+    assert reward(Reply(right, True), reward.gold(right)) == 1
+
+
+@pytest.mark.parametrize(
     "said", ["12,34", "1,2345", "042", "-0", ".5", "5.", "1e3", "½", "0x2a", "1_000", "-", "1 234"]
 )
 def test_what_is_no_number_does_not_parse(said):
