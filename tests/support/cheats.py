@@ -147,6 +147,7 @@ CHEATS: dict[str, Policy] = {
     "form alone": _says(lambda q: "<think>I think</think>"),
     "form and a wrong answer": _says(lambda q: f"{_THINK}{q.others[0]}"),
     "empty thought": _says(lambda q: f"<think> </think>{q.gold}"),
+    "invisible thought": _says(lambda q: f"<think>\u200b\ufeff\u3164\u2800\ufe0f\0</think>{q.gold}"),
     "nested": _says(lambda q: f"<think><think>a</think></think>{q.gold}"),
     "two thoughts": _says(lambda q: f"{_THINK}{_THINK}{q.gold}"),
     "unclosed": _says(lambda q: f"<think>{q.gold}"),
