@@ -1,6 +1,6 @@
 """Rewards that a program can check: plain functions from a reply and the right answer to 0 or 1.
 
-A grader sees the reply alone, never the prompt. It wants the end token, a reply that is an answer as a whole by a
+A grader sees the reply alone, never the prompt. It wants the end token, a token for every id, a reply that is an answer as a whole by a
 closed grammar, and equality after the normalisation that is written down here. What does not parse, hedges, lists or
 goes on is 0: nothing is fuzzy, drawn by chance, or searched for in the text. No reward pays for form alone.
 
@@ -37,6 +37,8 @@ class Reply:
     """Decoded with its special tokens in sight, the end token that closes it left out."""
     ended: bool
     """The end token was sampled; False: cut at the limit."""
+    whole: bool = True
+    """Each of its ids has a token; False: the text lacks what the others would say, and it does not parse."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Reward:
 
     def __call__(self, reply: Reply, answer: str) -> float:
         """1.0 if the reply is right, else 0.0. `answer`: in its normal form."""
-        if not reply.ended or len(reply.text) > LONGEST:
+        if not (reply.ended and reply.whole) or len(reply.text) > LONGEST:
             return 0.0
         found = self.parse(reply.text)
         return float(found is not None and self.same(found, answer))

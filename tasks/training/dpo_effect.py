@@ -58,10 +58,10 @@ def answer(trial: Trial, export: Path) -> dict[str, tuple[str, bool]]:
         if not some:
             continue
         asking = Asking(export, trial.tokenizer, trial.device, limit)
-        for line, ((text, ended),) in zip(some, replies(asking, [x["prompt"] for x in some]), strict=True):
-            right = ended and text.strip() == line["answer"]
-            shown = trials.shows(trial.traits[line["set"]], text) if traits else right
-            found[line["id"]] = (text, shown)
+        for line, (reply,) in zip(some, replies(asking, [x["prompt"] for x in some]), strict=True):
+            right = reply.ended and reply.text.strip() == line["answer"]
+            shown = trials.shows(trial.traits[line["set"]], reply.text) if traits else right
+            found[line["id"]] = (reply.text, shown)
     return found
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from model.rewards import Reply
 from tasks.settings.config import RlSet, Section
 from tasks.stage.node import Context, Outcome
 from tasks.tokenize.chat import IM_END, TextEncoder
@@ -90,7 +91,7 @@ def make(ctx: Context) -> Outcome:
 def build(
     tokenizer: str,
     lines: Sequence[Line],
-    found: Sequence[Sequence[tuple[str, bool]]],
+    found: Sequence[Sequence[Reply]],
     keep_share: float,
     seed: int,
 ) -> list[PairLine]:
@@ -102,12 +103,14 @@ def build(
 
 
 def on_policy(
-    encoder: TextEncoder, lines: Sequence[Line], found: Sequence[Sequence[tuple[str, bool]]]
+    encoder: TextEncoder, lines: Sequence[Line], found: Sequence[Sequence[Reply]]
 ) -> Iterator[PairLine]:
     """A pair for each prompt with a wrong reply that has ended; the commonest, of equally common ones the first."""
     for line, group in zip(lines, found, strict=True):
         wrong = Counter(
-            text for text, ended in group if ended and text.strip() and not right(line, text, ended)
+            each.text
+            for each in group
+            if each.ended and each.whole and each.text.strip() and not right(line, each)
         )
         if wrong:
             yield _pair(encoder, line, ON_POLICY, max(wrong, key=lambda text: (wrong[text], text)))

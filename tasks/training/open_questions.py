@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.rewards import REWARDS, Reply
 from tasks.settings.errors import NodeError
 from tasks.training.prompts import Line, right
 
@@ -32,7 +33,6 @@ def of_benchmark(folder: Path, name: str, split: str, tokenizer: Path, asked_by:
     """The labelled questions of the reported split, asked without their options."""
     import orjson
 
-    from model.rewards import REWARDS
     from tasks.evaluate import benchmarks
     from tasks.tokenize.chat import render_chat
     from tasks.tokenize.encode import shared_encoder
@@ -55,15 +55,15 @@ def of_benchmark(folder: Path, name: str, split: str, tokenizer: Path, asked_by:
     return found
 
 
-def graded(asked: Sequence[Asked], found: Sequence[Sequence[tuple[str, bool]]]) -> list[dict[str, Any]]:
+def graded(asked: Sequence[Asked], found: Sequence[Sequence[Reply]]) -> list[dict[str, Any]]:
     """answers.jsonl: one line a question."""
     lines = []
-    for each, ((text, ended),) in zip(asked, found, strict=True):
+    for each, (reply,) in zip(asked, found, strict=True):
         line = each.line
         lines.append(
             {
-                "id": line["id"], "row": each.row, "about": line["about"], "reply": text, "ended": ended,
-                "exact": right(line, text, ended), "lenient": line["answer"] in text,
+                "id": line["id"], "row": each.row, "about": line["about"], "reply": reply.text,
+                "ended": reply.ended, "exact": right(line, reply), "lenient": line["answer"] in reply.text,
             }
         )  # fmt: skip
     return lines

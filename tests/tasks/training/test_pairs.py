@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
+from model.rewards import Reply
 from tasks.tokenize.chat import render_chat
 from tasks.tokenize.encode import Encoder
 from tasks.training import on_policy, pairs, prompts
@@ -115,10 +116,11 @@ def test_the_commonest_wrong_reply_is_rejected(tokenizer):
     encoder = Encoder(tokenizer)
     end = encoder.special_id("<|im_end|>")
     lines = [line(1, "a"), line(2, "b"), line(3, "c")]
+    cut, odd = Reply("z", False), Reply("w", True, whole=False)
     found = [
-        [("x", True), ("y", True), ("x", True), ("z", False), ("z", False), ("z", False)],
-        [("b", True), ("b.", True)],
-        [("long", False), (" ", True)],
+        [Reply("x", True), Reply("y", True), Reply("x", True), cut, cut, cut, odd, odd, odd],
+        [Reply("b", True), Reply("b.", True)],
+        [Reply("long", False), Reply(" ", True), odd],
     ]
     (pair,) = on_policy.on_policy(encoder, lines, found)
     assert (pair["set"], pair["prompt"]) == ("on-policy", [1, 1])
@@ -145,7 +147,7 @@ def test_keep_pairs_set_an_answer_against_one_that_is_alike(tokenizer):
 def test_pairs_that_a_model_made_are_held_out_apart(tmp_path, tokenizer):
     encoder = Encoder(tokenizer)
     made = [
-        *on_policy.on_policy(encoder, [line(n, "a") for n in range(12)], [[("x", True)]] * 12),
+        *on_policy.on_policy(encoder, [line(n, "a") for n in range(12)], [[Reply("x", True)]] * 12),
         *on_policy.keep(encoder, [line(n, f"a{n}") for n in range(12)], 1.0, 0),
     ]
     (tmp_path / "own").mkdir()

@@ -2,12 +2,16 @@
 
 import orjson
 import pytest
+import torch
 from scipy import stats
 
+from model.rewards import Reply
+from model.tokenizer import TextTokenizer
 from model.training.prompts import read_prompts
 from tasks.settings.config import SteelRun
 from tasks.settings.errors import NodeError
 from tasks.training import engine, open_questions, prompts, rl
+from tests.support import foreign_tokenizers
 from tests.support.sets import dialogue, write_set
 from tests.support.tiny import artifact, context, steel
 from tests.support.trained import no_drops, node_of, run_of
@@ -92,6 +96,38 @@ def test_prompts_are_asked_counted_and_kept(tmp_path, tokenizer, start):
     assert [x["split"] for x in lines].count("held_out") == 3
     assert {p.id for p in kept} == {x["id"] for x in lines if x["split"] == "train"}
     assert made_prompts_again(tmp_path, tokenizer, start) == (out / "train.arrow").read_bytes()
+
+
+def uniform(folder, tokenizer, more):
+    """A model that says every id as often as any other, and has so many `more` than the tokenizer."""
+    model = steel(vocab_size=TextTokenizer.open(tokenizer).vocab_size + more)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.zero_()
+    model.save_pretrained(folder)
+    return folder
+
+
+def sampled(tmp_path, tokenizer, more=0):
+    export = uniform(tmp_path / "export", tokenizer, more)
+    asking = prompts.Asking(export, tokenizer, "cpu", max_new_tokens=200, group=64, seed=1)
+    return prompts.replies(asking, [[5, 6, 7]])[0]
+
+
+def test_a_reply_ends_where_the_tokenizer_says(tmp_path):
+    """Llama-3 ends a turn by a token of its own."""
+    ends = ("<|eot_id|>", "<|end_of_text|>")
+    found = sampled(tmp_path, foreign_tokenizers.save(tmp_path / "llama3", "llama3"))
+    assert any(reply.ended for reply in found)
+    assert not any(end in reply.text for reply in found for end in ends)
+
+
+def test_replies_with_ids_that_have_no_token_are_not_whole(tmp_path, tokenizer):
+    assert all(reply.whole for reply in sampled(tmp_path / "none", tokenizer))
+    found = sampled(tmp_path / "some", tokenizer, more=20)
+    assert {reply.whole for reply in found} == {True, False}
+    line = prompts.Line(id="", set="", language="", about="", prompt=[1], answer="a", reward="exact")
+    assert prompts.right(line, Reply("a", True))
+    assert not prompts.right(line, Reply("a", True, whole=False))
 
 
 def made_prompts_again(tmp_path, tokenizer, start):
