@@ -74,6 +74,7 @@ def nodes(config: SteelRun) -> list[Node]:
         Node(
             name="dpo:reference",
             body=reference,
+            version=2 if made else 1,  # 2: the manifest says how replies are graded
             config=ReferenceRecipe(
                 mixture=mixture,
                 zh_per_en=config.dpo.zh_per_en,
@@ -119,6 +120,7 @@ def _on_policy(config: SteelRun, start: dict[str, str]) -> Node:
     own = config.dpo.on_policy
     return Node(
         name="dpo:on_policy",
+        version=2,  # pairs say how they are graded; what is chosen is the data's own reply
         body=on_policy.make,
         config=on_policy.Recipe(
             **{name: getattr(own, name) for name in type(own).model_fields}, max_tokens=config.dpo.max_tokens

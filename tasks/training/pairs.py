@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import orjson
 
@@ -32,6 +32,10 @@ class Work(mixtures.Work):
     """Folder of pairs that a model made (pairs.jsonl). They are neither thinned nor counted in the held-out number."""
 
 
+GRADED = ("answer", "reward")
+"""Fields by which replies to the prompt of a pair are graded."""
+
+
 class PairLine(TypedDict):
     """A pair as tokens."""
 
@@ -43,6 +47,9 @@ class PairLine(TypedDict):
     chosen: list[int]
     """With its end, as rejected."""
     rejected: list[int]
+    answer: NotRequired[str]
+    """Of a pair that a model made: the right answer in the normal form of its reward."""
+    reward: NotRequired[str]
 
 
 def prepare(work: Work) -> dict[str, Any]:
@@ -74,6 +81,7 @@ def prepare(work: Work) -> dict[str, Any]:
             )
             for line in some:
                 shown = {"set": line["set"], "id": line["id"], "language": line["language"], "split": name}
+                shown |= {field: value for field, value in line.items() if field in GRADED}
                 manifest.write(orjson.dumps(shown) + b"\n")
             for language in ("zh", "en"):
                 counts[f"{name}_{language}"] = sum(line["language"] == language for line in some)

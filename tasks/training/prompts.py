@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from model.rewards import REWARDS, Reply
-from tasks.records.record import Dialogue
+from tasks.records.record import Dialogue, Message
 from tasks.tokenize.chat import TextEncoder, render_chat
 from tasks.training import mixtures
 from tasks.training.mixtures import Taken, key
@@ -49,6 +49,13 @@ class Line(TypedDict):
     reward: str
 
 
+class Question(Line):
+    """A prompt with the dialogue that it was made of."""
+
+    messages: list[Message]
+    """The last one is the right answer as the data have it."""
+
+
 @dataclass(frozen=True)
 class Asking:
     """How a model is sampled; picklable."""
@@ -63,7 +70,7 @@ class Asking:
     """None: greedy."""
 
 
-def prepare(work: Work) -> tuple[list[Line], list[Line], dict[str, Any]]:
+def prepare(work: Work) -> tuple[list[Question], list[Question], dict[str, Any]]:
     """(to choose from, held out, counts)."""
     from tasks.tokenize.encode import shared_encoder
 
@@ -79,10 +86,10 @@ def prepare(work: Work) -> tuple[list[Line], list[Line], dict[str, Any]]:
 
 def tokenized(
     sets: Sequence[Taken[Dialogue]], encoder: TextEncoder, work: Work
-) -> tuple[list[Line], dict[str, Any]]:
+) -> tuple[list[Question], dict[str, Any]]:
     """One line a prompt, and the counts of records that were left out."""
     counts: dict[str, Any] = {"records": 0, "ungradable": 0, "prompt_too_long": 0, "repeated": 0}
-    lines: list[Line] = []
+    lines: list[Question] = []
     seen: set[tuple[int, ...]] = set()
     for taken in sets:
         reward = work.rewards[taken.name]
@@ -103,9 +110,9 @@ def tokenized(
             seen.add(tuple(prompt))
             about = str(record["meta"].get(work.asked_by, "")) if work.asked_by else ""
             lines.append(
-                Line(
+                Question(
                     id=record["id"], set=taken.name, language=record["language"], about=about, prompt=prompt,
-                    answer=answer, reward=reward,
+                    answer=answer, reward=reward, messages=record["messages"],
                 )
             )  # fmt: skip
     return lines, counts
@@ -167,9 +174,7 @@ def right(line: Line, reply: Reply) -> bool:
 
 def passes(lines: Sequence[Line], found: Sequence[Sequence[Reply]]) -> list[int]:
     """How many replies to each prompt are right."""
-    return [
-        sum(right(line, reply) for reply in group) for line, group in zip(lines, found, strict=True)
-    ]
+    return [sum(right(line, reply) for reply in group) for line, group in zip(lines, found, strict=True)]
 
 
 def chosen(

@@ -183,8 +183,9 @@ def _write_files(out: Any, tokenizer: Any, kept: list, held_out: list, passes: M
     with (out / "prompts.jsonl").open("wb") as manifest:
         for split, some in (("train", kept), ("held_out", held_out)):
             for line in some:
+                shown = {name: value for name, value in line.items() if name != "messages"}
                 manifest.write(
-                    orjson.dumps({**line, "split": split, "right": passes.get(line["id"])}) + b"\n"
+                    orjson.dumps({**shown, "split": split, "right": passes.get(line["id"])}) + b"\n"
                 )
     (out / "passes.json").write_bytes(orjson.dumps(passes) + b"\n")
 
