@@ -148,6 +148,11 @@ def reference(ctx: Context) -> Outcome:
     )
     ctx.progress(0.0, "making the pairs")
     counts = pool.submit(pairs.prepare, work).result()
+    if counts["extra"] and counts["extra_held_out"] < recipe.held_out:
+        ctx.log.warning(
+            "of the %d pairs that the variant made itself %d are held out, not dpo.held_out %d: at most a share of %g is",
+            counts["extra"], counts["extra_held_out"], recipe.held_out, pairs.EXTRA_HELD_OUT,
+        )  # fmt: skip
     start = chosen(ctx.inputs)
     parts = [part for part in PARTS if counts[part]]
     files = [{"path": str(ctx.out / f"{part}.arrow"), "source": part} for part in parts]
@@ -172,6 +177,7 @@ def _pairs_table(counts: dict[str, Any]) -> str:
         "same_reply": "dropped: both replies are the same once cut",
         "thinned": "dropped: English beyond the ratio",
         "extra": "that the variant made itself",
+        "extra_held_out": "of them held out",
         "train": "to train on",
         "held_out": "held out",
         "cut": "with a reply that was cut",

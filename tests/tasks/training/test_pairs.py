@@ -246,6 +246,43 @@ def test_pairs_that_a_model_made_are_held_out_apart(tmp_path, tokenizer):
     assert len(held_out) - len(own) == 5
 
 
+def own_pairs(folder, prompted):
+    """Pairs that a model made, to these prompts."""
+    folder.mkdir()
+    made = [
+        pairs.PairLine(id=f"{n:032x}", set="on-policy", language="zh", prompt=p, chosen=[5], rejected=[6])
+        for n, p in enumerate(prompted)
+    ]
+    (folder / "pairs.jsonl").write_bytes(b"".join(orjson.dumps(x) + b"\n" for x in made))
+    return folder
+
+
+def prompts_of(lines):
+    return {tuple(x["prompt"]) for x in lines}
+
+
+def test_a_prompt_of_both_kinds_of_pairs_is_on_one_side(tmp_path, tokenizer):
+    sets = {"zh": [preference("zh", k, "zh") for k in range(40)]}
+    train, held_out, _ = prepared(tmp_path, tokenizer, sets, "none", held_out=8)
+    asked = [x["prompt"] for x in (*train, *held_out)]
+    for name, prompted in (("same", asked), ("some", [*asked[::3], *([1, n] for n in range(30))])):
+        own = own_pairs(tmp_path / f"own-{name}", prompted)
+        train, held_out, counts = prepared(tmp_path, tokenizer, sets, name, held_out=8, extra=own)
+        assert not prompts_of(train) & prompts_of(held_out)
+        assert len(train) + len(held_out) == 40 + len(prompted)
+        assert counts["extra_held_out"] == sum(x["chosen"] == [5] for x in held_out) >= 8
+        assert prepared(tmp_path, tokenizer, sets, name + "2", held_out=8, extra=own)[:2] == (train, held_out)
+
+
+@pytest.mark.parametrize(("number", "held"), [(1, 0), (3, 0), (8, 2), (20, 5), (400, 5)])
+def test_few_pairs_of_the_model_are_not_all_held_out(tmp_path, tokenizer, number, held):
+    sets = {"zh": [preference("zh", k, "zh") for k in range(20)]}
+    own = own_pairs(tmp_path / "own", [[1, n] for n in range(number)])
+    train, held_out, counts = prepared(tmp_path, tokenizer, sets, extra=own)
+    assert counts["extra_held_out"] == held
+    assert (len(train), len(held_out)) == (15 + number - held, 5 + held)
+
+
 def test_behaviour_is_graded_by_the_reward_of_the_source(tmp_path, tokenizer, monkeypatch):
     """What the reward pays is a right answer, in whatever form it allows."""
     lines = [
