@@ -304,7 +304,8 @@ class RlSettings(Section):
     """Number of prompts that are kept out of the training to measure its effect."""
     open_benchmarks: list[str] = []
     """Benchmarks whose reported questions are also asked without their options, to measure the effect; the text of
-    the right option is the answer."""
+    the right option is the answer, or the number of a question that has none (reader `arithmetic`). Questions whose
+    answer no reward can grade are left out and counted."""
     asked_by: str = ""
     """Field of the records' meta that says what a question is about, such as `fact`. Open questions about what no
     prompt asks are reported apart. Empty: they are not told apart."""

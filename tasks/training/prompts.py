@@ -16,6 +16,7 @@ from typing import Any, TypedDict
 
 from model.rewards import REWARDS, Reply
 from tasks.records.record import Dialogue, Message
+from tasks.settings.errors import NodeError
 from tasks.tokenize.chat import TextEncoder, render_chat
 from tasks.training import mixtures
 from tasks.training.mixtures import Taken, key
@@ -71,12 +72,18 @@ class Asking:
 
 
 def prepare(work: Work) -> tuple[list[Question], list[Question], dict[str, Any]]:
-    """(to choose from, held out, counts)."""
+    """(to choose from, held out, counts). NodeError where rl.held_out leaves nothing to choose from."""
     from tasks.tokenize.encode import shared_encoder
 
     encoder = shared_encoder(str(work.tokenizer))
     sets: list[Taken[Dialogue]] = work.taken()
     lines, counts = tokenized(sets, encoder, work)
+    if work.held_out and work.held_out >= len(lines):
+        raise NodeError(
+            f"rl.held_out is {work.held_out:,}, and there are {len(lines):,} prompts: none is left to train on "
+            f"({counts['records']:,} records, {counts['ungradable']:,} with an answer that its reward cannot grade, "
+            f"{counts['prompt_too_long']:,} too long, {counts['repeated']:,} repeated)"
+        )
     order = sorted(lines, key=lambda line: key(work.seed, "held-out", *map(str, line["prompt"])))
     held = {line["id"] for line in order[: work.held_out]}
     counts["sets"] = {s.name: dict(s.counts) for s in sets}
