@@ -86,7 +86,12 @@ def prepare(work: Work) -> dict[str, Any]:
                 {"tokenizer_digest": encoder.digest},
             )
             for line in some:
-                shown = {"set": line["set"], "id": line["id"], "language": line["language"], "split": name}
+                shown: dict[str, Any] = {
+                    "set": line["set"],
+                    "id": line["id"],
+                    "language": line["language"],
+                    "split": name,
+                }
                 shown |= {field: value for field, value in line.items() if field in GRADED}
                 manifest.write(orjson.dumps(shown) + b"\n")
             for language in ("zh", "en"):
