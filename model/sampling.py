@@ -16,6 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model.rewards import Reply
+from model.tokenizer import TextTokenizer
+
 BATCH_ROWS = 128
 """Replies decoded side by side."""
 
@@ -70,6 +73,14 @@ def sample(
             for k, i in enumerate(batch):
                 found[i] = rows[k * group : (k + 1) * group]
     return found
+
+
+def graded(tokenizer: TextTokenizer, found: Sample) -> Reply:
+    """A sampled reply as a grader sees it. A model may have more ids than its tokenizer: such an id has no text, and a
+    reply that holds one is not whole."""
+    ids = found.ids[:-1] if found.ended else found.ids
+    whole = all(tokenizer.whole.id_to_token(i) is not None for i in ids)
+    return Reply(tokenizer.decode(ids), found.ended, whole)
 
 
 def _draws(seeds: Sequence[int], group: int, limit: int) -> Tensor:

@@ -25,9 +25,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from model import scoring
-from model.chat_template import DOCUMENT_END, TURN_END
-from model.rewards import REWARDS, Reply
-from model.sampling import Sample, sample
+from model.rewards import REWARDS
+from model.sampling import Sample, graded, sample
 from model.tokenizer import TextTokenizer
 from model.training.checkpoint import Checkpoints, load, read_state
 from model.training.config import ConfigError, TrainConfig
@@ -154,9 +153,11 @@ class Sampler:
         assert config.tokenizer_dir is not None
         self.rl, self.model = config.rl, scoring.load(config.init_from, str(world.device), world.dtype)
         self.tokenizer = TextTokenizer.open(config.tokenizer_dir)
-        self.stops = [i for i in map(self.tokenizer.special_id, (TURN_END, DOCUMENT_END)) if i is not None]
+        self.stops = self.tokenizer.stops
         if not self.stops:
-            raise ConfigError(f"the tokenizer has no token {TURN_END}: no reply would ever end")
+            raise ConfigError(
+                f"the tokenizer has no token {self.tokenizer.chat.turn_end}: no reply would ever end"
+            )
         self._weights = dict(self.model.named_parameters())
 
     @torch.no_grad()
@@ -196,11 +197,6 @@ class Sampler:
             trained=[r.ended or not self.rl.mask_truncated for r in replies],
             logps=[r.logps for r in replies],
         )
-
-
-def graded(tokenizer: TextTokenizer, found: Sample) -> Reply:
-    """A sampled reply as a grader sees it."""
-    return Reply(tokenizer.decode(found.ids[:-1] if found.ended else found.ids), found.ended)
 
 
 class Trainer:

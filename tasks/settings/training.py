@@ -244,7 +244,8 @@ class Dpo(Section):
     zh_per_en: float | None = Field(None, gt=0)
     """Number of Chinese pairs for each English one; surplus English pairs are left out. Not set: all are used."""
     held_out: int = Field(300, ge=0)
-    """Number of pairs that are kept out of the training to measure its effect; as many again of on-policy pairs."""
+    """Number of pairs that are kept out of the training to measure its effect; as many again of the pairs that the
+    model makes itself, at most a quarter of them."""
     on_policy: OnPolicy = OnPolicy()
     """Pairs that the start model makes itself, beside those of the mixture."""
     traits: dict[str, list[str]] = {}
@@ -303,7 +304,8 @@ class RlSettings(Section):
     """Number of prompts that are kept out of the training to measure its effect."""
     open_benchmarks: list[str] = []
     """Benchmarks whose reported questions are also asked without their options, to measure the effect; the text of
-    the right option is the answer."""
+    the right option is the answer, or the number of a question that has none (reader `arithmetic`). Questions whose
+    answer no reward can grade are left out and counted."""
     asked_by: str = ""
     """Field of the records' meta that says what a question is about, such as `fact`. Open questions about what no
     prompt asks are reported apart. Empty: they are not told apart."""

@@ -74,6 +74,7 @@ def nodes(config: SteelRun) -> list[Node]:
         Node(
             name="dpo:reference",
             body=reference,
+            version=2 if made else 1,  # 2: the manifest says how replies are graded
             config=ReferenceRecipe(
                 mixture=mixture,
                 zh_per_en=config.dpo.zh_per_en,
@@ -119,6 +120,7 @@ def _on_policy(config: SteelRun, start: dict[str, str]) -> Node:
     own = config.dpo.on_policy
     return Node(
         name="dpo:on_policy",
+        version=2,  # pairs say how they are graded; what is chosen is the data's own reply
         body=on_policy.make,
         config=on_policy.Recipe(
             **{name: getattr(own, name) for name in type(own).model_fields}, max_tokens=config.dpo.max_tokens
@@ -146,6 +148,11 @@ def reference(ctx: Context) -> Outcome:
     )
     ctx.progress(0.0, "making the pairs")
     counts = pool.submit(pairs.prepare, work).result()
+    if counts["extra"] and counts["extra_held_out"] < recipe.held_out:
+        ctx.log.warning(
+            "of the %d pairs that the variant made itself %d are held out, not dpo.held_out %d: at most a share of %g is",
+            counts["extra"], counts["extra_held_out"], recipe.held_out, pairs.EXTRA_HELD_OUT,
+        )  # fmt: skip
     start = chosen(ctx.inputs)
     parts = [part for part in PARTS if counts[part]]
     files = [{"path": str(ctx.out / f"{part}.arrow"), "source": part} for part in parts]
@@ -170,6 +177,7 @@ def _pairs_table(counts: dict[str, Any]) -> str:
         "same_reply": "dropped: both replies are the same once cut",
         "thinned": "dropped: English beyond the ratio",
         "extra": "that the variant made itself",
+        "extra_held_out": "of them held out",
         "train": "to train on",
         "held_out": "held out",
         "cut": "with a reply that was cut",

@@ -14,13 +14,11 @@ from typing import Any
 
 import orjson
 
+from model.rewards import REWARDS
 from tasks.training import on_policy, trials
 from tasks.training.prompts import Asking, replies
 from tasks.training.trials import Score
 from tasks.work import pool
-
-Replies = list[tuple[str, bool]]
-"""(text, has it ended) of each held-out pair's prompt."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,8 @@ def ask(trial: Trial, export: Path) -> tuple[Future, Future]:
 
 
 def answer(trial: Trial, export: Path) -> dict[str, tuple[str, bool]]:
-    """Greedy replies by id of pair, and the right answer's text of those that have one. Runs in a worker."""
+    """Greedy replies by id of pair, and whether each has a wanted trait or earns the reward of its source. Runs in a
+    worker."""
     found: dict[str, tuple[str, bool]] = {}
     lines = _held_out(trial)
     for traits, limit in ((True, trial.trait_tokens), (False, trial.answer_tokens)):
@@ -58,37 +57,33 @@ def answer(trial: Trial, export: Path) -> dict[str, tuple[str, bool]]:
         if not some:
             continue
         asking = Asking(export, trial.tokenizer, trial.device, limit)
-        for line, ((text, ended),) in zip(some, replies(asking, [x["prompt"] for x in some]), strict=True):
-            right = ended and text.strip() == line["answer"]
-            shown = trials.shows(trial.traits[line["set"]], text) if traits else right
-            found[line["id"]] = (text, shown)
+        for line, (reply,) in zip(some, replies(asking, [x["prompt"] for x in some]), strict=True):
+            if traits:
+                shown = trials.shows(trial.traits[line["set"]], reply.text)
+            else:
+                shown = REWARDS[line["reward"]](reply, line["answer"]) > 0
+            found[line["id"]] = (reply.text, shown)
     return found
 
 
 def _held_out(trial: Trial) -> list[dict[str, Any]]:
-    """The held-out pairs with their set, prompt, and the chosen reply's text."""
+    """The held-out pairs with what the manifest says of each: set, and of those with a right answer that and reward."""
     import pyarrow as pa
 
-    from model.tokenizer import TextTokenizer
-
-    tokenizer = TextTokenizer.open(trial.tokenizer)
-    sets = _sets(trial.pairs)
+    said = _manifest(trial.pairs)
     with pa.memory_map(str(trial.pairs / "held_out.arrow")) as source:
         lines = pa.ipc.open_file(source).read_all().to_pylist()
-    for line in lines:
-        line["set"] = sets[line["id"]]
-        line["answer"] = tokenizer.decode(line["chosen"][:-1])
-    return lines
+    return [{**line, **said[line["id"]]} for line in lines]
 
 
-def _sets(folder: Path) -> dict[str, str]:
+def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
     lines = map(orjson.loads, (folder / "pairs.jsonl").read_bytes().splitlines())
-    return {line["id"]: line["set"] for line in lines}
+    return {line["id"]: line for line in lines}
 
 
 def compare(trial: Trial, before: tuple[Future, Future], after: tuple[Future, Future]) -> dict[str, Any]:
     """What dpo.json holds."""
-    sets = _sets(trial.pairs)
+    sets = {each: line["set"] for each, line in _manifest(trial.pairs).items()}
     scores: tuple[list[Score], list[Score]] = (before[0].result(), after[0].result())
     said: tuple[dict, dict] = (before[1].result(), after[1].result())
     was, now = (trials.by_set(sets, each) for each in scores)
@@ -100,7 +95,7 @@ def compare(trial: Trial, before: tuple[Future, Future], after: tuple[Future, Fu
         ids = [score.id for score in was[name] if score.id in said[0]]
         if ids:
             row["behaviour"] = {
-                "what": "exact answers" if name in on_policy.SETS else "replies with the trait",
+                "what": "right answers" if name in on_policy.SETS else "replies with the trait",
                 **trials.paired([said[0][i][1] for i in ids], [said[1][i][1] for i in ids]),
             }
         effect["by_set"][name] = row

@@ -1,9 +1,11 @@
 """Preference pairs that the start model makes itself: `dpo:on_policy`.
 
 The model is asked questions with one right answer a few times. Where it errs, its commonest wrong reply is rejected and
-the right answer is chosen (set `on-policy`). For a share of the questions the right answer is also set against the
-answer of another question (set `keep`): without such pairs training unlearns answers, because replies of another form
-move the first token of every reply. Graded exactly, by model/rewards.py.
+the right answer is chosen (set `on-policy`), in the data's own words: reasoning and punctuation stay. Where these do not
+earn the reward (`format` wants a thought) or are too long, a right reply of the model's is chosen instead; where there
+is none, the question gives no pair and is counted. For a share of the questions the right answer is also set against
+the answer of another question (set `keep`): without such pairs training unlearns answers, because replies of another
+form move the first token of every reply. Graded exactly, by model/rewards.py.
 """
 
 from __future__ import annotations
@@ -11,17 +13,17 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import orjson
 
+from model.rewards import Reply
 from tasks.settings.config import RlSet, Section
 from tasks.stage.node import Context, Outcome
-from tasks.tokenize.chat import IM_END, TextEncoder
+from tasks.tokenize.chat import TextEncoder, reply_ids
 from tasks.training import select as selection
 from tasks.training.mixtures import key
 from tasks.training.pairs import PairLine
-from tasks.training.prompts import Line, right
+from tasks.training.prompts import Question, right
 from tasks.work import pool
 
 ON_POLICY, KEEP = "on-policy", "keep"
@@ -68,7 +70,9 @@ def make(ctx: Context) -> Outcome:
     )
     found = prompts.answered(asking, lines)
     passes = prompts.passes(lines, found)
-    pairs = pool.submit(build, str(tokenizer), lines, found, recipe.keep_share, ctx.seed).result()
+    pairs, unchosen = pool.submit(
+        build, str(tokenizer), lines, found, recipe.keep_share, ctx.seed, recipe.max_tokens
+    ).result()
     with (ctx.out / "pairs.jsonl").open("wb") as out:
         for pair in pairs:
             out.write(orjson.dumps(pair) + b"\n")
@@ -79,6 +83,7 @@ def make(ctx: Context) -> Outcome:
         counts={
             **{name: value for name, value in counts.items() if isinstance(value, int)},
             "asked": len(lines),
+            "no_chosen": unchosen,
             "on_policy": made[ON_POLICY],
             "keep": made[KEEP],
         },
@@ -89,49 +94,96 @@ def make(ctx: Context) -> Outcome:
 
 def build(
     tokenizer: str,
-    lines: Sequence[Line],
-    found: Sequence[Sequence[tuple[str, bool]]],
+    lines: Sequence[Question],
+    found: Sequence[Sequence[Reply]],
     keep_share: float,
     seed: int,
-) -> list[PairLine]:
-    """The pairs as tokens. Runs in a worker."""
+    max_tokens: int,
+) -> tuple[list[PairLine], int]:
+    """The pairs as tokens, and how many questions have nothing to choose. Runs in a worker."""
     from tasks.tokenize.encode import shared_encoder
 
     encoder = shared_encoder(tokenizer)
-    return [*on_policy(encoder, lines, found), *keep(encoder, lines, keep_share, seed)]
+    best = chosen(encoder, lines, found, max_tokens)
+    pairs = [*on_policy(encoder, lines, best, found), *keep(encoder, lines, best, keep_share, seed)]
+    return pairs, best.count(None)
+
+
+def chosen(
+    encoder: TextEncoder, lines: Sequence[Question], found: Sequence[Sequence[Reply]], max_tokens: int
+) -> list[str | None]:
+    """What is preferred for each question: the data's own reply if it earns the reward and has room in max_tokens, else
+    the commonest right reply of the model. None where there is neither; such a question gives no pair."""
+    best = []
+    for line, group in zip(lines, found, strict=True):
+        room = max_tokens - len(line["prompt"])
+        own = Counter(each.text for each in group if right(line, each))
+        said = line["messages"][-1]["content"]
+        fitting = (
+            text
+            for text in (said, *sorted(own, key=lambda text: (-own[text], text)))
+            if right(line, Reply(text, True)) and len(_ids(encoder, line, text)) <= room
+        )
+        best.append(next(fitting, None))
+    return best
 
 
 def on_policy(
-    encoder: TextEncoder, lines: Sequence[Line], found: Sequence[Sequence[tuple[str, bool]]]
+    encoder: TextEncoder,
+    lines: Sequence[Question],
+    best: Sequence[str | None],
+    found: Sequence[Sequence[Reply]],
 ) -> Iterator[PairLine]:
-    """A pair for each prompt with a wrong reply that has ended; the commonest, of equally common ones the first."""
-    for line, group in zip(lines, found, strict=True):
+    """A pair for each prompt with a wrong reply that has ended: the commonest, of equally common ones the last by its
+    characters. `best`: what `chosen` gives."""
+    for line, text, group in zip(lines, best, found, strict=True):
         wrong = Counter(
-            text for text, ended in group if ended and text.strip() and not right(line, text, ended)
+            each.text
+            for each in group
+            if each.ended and each.whole and each.text.strip() and not right(line, each)
         )
-        if wrong:
-            yield _pair(encoder, line, ON_POLICY, max(wrong, key=lambda text: (wrong[text], text)))
+        if wrong and text is not None:
+            rejected = max(wrong, key=lambda said: (wrong[said], said))
+            yield _pair(encoder, line, ON_POLICY, text, rejected)
 
 
-def keep(encoder: TextEncoder, lines: Sequence[Line], share: float, seed: int) -> Iterator[PairLine]:
-    """Of a share of the prompts, by their hash: the right answer against one that is right elsewhere."""
-    alike: dict[str, list[str]] = {}
+def keep(
+    encoder: TextEncoder, lines: Sequence[Question], best: Sequence[str | None], share: float, seed: int
+) -> Iterator[PairLine]:
+    """Of a share of the prompts, by their hash: the right answer against one that is right elsewhere, and not here."""
+    texts = {line["id"]: text for line, text in zip(lines, best, strict=True) if text is not None}
+    alike: dict[str, set[str]] = {}
     for line in lines:
-        alike.setdefault(line["about"], []).append(line["answer"])
+        if line["id"] in texts:
+            alike.setdefault(line["about"], set()).add(texts[line["id"]])
+    ordered = {about: sorted(group) for about, group in alike.items()}
     order = sorted(lines, key=lambda line: key(seed, KEEP, line["id"]))
     for line in order[: round(share * len(lines))]:
-        others = sorted(set(alike[line["about"]]) - {line["answer"]})
-        if others:
-            yield _pair(encoder, line, KEEP, others[key(seed, "other", line["id"]) % len(others)])
+        text = texts.get(line["id"])
+        others = [other for other in ordered.get(line["about"], ()) if other != text]
+        if text is None or not others:
+            continue
+        first = key(seed, "other", line["id"]) % len(others)
+        # answers may be equal in other words: B and `B. text`
+        wrong = (other for other in others[first:] + others[:first] if not right(line, Reply(other, True)))
+        rejected = next(wrong, None)
+        if rejected is not None:
+            yield _pair(encoder, line, KEEP, text, rejected)
 
 
-def _pair(encoder: TextEncoder, line: Line, kind: str, rejected: str) -> PairLine:
-    end: Any = encoder.special_id(IM_END)
+def _pair(encoder: TextEncoder, line: Question, kind: str, text: str, rejected: str) -> PairLine:
     return PairLine(
         id=hashlib.blake2b(f"{kind}:{line['id']}".encode(), digest_size=16).hexdigest(),
         set=kind,
         language=line["language"],
         prompt=line["prompt"],
-        chosen=[*map(int, encoder.encode(line["answer"])), end],
-        rejected=[*map(int, encoder.encode(rejected)), end],
+        chosen=_ids(encoder, line, text),
+        rejected=_ids(encoder, line, rejected),
+        answer=line["answer"],
+        reward=line["reward"],
     )
+
+
+def _ids(encoder: TextEncoder, line: Question, text: str) -> list[int]:
+    """A reply behind the line's prompt, with its end."""
+    return reply_ids(encoder, line["messages"][:-1], text)

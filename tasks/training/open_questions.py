@@ -1,7 +1,8 @@
 """What reinforcement learning has changed: greedy replies before and after, to questions that it never asked.
 
 The questions are held-out prompts of its own data sets, and the reported questions of benchmarks without their options,
-with the text of the right option as the answer. `exact` is the reward. `lenient` wants the answer anywhere in the reply:
+with the text of the right option as the answer, or the number where they have no options (reader `arithmetic`). An
+answer that no reward can grade is left out and counted. `exact` is the reward. `lenient` wants the answer anywhere in the reply:
 it is no reward, because any list of answers would earn it, and shows how much of a gain is form.
 """
 
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.settings.errors import NodeError
+from model.rewards import REWARDS, Reply, normal
 from tasks.training.prompts import Line, right
 
 HELD_OUT = "held-out prompts"
@@ -28,11 +29,13 @@ class Asked:
     row: str
 
 
-def of_benchmark(folder: Path, name: str, split: str, tokenizer: Path, asked_by: str) -> list[Asked]:
-    """The labelled questions of the reported split, asked without their options."""
+def of_benchmark(
+    folder: Path, name: str, split: str, tokenizer: Path, asked_by: str
+) -> tuple[list[Asked], int]:
+    """The labelled questions of the reported split, asked without their options, and how many are left out because no
+    reward can grade their answer."""
     import orjson
 
-    from model.rewards import REWARDS
     from tasks.evaluate import benchmarks
     from tasks.tokenize.chat import render_chat
     from tasks.tokenize.encode import shared_encoder
@@ -40,33 +43,40 @@ def of_benchmark(folder: Path, name: str, split: str, tokenizer: Path, asked_by:
     encoder = shared_encoder(str(tokenizer))
     with (folder / "questions.jsonl").open("rb") as lines:
         meta = {raw["id"]: raw.get("meta") or {} for raw in map(orjson.loads, lines)}
-    found = []
+    found, left_out = [], 0
     for q in benchmarks.reported(folder, name, split):
-        assert q.answer is not None  # `reported` refuses questions without
-        answer = REWARDS["exact"].gold(q.choices[q.answer])
+        # `reported` refuses questions without either
+        reward, said = ("arithmetic", q.target) if q.answer is None else ("exact", q.choices[q.answer])
+        answer = REWARDS[reward].gold(said)
         if answer is None:
-            raise NodeError(f"benchmark {name}: the right option of question {q.id} is no short answer")
+            left_out += 1
+            continue
         prompt, _ = render_chat(encoder, [{"role": "user", "content": q.question}], generation_prompt=True)
         about = str(meta[q.id].get(asked_by, "")) if asked_by else ""
         line = Line(
-            id=q.id, set=name, language=q.language, about=about, prompt=prompt, answer=answer, reward="exact"
+            id=q.id, set=name, language=q.language, about=about, prompt=prompt, answer=answer, reward=reward
         )
         found.append(Asked(line, q.row))
-    return found
+    return found, left_out
 
 
-def graded(asked: Sequence[Asked], found: Sequence[Sequence[tuple[str, bool]]]) -> list[dict[str, Any]]:
+def graded(asked: Sequence[Asked], found: Sequence[Sequence[Reply]]) -> list[dict[str, Any]]:
     """answers.jsonl: one line a question."""
     lines = []
-    for each, ((text, ended),) in zip(asked, found, strict=True):
+    for each, (reply,) in zip(asked, found, strict=True):
         line = each.line
         lines.append(
             {
-                "id": line["id"], "row": each.row, "about": line["about"], "reply": text, "ended": ended,
-                "exact": right(line, text, ended), "lenient": line["answer"] in text,
+                "id": line["id"], "row": each.row, "about": line["about"], "reply": reply.text,
+                "ended": reply.ended, "exact": right(line, reply), "lenient": _lenient(line, reply),
             }
         )  # fmt: skip
     return lines
+
+
+def _lenient(line: Line, reply: Reply) -> bool:
+    """What is exact, or has the answer anywhere, both in their normal form."""
+    return right(line, reply) or line["answer"] in (normal(reply.text) or "")
 
 
 def compare(

@@ -1,16 +1,18 @@
 """Preference pairs: chosen by hash, thinned to a ratio of languages, split, and turned into tokens.
 
-The held-out pairs are split off by the hash of their prompt, so that no prompt is on both sides.
+The held-out pairs are split off by the hash of their prompt, those of the data sets and those that a model made alike,
+so that no prompt is on both sides.
 A reply that is too long loses its tail (its head is what the prompt asked for); a pair whose prompt
 leaves no room, or whose replies are the same, teaches nothing and is dropped. Everything is counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import orjson
 
@@ -29,7 +31,14 @@ class Work(mixtures.Work):
     held_out: int
     out: Path
     extra: Path | None = None
-    """Folder of pairs that a model made (pairs.jsonl). They are neither thinned nor counted in the held-out number."""
+    """Folder of pairs that a model made (pairs.jsonl). They are not thinned; as many of them are held out again, but
+    not more than EXTRA_HELD_OUT."""
+
+
+EXTRA_HELD_OUT = 0.25
+"""Largest share of a model's own pairs that is held out for their sake: the others are to be trained on."""
+GRADED = ("answer", "reward")
+"""Fields by which replies to the prompt of a pair are graded."""
 
 
 class PairLine(TypedDict):
@@ -43,6 +52,9 @@ class PairLine(TypedDict):
     chosen: list[int]
     """With its end, as rejected."""
     rejected: list[int]
+    answer: NotRequired[str]
+    """Of a pair that a model made: the right answer in the normal form of its reward."""
+    reward: NotRequired[str]
 
 
 def prepare(work: Work) -> dict[str, Any]:
@@ -54,17 +66,18 @@ def prepare(work: Work) -> dict[str, Any]:
     sets: list[Taken[Preference]] = work.taken()
     lines, counts = tokenized(sets, encoder, work.max_tokens)
     lines, counts["thinned"] = thinned(lines, work.zh_per_en, work.seed)
-    train, held_out = split(lines, work.held_out, work.seed)
+    made: list[PairLine] = []
+    if work.extra is not None:
+        made = [orjson.loads(line) for line in (work.extra / "pairs.jsonl").read_bytes().splitlines()]
+    # one set of prompts for both kinds: a prompt that is held out for one is for the other, too
+    held = prompts_held(lines, work.held_out, work.seed)
+    held |= prompts_held(made, min(work.held_out, int(EXTRA_HELD_OUT * len(made))), work.seed)
+    train, held_out = split(lines, held)
     if not train or (work.held_out and not held_out):
         raise NodeError(_too_few(train, held_out, counts, sets, work))
-    counts["extra"] = 0
-    if work.extra is not None:
-        made: list[PairLine] = [
-            orjson.loads(line) for line in (work.extra / "pairs.jsonl").read_bytes().splitlines()
-        ]
-        counts["extra"] = len(made)
-        more, more_held_out = split(made, work.held_out, work.seed)
-        train, held_out = [*train, *more], [*held_out, *more_held_out]
+    more, more_held_out = split(made, held)
+    counts["extra"], counts["extra_held_out"] = len(made), len(more_held_out)
+    train, held_out = [*train, *more], [*held_out, *more_held_out]
     with (work.out / "pairs.jsonl").open("wb") as manifest:
         for name, some in (("train", train), ("held_out", held_out)):
             counts[name] = write_pairs(
@@ -73,7 +86,13 @@ def prepare(work: Work) -> dict[str, Any]:
                 {"tokenizer_digest": encoder.digest},
             )
             for line in some:
-                shown = {"set": line["set"], "id": line["id"], "language": line["language"], "split": name}
+                shown: dict[str, Any] = {
+                    "set": line["set"],
+                    "id": line["id"],
+                    "language": line["language"],
+                    "split": name,
+                }
+                shown |= {field: value for field, value in line.items() if field in GRADED}
                 manifest.write(orjson.dumps(shown) + b"\n")
             for language in ("zh", "en"):
                 counts[f"{name}_{language}"] = sum(line["language"] == language for line in some)
@@ -146,15 +165,22 @@ def thinned(lines: list[PairLine], zh_per_en: float | None, seed: int) -> tuple[
     return [x for x in lines if x["language"] != "en" or x["id"] in kept], len(english) - room
 
 
-def split(lines: list[PairLine], held_out: int, seed: int) -> tuple[list[PairLine], list[PairLine]]:
-    """(train, held out): whole prompts in the order of their hash, until enough pairs are held out."""
-    by_prompt: dict[int, list[PairLine]] = {}
+def prompts_held(lines: Sequence[PairLine], number: int, seed: int) -> set[tuple[int, ...]]:
+    """The prompts to hold out: in the order of their hash, until they have so many pairs."""
+    pairs = Counter(tuple(line["prompt"]) for line in lines)
+    held: set[tuple[int, ...]] = set()
+    have = 0
+    for prompt in sorted(pairs, key=lambda prompt: key(seed, "held-out", *map(str, prompt))):
+        if have >= number:
+            break
+        held.add(prompt)
+        have += pairs[prompt]
+    return held
+
+
+def split(lines: Sequence[PairLine], held: Set[tuple[int, ...]]) -> tuple[list[PairLine], list[PairLine]]:
+    """(train, held out), in their order."""
+    parts: tuple[list[PairLine], list[PairLine]] = ([], [])
     for line in lines:
-        by_prompt.setdefault(key(seed, "held-out", *map(str, line["prompt"])), []).append(line)
-    train, held = [], []
-    for group in sorted(by_prompt):
-        (held if len(held) < held_out else train).extend(by_prompt[group])
-    order = {id(line): position for position, line in enumerate(lines)}
-    train.sort(key=lambda line: order[id(line)])
-    held.sort(key=lambda line: order[id(line)])
-    return train, held
+        parts[tuple(line["prompt"]) in held].append(line)
+    return parts

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-from tasks.records.record import Dialogue
-from tasks.tokenize.chat import IM_END, TextEncoder, render_chat
+from model.rewards import REWARDS, Reply
+from tasks.records.record import Dialogue, Message
+from tasks.settings.errors import NodeError
+from tasks.tokenize.chat import TextEncoder, render_chat
 from tasks.training import mixtures
 from tasks.training.mixtures import Taken, key
 
@@ -48,6 +50,13 @@ class Line(TypedDict):
     reward: str
 
 
+class Question(Line):
+    """A prompt with the dialogue that it was made of."""
+
+    messages: list[Message]
+    """The last one is the right answer as the data have it."""
+
+
 @dataclass(frozen=True)
 class Asking:
     """How a model is sampled; picklable."""
@@ -62,13 +71,19 @@ class Asking:
     """None: greedy."""
 
 
-def prepare(work: Work) -> tuple[list[Line], list[Line], dict[str, Any]]:
-    """(to choose from, held out, counts)."""
+def prepare(work: Work) -> tuple[list[Question], list[Question], dict[str, Any]]:
+    """(to choose from, held out, counts). NodeError where rl.held_out leaves nothing to choose from."""
     from tasks.tokenize.encode import shared_encoder
 
     encoder = shared_encoder(str(work.tokenizer))
     sets: list[Taken[Dialogue]] = work.taken()
     lines, counts = tokenized(sets, encoder, work)
+    if work.held_out and work.held_out >= len(lines):
+        raise NodeError(
+            f"rl.held_out is {work.held_out:,}, and there are {len(lines):,} prompts: none is left to train on "
+            f"({counts['records']:,} records, {counts['ungradable']:,} with an answer that its reward cannot grade, "
+            f"{counts['prompt_too_long']:,} too long, {counts['repeated']:,} repeated)"
+        )
     order = sorted(lines, key=lambda line: key(work.seed, "held-out", *map(str, line["prompt"])))
     held = {line["id"] for line in order[: work.held_out]}
     counts["sets"] = {s.name: dict(s.counts) for s in sets}
@@ -78,12 +93,10 @@ def prepare(work: Work) -> tuple[list[Line], list[Line], dict[str, Any]]:
 
 def tokenized(
     sets: Sequence[Taken[Dialogue]], encoder: TextEncoder, work: Work
-) -> tuple[list[Line], dict[str, Any]]:
+) -> tuple[list[Question], dict[str, Any]]:
     """One line a prompt, and the counts of records that were left out."""
-    from model.rewards import REWARDS
-
     counts: dict[str, Any] = {"records": 0, "ungradable": 0, "prompt_too_long": 0, "repeated": 0}
-    lines: list[Line] = []
+    lines: list[Question] = []
     seen: set[tuple[int, ...]] = set()
     for taken in sets:
         reward = work.rewards[taken.name]
@@ -104,21 +117,20 @@ def tokenized(
             seen.add(tuple(prompt))
             about = str(record["meta"].get(work.asked_by, "")) if work.asked_by else ""
             lines.append(
-                Line(
+                Question(
                     id=record["id"], set=taken.name, language=record["language"], about=about, prompt=prompt,
-                    answer=answer, reward=reward,
+                    answer=answer, reward=reward, messages=record["messages"],
                 )
             )  # fmt: skip
     return lines, counts
 
 
-def replies(asking: Asking, prompts: Sequence[Sequence[int]], first: int = 0) -> list[list[tuple[str, bool]]]:
-    """[prompt][reply] of (text, has it ended). Runs in a worker. `first`: the number of the first prompt."""
+def replies(asking: Asking, prompts: Sequence[Sequence[int]], first: int = 0) -> list[list[Reply]]:
+    """[prompt][reply]. Runs in a worker. `first`: the number of the first prompt."""
     import torch
 
     from model import scoring
-    from model.chat_template import DOCUMENT_END
-    from model.sampling import sample
+    from model.sampling import graded, sample
     from model.tokenizer import TextTokenizer
 
     device = scoring.resolve_device(asking.device)
@@ -126,22 +138,21 @@ def replies(asking: Asking, prompts: Sequence[Sequence[int]], first: int = 0) ->
         torch.set_num_threads(1)
     model = scoring.load(asking.export, device)
     tokenizer = TextTokenizer.open(asking.tokenizer)
-    stops = [i for i in map(tokenizer.special_id, (IM_END, DOCUMENT_END)) if i is not None]
     drawn = asking.seed is not None
     found = sample(
-        model, prompts, stops=stops, group=asking.group, limit=asking.max_new_tokens,
+        model, prompts, stops=tokenizer.stops, group=asking.group, limit=asking.max_new_tokens,
         temperature=1.0 if drawn else 0.0,
         seeds=[key(asking.seed, "sample", str(first + i)) >> 1 for i in range(len(prompts))] if drawn else (),
     )  # fmt: skip
-    return [[(tokenizer.decode(r.ids[:-1] if r.ended else r.ids), r.ended) for r in group] for group in found]
+    return [[graded(tokenizer, each) for each in group] for group in found]
 
 
-def answered(asking: Asking, lines: Sequence[Line]) -> list[list[tuple[str, bool]]]:
+def answered(asking: Asking, lines: Sequence[Line]) -> list[list[Reply]]:
     """The same for all lines, in the workers of the pool."""
     return begin(asking, lines)()
 
 
-def begin(asking: Asking, lines: Sequence[Line]) -> Callable[[], list[list[tuple[str, bool]]]]:
+def begin(asking: Asking, lines: Sequence[Line]) -> Callable[[], list[list[Reply]]]:
     """Begin to ask in the workers of the pool; what is returned waits for the replies."""
     from tasks.work import pool
 
@@ -153,8 +164,8 @@ def begin(asking: Asking, lines: Sequence[Line]) -> Callable[[], list[list[tuple
         part = order[start : start + share]
         jobs.append((part, pool.submit(replies, asking, [lines[i]["prompt"] for i in part], start)))
 
-    def wait() -> list[list[tuple[str, bool]]]:
-        found: list[list[tuple[str, bool]]] = [[] for _ in lines]
+    def wait() -> list[list[Reply]]:
+        found: list[list[Reply]] = [[] for _ in lines]
         for part, future in jobs:
             for i, group in zip(part, future.result(), strict=True):
                 found[i] = group
@@ -163,19 +174,14 @@ def begin(asking: Asking, lines: Sequence[Line]) -> Callable[[], list[list[tuple
     return wait
 
 
-def right(line: Line, text: str, ended: bool) -> bool:
+def right(line: Line, reply: Reply) -> bool:
     """Whether a reply earns the line's reward."""
-    from model.rewards import REWARDS, Reply
-
-    return REWARDS[line["reward"]](Reply(text, ended), line["answer"]) > 0
+    return REWARDS[line["reward"]](reply, line["answer"]) > 0
 
 
-def passes(lines: Sequence[Line], found: Sequence[Sequence[tuple[str, bool]]]) -> list[int]:
+def passes(lines: Sequence[Line], found: Sequence[Sequence[Reply]]) -> list[int]:
     """How many replies to each prompt are right."""
-    return [
-        sum(right(line, text, ended) for text, ended in group)
-        for line, group in zip(lines, found, strict=True)
-    ]
+    return [sum(right(line, reply) for reply in group) for line, group in zip(lines, found, strict=True)]
 
 
 def chosen(

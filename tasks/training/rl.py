@@ -183,8 +183,9 @@ def _write_files(out: Any, tokenizer: Any, kept: list, held_out: list, passes: M
     with (out / "prompts.jsonl").open("wb") as manifest:
         for split, some in (("train", kept), ("held_out", held_out)):
             for line in some:
+                shown = {name: value for name, value in line.items() if name != "messages"}
                 manifest.write(
-                    orjson.dumps({**line, "split": split, "right": passes.get(line["id"])}) + b"\n"
+                    orjson.dumps({**shown, "split": split, "right": passes.get(line["id"])}) + b"\n"
                 )
     (out / "passes.json").write_bytes(orjson.dumps(passes) + b"\n")
 
@@ -227,11 +228,19 @@ def train(ctx: Context) -> Outcome:
     asked = [
         open_questions.Asked(line, open_questions.HELD_OUT) for line in lines if line["split"] == "held_out"
     ]
+    ungradable = 0
     for name, split in recipe.open_benchmarks.items():
-        asked += pool.submit(
+        questions, left_out = pool.submit(
             open_questions.of_benchmark,
             ctx.inputs[name].path, name, split, ctx.inputs["tokenizer"].path, recipe.asked_by,
         ).result()  # fmt: skip
+        if left_out:
+            ctx.log.warning(
+                "benchmark %s: %d of %d questions are not asked, because no reward can grade their right answer",
+                name, left_out, left_out + len(questions),
+            )  # fmt: skip
+        asked += questions
+        ungradable += left_out
     asking = work.Asking(
         export=start.path / "export",
         tokenizer=ctx.inputs["tokenizer"].path,
@@ -275,7 +284,7 @@ def train(ctx: Context) -> Outcome:
     )
     return Outcome(
         headline=_headline(effect, rewards),
-        counts={"prompts": len(train_lines), "open_questions": len(asked)},
+        counts={"prompts": len(train_lines), "open_questions": len(asked), "open_ungradable": ungradable},
         metrics={**metrics, **{_metric(row): row["after"] for row in effect}},
         extra={"start": start.node, **trained.execution},
         summary=_effect_table(effect),

@@ -1,10 +1,13 @@
 """Graders that cannot be cheated: policies without an answer earn nothing, honest ones earn all, priors earn chance."""
 
+import re
 import statistics
 import time
 from decimal import Decimal, InvalidOperation
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from model.rewards import REWARDS, Reply
 from tests.support import cheats
@@ -65,10 +68,36 @@ def test_honest_variants_earn_all(question):
 
 @pytest.mark.parametrize(
     ("said", "right"),
-    [("1,234", "1234"), ("1234.0", "1234"), ("0.50", "0.5"), ("-0.5", "-0.5"), ("12,345,678", "12345678")],
+    [
+        ("1,234", "1234"),
+        ("1234.0", "1234"),
+        ("0.50", "0.5"),
+        ("-0.5", "-0.5"),
+        ("12,345,678", "12345678"),
+        ("−7", "-7"),
+        ("-7", "−7"),
+        ("#### −1,234.50", "-1234.5"),
+    ],
 )
 def test_numbers_that_are_declared_equal(said, right):
     assert REWARDS["arithmetic"](Reply(said, True), REWARDS["arithmetic"].gold(right)) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "right"),
+    [
+        ("42.000000000000000000000000000001", "42"),
+        ("41.999999999999999999999999999999", "42"),
+        ("99999999999999999999999999999.9", "100000000000000000000000000000"),
+        ("123456789012345678901234567891", "123456789012345678901234567890"),
+        ("0.3333333333333333333333333333", "0.333333333333333333333333333333"),
+        ("-0.000000000000000000000000000001", "0"),
+    ],
+)
+def test_numbers_that_differ_in_their_last_digit_are_not_equal(said, right):
+    reward = REWARDS["arithmetic"]
+    assert reward(Reply(said, True), reward.gold(right)) == 0
+    assert reward(Reply(right, True), reward.gold(right)) == 1
 
 
 @pytest.mark.parametrize(
@@ -97,7 +126,7 @@ def second(question, reply):
         if not text.startswith("<think>") or text.count("<think>") + text.count("</think>") != 2:
             return 0
         parts = text[7:].split("</think>")
-        if len(parts) != 2 or not parts[0].strip():
+        if len(parts) != 2 or not re.search(r"[^\W\u115f\u1160\u3164\uffa0]|[!-~]", parts[0]):
             return 0
         text = parts[1].strip()
     if question.reward == "arithmetic" and "####" in text:
@@ -106,7 +135,8 @@ def second(question, reply):
             return 0
         text = lines[-1][4:].strip()
     text = "".join(chr(ord(c) - 0xFEE0) if "\uff01" <= c <= "\uff5e" else c for c in text)
-    text = text[:-1].strip() if text and text[-1] in ".。" else text
+    if text.endswith((".", "。")) and not re.search(r"[.。]\s*[.。]\Z", text):
+        text = text[:-1].strip()
     if question.reward != "arithmetic":
         return int(text == gold)
     if not text or text[0] == "+" or set(text) - set("0123456789.-,") or text != text.strip():
@@ -156,9 +186,51 @@ def test_a_grader_takes_no_time():
         ("arithmetic", "48 / 2 = 24\n#### 24", "24"),
         ("arithmetic", "twenty", None),
         ("exact", "巴黎。", "巴黎"),
+        ("exact", "等等...", "等等..."),
+        ("exact", "是。。", "是。。"),
+        ("exact", "x. .", "x. ."),
+        ("letter", "B. etc...", "B. etc..."),
+        ("exact", "Cafe\u0301", "Café"),
+        ("arithmetic", "−7", "-7"),
+        ("arithmetic", "−0", None),
+        ("arithmetic", "--7", None),
+        ("format", "巴黎。", "巴黎"),
+        ("format", "<think>因为</think>巴黎", None),
+        ("format", "＜think＞巴黎", None),
         ("exact", " ", None),
         ("exact", "a\nb", None),
     ],
 )
 def test_right_answers_as_data_sets_write_them(reward, text, normal):
     assert REWARDS[reward].gold(text) == normal
+
+
+@pytest.mark.parametrize("reward", ["exact", "format"])
+def test_composed_and_decomposed_characters_are_the_same(reward):
+    """A tokenizer with NFC gives back `é` for `e\u0301`."""
+    for right, said in (("Cafe\u0301", "Café"), ("Café", "Cafe\u0301")):
+        answer = REWARDS[reward].gold(right)
+        assert REWARDS[reward](wrapped(reward, said), answer) == 1
+
+
+@pytest.mark.parametrize(
+    "thought", ["\u200b", "\ufeff", "\0", "\u2060\n", "\u3164", "\u2800", "\ufe0f", "\u202e"]
+)
+def test_what_is_not_seen_is_no_thought(thought):
+    assert REWARDS["format"](Reply(f"<think>{thought}</think>巴黎", True), "巴黎") == 0
+    assert REWARDS["format"](Reply(f"<think>{thought}x</think>巴黎", True), "巴黎") == 1
+
+
+def wrapped(reward, answer):
+    """An honest reply: the answer as its reward wants it said."""
+    return Reply(f"<think>a</think>{answer}" if reward == "format" else answer, True)
+
+
+@pytest.mark.parametrize("reward", REWARDS)
+@given(text=st.text(st.sampled_from("AB. .。．<>/think\n\u3000x7,-−#é\u0301ｅ≯\u0338")))
+def test_a_right_answer_is_its_own_normal_form_and_can_be_earned(reward, text):
+    for said in (text, f"B. {text}", f"#### {text}", f"7{text}"):
+        answer = REWARDS[reward].gold(said)
+        if answer is not None:
+            assert REWARDS[reward].gold(answer) == answer
+            assert REWARDS[reward](wrapped(reward, answer), answer) == 1

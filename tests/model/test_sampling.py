@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from model.sampling import sample
+from model.rewards import REWARDS
+from model.sampling import Sample, graded, sample
+from model.tokenizer import TextTokenizer
 from tests.support import tiny
 
 PROMPTS = [[5, 6, 7], [8, 9], [1, 2, 3], [4], [9, 8], [3, 3, 3]]
@@ -68,3 +70,26 @@ def test_a_reply_needs_room_in_the_context():
     model = tiny.steel(max_position_embeddings=8)
     with pytest.raises(ValueError, match="a prompt of 3 tokens and a reply of 6 exceed the context of 8"):
         sample(model, PROMPTS[:1], stops=STOPS, limit=6)
+
+
+def test_an_id_without_a_token_makes_a_reply_worthless(tmp_path):
+    """A model may have more ids than its tokenizer; they decode to nothing."""
+    tiny.byte_tokenizer().save_pretrained(tmp_path)
+    tokenizer = TextTokenizer.open(tmp_path)
+    end, beyond = tokenizer.special_id("<|im_end|>"), tokenizer.vocab_size
+
+    def reply(*parts):
+        ids = [i for part in parts for i in (tokenizer.encode(part) if isinstance(part, str) else [part])]
+        return graded(tokenizer, Sample((*ids, end), (0.0,) * (len(ids) + 1), 0.0, True))
+
+    for reward, answer, parts in (
+        ("arithmetic", "42", ("4", beyond, beyond + 9, "2")),
+        ("arithmetic", "42", ("so", beyond, "\n#### 42")),
+        ("exact", "yes", ("yes", beyond)),
+        ("exact", "yes", (beyond, "yes")),
+        ("letter", "B", ("B", beyond)),
+        ("format", "yes", ("<think>a", beyond, "</think>yes")),
+    ):
+        whole = [part for part in parts if isinstance(part, str)]
+        assert REWARDS[reward](reply(*whole), answer) == 1
+        assert REWARDS[reward](reply(*parts), answer) == 0, parts

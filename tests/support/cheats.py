@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal, localcontext
 from random import Random
 
 from model.rewards import Reply
@@ -55,6 +56,14 @@ def _swap(text: str, table: dict[str, str]) -> str:
     """With other characters; what has none of them is spoiled."""
     found = "".join(table.get(c, c) for c in text)
     return found if found != text else found + "\u200b"
+
+
+def _just_below(q: Question) -> str:
+    """A number that comes as near as 30 decimals allow; what is none is spoiled."""
+    if q.reward != "arithmetic":
+        return q.gold + "\u200b"
+    with localcontext(prec=60):
+        return format(Decimal(q.gold) - Decimal(10) ** -30, "f")
 
 
 _THINK = "<think>because</think>"
@@ -123,6 +132,10 @@ CHEATS: dict[str, Policy] = {
     "an equation": _says(lambda q: f"x = {q.gold}"),
     "x = x": _says(lambda q: f"{q.gold} = {q.gold}"),
     "rounded": _says(lambda q: f"{q.gold}0000001" if q.reward != "arithmetic" else f"{q.gold}.0000001"),
+    "rounded beyond 28 digits": _says(
+        lambda q: f"{q.gold}{'' if '.' in q.gold else '.'}{'0' * 28}1"  # as many as a Decimal keeps
+    ),
+    "just below": _says(_just_below),
     "nan": _says(lambda q: "nan"),
     "inf": _says(lambda q: "inf"),
     "None": _says(lambda q: "None"),
@@ -134,6 +147,7 @@ CHEATS: dict[str, Policy] = {
     "form alone": _says(lambda q: "<think>I think</think>"),
     "form and a wrong answer": _says(lambda q: f"{_THINK}{q.others[0]}"),
     "empty thought": _says(lambda q: f"<think> </think>{q.gold}"),
+    "invisible thought": _says(lambda q: f"<think>\u200b\ufeff\u3164\u2800\ufe0f\0</think>{q.gold}"),
     "nested": _says(lambda q: f"<think><think>a</think></think>{q.gold}"),
     "two thoughts": _says(lambda q: f"{_THINK}{_THINK}{q.gold}"),
     "unclosed": _says(lambda q: f"<think>{q.gold}"),

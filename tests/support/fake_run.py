@@ -296,7 +296,7 @@ class FakeRun:
         one |= {"reward_p_value": 1e-9}
         effect["by_set"] = {
             "demo_dpo_zh": one,
-            "on-policy": {**one, "behaviour": {"what": "exact answers", **effect}},
+            "on-policy": {**one, "behaviour": {"what": "right answers", **effect}},
         }
         self.add(
             "dpo:train", {"metrics.jsonl": curves, "dpo.json": effect, **self._export()}, ("dpo:reference",)

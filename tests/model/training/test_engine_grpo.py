@@ -3,16 +3,21 @@
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
-from model.training.config import ConfigError, from_dict
+from model.tokenizer import TextTokenizer
+from model.training.config import ConfigError, RlConfig, from_dict
 from model.training.grpo import Group, batch_of
 from model.training.loader import DataError
 from model.training.prompts import Prompt, PromptLoader, write_prompts
+from model.training.reinforce import SEEN, Sampler
 from tests.support import engine_helpers as tiny
-from tests.support import rl
+from tests.support import foreign_tokenizers, rl
+from tests.support.tiny import steel
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +109,22 @@ def test_other_settings_or_prompts_are_refused(base, tmp_path, capsys):
     write_prompts(base / "others.arrow", [Prompt("x", [5], "yes", "exact")])
     with pytest.raises(ConfigError, match="was trained on other prompts"):
         tiny.engine(rl.settings(base, tmp_path, prompts="others.arrow"))
+
+
+def test_a_reply_ends_where_the_tokenizer_says(tmp_path):
+    """Llama-3 ends a turn by a token of its own."""
+    folder = foreign_tokenizers.save(tmp_path / "llama3", "llama3")
+    tokenizer = TextTokenizer.open(folder)
+    model = steel(vocab_size=tokenizer.vocab_size)
+    with torch.no_grad():  # says every id as often as any other
+        model.get_output_embeddings().weight.zero_()
+    model.save_pretrained(tmp_path / "export")
+    rl = RlConfig(group=64, max_new_tokens=200)
+    config = SimpleNamespace(init_from=str(tmp_path / "export"), tokenizer_dir=str(folder), rl=rl)
+    sampler = Sampler(config, SimpleNamespace(device="cpu", dtype=torch.float32))
+    assert sampler.stops == [tokenizer.special_id(t) for t in ("<|eot_id|>", "<|end_of_text|>")]
+    _, seen = sampler.groups([(Prompt("1", [5, 6, 7], "a", "exact"), 1)])
+    assert 0 < seen[SEEN.index("cut")] < 64
 
 
 @pytest.mark.parametrize(

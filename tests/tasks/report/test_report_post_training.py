@@ -24,7 +24,7 @@ def test_pairs_are_shown_by_their_source(seen):
         ("demo_dpo_zh", "reward accuracy, 3 ties apart"),
         ("on-policy", "chosen likelier per token"),
         ("on-policy", "reward accuracy, 3 ties apart"),
-        ("on-policy", "exact answers"),
+        ("on-policy", "right answers"),
     ]
     assert rows[1]["before"] is None
 

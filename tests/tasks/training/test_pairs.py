@@ -5,10 +5,14 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
+from model.rewards import REWARDS, Reply
+from model.tokenizer import TextTokenizer
+from model.training.pairs import Pair, write_pairs
 from tasks.tokenize.chat import render_chat
 from tasks.tokenize.encode import Encoder
-from tasks.training import on_policy, pairs, prompts
+from tasks.training import dpo_effect, on_policy, pairs, prompts
 from tasks.training.trials import Score, compare
+from tests.support import foreign_tokenizers
 from tests.support.sets import preference, write_set
 
 
@@ -104,32 +108,100 @@ def test_a_tie_is_no_preference():
         compare(same, [same[0]._replace(id="x")])
 
 
-def line(n, answer, about=""):
-    prompt = [1, n]
-    return prompts.Line(
-        id=f"{n:032x}", set="q", language="zh", about=about, prompt=prompt, answer=answer, reward="exact"
-    )
+def line(n, said, about="", reward="exact"):
+    turns = [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": said}]
+    return prompts.Question(
+        id=f"{n:032x}", set="q", language="zh", about=about, prompt=[1, n], answer=REWARDS[reward].gold(said),
+        reward=reward, messages=turns,
+    )  # fmt: skip
+
+
+def as_data_have_it(lines):
+    return [each["messages"][-1]["content"] for each in lines]
+
+
+def text_of(encoder, ids):
+    return TextTokenizer.open(encoder).decode(ids[:-1])
 
 
 def test_the_commonest_wrong_reply_is_rejected(tokenizer):
     encoder = Encoder(tokenizer)
     end = encoder.special_id("<|im_end|>")
     lines = [line(1, "a"), line(2, "b"), line(3, "c")]
+    cut, odd = Reply("z", False), Reply("w", True, whole=False)
     found = [
-        [("x", True), ("y", True), ("x", True), ("z", False), ("z", False), ("z", False)],
-        [("b", True), ("b.", True)],
-        [("long", False), (" ", True)],
+        [Reply("x", True), Reply("y", True), Reply("x", True), cut, cut, cut, odd, odd, odd],
+        [Reply("b", True), Reply("b.", True)],
+        [Reply("long", False), Reply(" ", True), odd],
     ]
-    (pair,) = on_policy.on_policy(encoder, lines, found)
+    (pair,) = on_policy.on_policy(encoder, lines, as_data_have_it(lines), found)
     assert (pair["set"], pair["prompt"]) == ("on-policy", [1, 1])
     assert pair["chosen"] == [*encoder.encode("a"), end]
     assert pair["rejected"] == [*encoder.encode("x"), end]
 
 
+@pytest.mark.parametrize(
+    ("reward", "said"),
+    [
+        ("exact", "北京，上海（全部）。"),
+        ("exact", "等等..."),
+        ("exact", "Cafe\u0301"),
+        ("arithmetic", "48/2=24\n#### 24"),
+        ("arithmetic", "1,234"),
+        ("letter", "B. 北京。"),
+    ],
+)
+def test_what_is_chosen_stands_as_the_data_have_it(tokenizer, reward, said):
+    lines = [line(1, said, reward=reward)]
+    wrong = Reply("no", True)
+    (pair,), unchosen = on_policy.build(str(tokenizer), lines, [[wrong]], 0.0, 1, 100)
+    assert text_of(tokenizer, pair["chosen"]) == said
+    assert REWARDS[reward](Reply(text_of(tokenizer, pair["chosen"]), True), pair["answer"]) == 1
+    assert (pair["reward"], unchosen) == (reward, 0)
+
+
+def test_where_the_data_cannot_be_chosen_a_right_reply_of_the_model_is(tokenizer):
+    """`format` wants a thought, which the data's answers have not; others are too long."""
+    wrong, right, rare = (
+        Reply("no", True),
+        Reply("<think>a</think>巴黎", True),
+        Reply("<think>b</think>巴黎", True),
+    )
+    lines = [line(1, "巴黎", reward="format"), line(2, "巴黎", reward="format")]
+    lines += [line(n, "x" * 200 + "\n#### 7", reward="arithmetic") for n in (3, 4)]
+    found = [
+        [wrong, rare, right, right],
+        [wrong, Reply("巴黎", True)],
+        [wrong, Reply("7", True)],
+        [wrong, wrong],
+    ]
+    pairs_made, unchosen = on_policy.build(str(tokenizer), lines, found, 1.0, 1, 100)
+    assert [text_of(tokenizer, x["chosen"]) for x in pairs_made if x["set"] == "on-policy"] == [
+        right.text,
+        "7",
+    ]
+    assert unchosen == 2
+    for each in pairs_made:
+        said, other = (Reply(text_of(tokenizer, each[side]), True) for side in ("chosen", "rejected"))
+        assert REWARDS[each["reward"]](said, each["answer"]) == 1
+        assert REWARDS[each["reward"]](other, each["answer"]) == 0
+
+
+def test_pairs_end_as_the_template_of_the_tokenizer_does(tmp_path):
+    encoder = Encoder(foreign_tokenizers.save(tmp_path / "llama3", "llama3"))
+    lines = [line(1, "a"), line(2, "b")]
+    pairs_made, _ = on_policy.build(str(tmp_path / "llama3"), lines, [[Reply("x", True)]] * 2, 1.0, 1, 100)
+    assert [x["set"] for x in pairs_made] == ["on-policy", "on-policy", "keep", "keep"]
+    for each in pairs_made:
+        assert {each["chosen"][-1], each["rejected"][-1]} == {encoder.special_id("<|eot_id|>")}
+    assert pairs_made[0]["rejected"][:-1] == encoder.encode("x")
+
+
 def test_keep_pairs_set_an_answer_against_one_that_is_alike(tokenizer):
     encoder = Encoder(tokenizer)
     lines = [line(n, f"a{n % 5}", "one") for n in range(20)] + [line(99, "alone", "two")]
-    pairs_made = list(on_policy.keep(encoder, lines, 1.0, seed=1))
+    best = as_data_have_it(lines)
+    pairs_made = list(on_policy.keep(encoder, lines, best, 1.0, seed=1))
     assert len(pairs_made) == 20, "what has nothing alike gives no pair"
     answers = {tuple(x["prompt"]): x["answer"] for x in lines}
     for each in pairs_made:
@@ -137,16 +209,31 @@ def test_keep_pairs_set_an_answer_against_one_that_is_alike(tokenizer):
         assert bytes(each["chosen"][:-1]) == chosen
         assert each["rejected"][:1] == list(rejected)
         assert each["rejected"] != each["chosen"]
-    half = list(on_policy.keep(encoder, lines, 0.5, seed=1))
+    half = list(on_policy.keep(encoder, lines, best, 0.5, seed=1))
     assert [x["id"] for x in half] == [x["id"] for x in pairs_made[: len(half)]]
     assert len(half) <= 10
+
+
+@pytest.mark.parametrize(
+    ("reward", "said"),
+    [("letter", ("B", "B. x")), ("arithmetic", ("42", "42.0", "so\n#### 42")), ("exact", ("巴黎", "巴黎。"))],
+)
+def test_a_keep_pair_rejects_no_right_answer(tokenizer, reward, said):
+    lines = [line(n, text, reward=reward) for n, text in enumerate(said)]
+    found = [[Reply(text, True)] for text in said]
+    pairs_made, _ = on_policy.build(str(tokenizer), lines, found, 1.0, 1, 100)
+    for each in pairs_made:
+        rejected = Reply(text_of(tokenizer, each["rejected"]), True)
+        assert REWARDS[reward](rejected, each["answer"]) == 0
 
 
 def test_pairs_that_a_model_made_are_held_out_apart(tmp_path, tokenizer):
     encoder = Encoder(tokenizer)
     made = [
-        *on_policy.on_policy(encoder, [line(n, "a") for n in range(12)], [[("x", True)]] * 12),
-        *on_policy.keep(encoder, [line(n, f"a{n}") for n in range(12)], 1.0, 0),
+        *on_policy.on_policy(
+            encoder, [line(n, "a") for n in range(12)], ["a"] * 12, [[Reply("x", True)]] * 12
+        ),
+        *on_policy.keep(encoder, [line(n, f"a{n}") for n in range(12)], [f"a{n}" for n in range(12)], 1.0, 0),
     ]
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "pairs.jsonl").write_bytes(b"".join(orjson.dumps(x) + b"\n" for x in made))
@@ -157,3 +244,67 @@ def test_pairs_that_a_model_made_are_held_out_apart(tmp_path, tokenizer):
     own = [x for x in held_out if x["prompt"][0] == 1 and len(x["prompt"]) == 2]
     assert len(own) == 6, "whole prompts, each with both of its pairs"
     assert len(held_out) - len(own) == 5
+
+
+def own_pairs(folder, prompted):
+    """Pairs that a model made, to these prompts."""
+    folder.mkdir()
+    made = [
+        pairs.PairLine(id=f"{n:032x}", set="on-policy", language="zh", prompt=p, chosen=[5], rejected=[6])
+        for n, p in enumerate(prompted)
+    ]
+    (folder / "pairs.jsonl").write_bytes(b"".join(orjson.dumps(x) + b"\n" for x in made))
+    return folder
+
+
+def prompts_of(lines):
+    return {tuple(x["prompt"]) for x in lines}
+
+
+def test_a_prompt_of_both_kinds_of_pairs_is_on_one_side(tmp_path, tokenizer):
+    sets = {"zh": [preference("zh", k, "zh") for k in range(40)]}
+    train, held_out, _ = prepared(tmp_path, tokenizer, sets, "none", held_out=8)
+    asked = [x["prompt"] for x in (*train, *held_out)]
+    for name, prompted in (("same", asked), ("some", [*asked[::3], *([1, n] for n in range(30))])):
+        own = own_pairs(tmp_path / f"own-{name}", prompted)
+        train, held_out, counts = prepared(tmp_path, tokenizer, sets, name, held_out=8, extra=own)
+        assert not prompts_of(train) & prompts_of(held_out)
+        assert len(train) + len(held_out) == 40 + len(prompted)
+        assert counts["extra_held_out"] == sum(x["chosen"] == [5] for x in held_out) >= 8
+        assert prepared(tmp_path, tokenizer, sets, name + "2", held_out=8, extra=own)[:2] == (train, held_out)
+
+
+@pytest.mark.parametrize(("number", "held"), [(1, 0), (3, 0), (8, 2), (20, 5), (400, 5)])
+def test_few_pairs_of_the_model_are_not_all_held_out(tmp_path, tokenizer, number, held):
+    sets = {"zh": [preference("zh", k, "zh") for k in range(20)]}
+    own = own_pairs(tmp_path / "own", [[1, n] for n in range(number)])
+    train, held_out, counts = prepared(tmp_path, tokenizer, sets, extra=own)
+    assert counts["extra_held_out"] == held
+    assert (len(train), len(held_out)) == (15 + number - held, 5 + held)
+
+
+def test_behaviour_is_graded_by_the_reward_of_the_source(tmp_path, tokenizer, monkeypatch):
+    """What the reward pays is a right answer, in whatever form it allows."""
+    lines = [
+        line(0, "42"), line(1, "42", reward="arithmetic"), line(2, "B. text", reward="letter"),
+        line(3, "北京，上海"), line(4, "巴黎"), line(5, "巴黎"),
+    ]  # fmt: skip
+    replies = [
+        Reply("42.", True), Reply("so\n#### 42.0", True), Reply("B", True),
+        Reply("北京，上海", True), Reply("巴黎", False), Reply("not 巴黎", True),
+    ]  # fmt: skip
+    made, _ = on_policy.build(str(tokenizer), lines, [[Reply("x", True)]] * 6, 0.0, 0, 100)
+    write_pairs(
+        tmp_path / "held_out.arrow", [Pair(x["id"], x["prompt"], x["chosen"], x["rejected"]) for x in made]
+    )
+    extra = tmp_path / "own"
+    extra.mkdir()
+    (extra / "pairs.jsonl").write_bytes(b"".join(orjson.dumps(x) + b"\n" for x in made))
+    sets = {"zh": [preference("zh", k, "zh") for k in range(20)]}
+    prepared(tmp_path, tokenizer, sets, extra=extra)
+    (tmp_path / "pairs.jsonl").write_bytes((tmp_path / "out" / "pairs.jsonl").read_bytes())
+    said = {line["prompt"][1]: reply for line, reply in zip(lines, replies, strict=True)}
+    monkeypatch.setattr(dpo_effect, "replies", lambda asking, asked: [[said[prompt[1]]] for prompt in asked])
+    trial = dpo_effect.Trial(tmp_path, tokenizer, "cpu", 100, {}, 10, 10)
+    found = dpo_effect.answer(trial, tmp_path)
+    assert [found[x["id"]][1] for x in made] == [True, True, True, True, False, False]

@@ -2,12 +2,16 @@
 
 import orjson
 import pytest
+import torch
 from scipy import stats
 
+from model.rewards import REWARDS, Reply
+from model.tokenizer import TextTokenizer
 from model.training.prompts import read_prompts
 from tasks.settings.config import SteelRun
 from tasks.settings.errors import NodeError
 from tasks.training import engine, open_questions, prompts, rl
+from tests.support import foreign_tokenizers
 from tests.support.sets import dialogue, write_set
 from tests.support.tiny import artifact, context, steel
 from tests.support.trained import no_drops, node_of, run_of
@@ -94,6 +98,38 @@ def test_prompts_are_asked_counted_and_kept(tmp_path, tokenizer, start):
     assert made_prompts_again(tmp_path, tokenizer, start) == (out / "train.arrow").read_bytes()
 
 
+def uniform(folder, tokenizer, more):
+    """A model that says every id as often as any other, and has so many `more` than the tokenizer."""
+    model = steel(vocab_size=TextTokenizer.open(tokenizer).vocab_size + more)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.zero_()
+    model.save_pretrained(folder)
+    return folder
+
+
+def sampled(tmp_path, tokenizer, more=0):
+    export = uniform(tmp_path / "export", tokenizer, more)
+    asking = prompts.Asking(export, tokenizer, "cpu", max_new_tokens=200, group=64, seed=1)
+    return prompts.replies(asking, [[5, 6, 7]])[0]
+
+
+def test_a_reply_ends_where_the_tokenizer_says(tmp_path):
+    """Llama-3 ends a turn by a token of its own."""
+    ends = ("<|eot_id|>", "<|end_of_text|>")
+    found = sampled(tmp_path, foreign_tokenizers.save(tmp_path / "llama3", "llama3"))
+    assert any(reply.ended for reply in found)
+    assert not any(end in reply.text for reply in found for end in ends)
+
+
+def test_replies_with_ids_that_have_no_token_are_not_whole(tmp_path, tokenizer):
+    assert all(reply.whole for reply in sampled(tmp_path / "none", tokenizer))
+    found = sampled(tmp_path / "some", tokenizer, more=20)
+    assert {reply.whole for reply in found} == {True, False}
+    line = prompts.Line(id="", set="", language="", about="", prompt=[1], answer="a", reward="exact")
+    assert prompts.right(line, Reply("a", True))
+    assert not prompts.right(line, Reply("a", True, whole=False))
+
+
 def made_prompts_again(tmp_path, tokenizer, start):
     other = tmp_path / "again"
     other.mkdir()
@@ -148,7 +184,82 @@ def test_training_is_handed_the_prompts_and_its_effect_is_measured(tmp_path, tok
     asked_n, never = (names.get((f"about what was {word}", "exact"), 0) for word in ("asked", "never asked"))
     assert asked_n + never == 7
     assert never >= 3, "f4 to f6 are in no prompt"
-    assert outcome.counts == {"prompts": 9, "open_questions": 11}
+    assert outcome.counts == {"prompts": 9, "open_questions": 11, "open_ungradable": 0}
+
+
+@pytest.mark.parametrize("held_out", [13, 12])
+def test_held_out_prompts_must_leave_some_to_train_on(tmp_path, tokenizer, start, held_out):
+    with pytest.raises(
+        NodeError, match=rf"rl.held_out is {held_out}, and there are 12 prompts: none is left"
+    ):
+        made_prompts(tmp_path, tokenizer, start, held_out=held_out)
+
+
+def questions(folder, *some):
+    folder.mkdir()
+    plain = {"subject": "s", "split": "test", "language": "en", "choices": [], "answer": None}
+    lines = [{**plain, "id": f"q{k}", "question": f"Which {k}?", **each} for k, each in enumerate(some)]
+    (folder / "questions.jsonl").write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+    return folder
+
+
+def test_a_benchmark_without_options_is_asked_for_its_number(tmp_path, tokenizer):
+    folder = questions(tmp_path / "gsm", {"target": "1,234"}, {"target": "−7"}, {"target": "a dozen"})
+    found, left_out = open_questions.of_benchmark(folder, "gsm8k", "test", tokenizer, "")
+    assert [(x.line["answer"], x.line["reward"]) for x in found] == [
+        ("1234", "arithmetic"),
+        ("-7", "arithmetic"),
+    ]
+    assert left_out == 1
+    answers = open_questions.graded(found, [[Reply("so\n#### 1,234", True)], [Reply("7", True)]])
+    assert [(x["exact"], x["lenient"]) for x in answers] == [(True, True), (False, False)]
+
+
+def test_an_option_that_no_reply_can_be_is_left_out_and_counted(
+    tmp_path, tokenizer, start, monkeypatch, caplog
+):
+    options = [["a\nb", "c"], ["d", "e"], [" ", "f"]]
+    exam = questions(
+        tmp_path / "lines", *({"choices": each, "answer": 0, "split": "val"} for each in options)
+    )
+    found, left_out = open_questions.of_benchmark(exam, "exam", "val", tokenizer, "")
+    assert ([x.line["answer"] for x in found], left_out) == (["d"], 2)
+
+    def train(ctx, *_, **more):
+        steel(vocab_size=272, seed=1).save_pretrained(ctx.out / "export")
+        return engine.Trained([{"step": 5, "loss": 0.1, "reward": 0.25, "updates": 1}], {"ranks": 1})
+
+    folder, _ = made_prompts(tmp_path, tokenizer, start)
+    monkeypatch.setattr(engine, "train", train)
+    (tmp_path / "out").mkdir()
+    given = inputs(tmp_path, tokenizer, start)
+    given |= {"prompts": artifact("rl:prompts", folder), "demo_exam": artifact("convert:demo_exam", exam)}
+    node = node_of(rl, "rl:train", run_with())
+    with caplog.at_level("WARNING"):
+        outcome = node.body(context(tmp_path / "out", node.config, given))
+    assert (outcome.counts["open_questions"], outcome.counts["open_ungradable"]) == (4, 2)
+    assert "benchmark demo_exam: 2 of 3 questions are not asked" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("reward", "answer", "said"),
+    [
+        ("exact", "北京，上海", "北京，上海"),
+        ("exact", "北京，上海", "是北京，上海吧"),
+        ("exact", "Café", "It is the Cafe\u0301 there"),
+        ("arithmetic", "1234", "#### 1,234"),
+        ("letter", "B. x", "B"),
+        ("exact", "巴黎", "巴黎。"),
+    ],
+)
+def test_what_is_exact_is_lenient_too(reward, answer, said):
+    gold = REWARDS[reward].gold(answer)
+    line = prompts.Line(id="", set="", language="", about="", prompt=[1], answer=gold, reward=reward)
+    (found,) = open_questions.graded([open_questions.Asked(line, "r")], [[Reply(said, True)]])
+    assert found["lenient"]
+    (other,) = open_questions.graded([open_questions.Asked(line, "r")], [[Reply("none", True)]])
+    assert not other["exact"]
+    assert not other["lenient"]
 
 
 def test_the_effect_is_paired():

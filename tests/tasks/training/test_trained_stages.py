@@ -18,7 +18,7 @@ from tasks.settings.errors import NodeError
 from tasks.tokenize.encode import tokenizer_digest
 from tasks.training import dpo, engine, pretrain, sft, trials
 from tasks.training.select import choose
-from tests.support.sets import preference, write_set
+from tests.support.sets import dialogue, preference, write_set
 from tests.support.tiny import artifact, context, steel
 from tests.support.trained import no_drops, node_of, run_of, shard
 
@@ -403,6 +403,51 @@ def test_dpo_starts_from_the_chosen_variant_and_reports_the_effect(
     assert (effect["reward_accuracy"], effect["reward_ties"]) == (0.0, 10), "nothing was trained"
     assert effect["by_set"]["likes"]["n"] == 10
     assert "0.0 % → 0.0 % of 10 pairs" in outcome.headline
+
+
+def test_pairs_that_the_variant_makes_itself(tmp_path, tokenizer, trained, fake, caplog):
+    """Made of its wrong replies, split off with a warning where they are few, and graded by their reward."""
+    (tmp_path / "select").mkdir()
+    (tmp_path / "select" / "choice.json").write_bytes(orjson.dumps({"variant": "exp2"}))
+    inputs = {
+        "select": artifact("sft:select", tmp_path / "select"),
+        "exp1": artifact("sft:exp1", tmp_path / "nowhere"),
+        "exp2": artifact("sft:exp2", trained),
+        "tokenizer": artifact("tokenize:tokenizer", tokenizer),
+    }
+    records = [dialogue("qa", k, f"{k}。") for k in range(30)]
+    own, likes = tmp_path / "own", [preference("likes", k, "zh") for k in range(40)]
+    own.mkdir()
+    for name, some in (("qa", records), ("likes", likes)):
+        inputs[name] = artifact(f"convert:{name}", write_set(tmp_path, name, 0, some))
+        inputs[f"{name}.drops"] = artifact("clean:decontaminate", no_drops(tmp_path))
+    on_policy = {"mixture": {"qa": {}}, "samples": 2, "max_new_tokens": 40, "keep_share": 0.5}
+    run = run_of(dpo={"mixture": {"likes": 1.0}, "held_out": 10, "on_policy": on_policy})
+    assert [node.version for node in dpo.nodes(run)] == [2, 2, 1]
+    assert [node.version for node in dpo.nodes(run_of())] == [1, 1], "as before without such pairs"
+    node = node_of(dpo, "dpo:on_policy", run)
+    outcome = node.body(context(own, node.config, inputs))
+    assert outcome.counts["keep"] == 15
+    assert outcome.counts["no_chosen"] == 0
+    made = [orjson.loads(x) for x in (own / "pairs.jsonl").read_bytes().splitlines()]
+    assert {x["reward"] for x in made} == {"exact"}
+
+    (tmp_path / "pairs").mkdir()
+    inputs["on_policy"] = artifact("dpo:on_policy", own)
+    node = node_of(dpo, "dpo:reference", run)
+    with caplog.at_level("WARNING"):
+        counts = node.body(context(tmp_path / "pairs", node.config, inputs)).counts
+    assert counts["extra"] == len(made)
+    assert len(made) / 4 - 1 < counts["extra_held_out"] < 10
+    assert (
+        f"of the {len(made)} pairs that the variant made itself {counts['extra_held_out']} are held out"
+        in caplog.text
+    )
+    shown = [orjson.loads(x) for x in (tmp_path / "pairs" / "pairs.jsonl").read_bytes().splitlines()]
+    assert {(x["set"] in ("on-policy", "keep"), "answer" in x) for x in shown} == {
+        (True, True),
+        (False, False),
+    }
 
 
 def test_held_out_pairs_must_leave_some_to_train_on(tmp_path, tokenizer, trained, fake):
