@@ -47,6 +47,9 @@ def warnings(config: SteelRun, stages: tuple[str, ...], gpus: int) -> Iterator[s
                 f"{name}: warmup_steps {train.optim.warmup_steps} is not below steps {train.steps}: the learning rate "
                 f"never reaches {train.optim.lr:g}"
             )
+    for stage, mixture in (("dpo", config.dpo.mixture), ("rl", config.rl.mixture)):
+        if stage in stages and mixture and not config.sft.variants:
+            yield f"{stage}.mixture is given and sft.variants is empty: there is no model to start from, and no {stage}"
     asked = config.runtime.nproc
     if gpus and _on_gpus(config, gpus) and asked and asked > gpus:
         yield f"runtime.nproc is {asked} and there are {gpus} GPUs: {gpus} ranks are used"
@@ -102,10 +105,15 @@ def _device(config: SteelRun, gpus: int) -> Iterator[str]:
 def _context(config: SteelRun, stages: tuple[str, ...]) -> Iterator[str]:
     most = config.model.context
     lengths = {"tokenize.block_size": config.tokenize.block_size}
-    if "sft" in stages and config.sft.variants:
+    if ("sft" in stages and config.sft.variants) or "ratio" in stages:
         lengths["sft.max_tokens"] = config.sft.max_tokens
     if "dpo" in stages and config.dpo.mixture:
         lengths["dpo.max_tokens"] = config.dpo.max_tokens
+        if config.dpo.traits and config.dpo.held_out:
+            # a held-out prompt may fill all but one token, and is answered
+            lengths["dpo.max_tokens and dpo.trait_tokens together"] = (
+                config.dpo.max_tokens - 1 + config.dpo.trait_tokens
+            )
     if "rl" in stages and config.rl.mixture:
         # the effect is measured with replies of twice the length
         lengths["rl.max_prompt_tokens and twice rl.max_new_tokens together"] = (

@@ -260,6 +260,17 @@ class Dpo(Section):
     def _smoothed(self) -> Self:
         if self.loss == "ipo" and self.label_smoothing:
             raise ValueError("label_smoothing is not for the loss ipo")
+        own = self.on_policy
+        if own.mixture and not self.mixture:
+            raise ValueError(
+                "on_policy.mixture is given and mixture is empty: own pairs stand beside those of a preference set. Name one, "
+                "or take on_policy.mixture away."
+            )
+        if own.mixture and own.max_new_tokens >= self.max_tokens:
+            raise ValueError(
+                f"on_policy.max_new_tokens {own.max_new_tokens} leaves no room for a prompt in max_tokens "
+                f"{self.max_tokens}. Lower it, or raise max_tokens."
+            )
         if unknown := sorted(set(self.traits) - set(self.mixture)):
             raise ValueError(f"traits names {unknown[0]!r}, which the mixture does not")
         return self
