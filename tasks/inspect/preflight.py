@@ -50,6 +50,7 @@ def warnings(config: SteelRun, stages: tuple[str, ...], gpus: int) -> Iterator[s
     for stage, mixture in (("dpo", config.dpo.mixture), ("rl", config.rl.mixture)):
         if stage in stages and mixture and not config.sft.variants:
             yield f"{stage}.mixture is given and sft.variants is empty: there is no model to start from, and no {stage}"
+    yield from _learned_before(config, stages)
     asked = config.runtime.nproc
     if gpus and _on_gpus(config, gpus) and asked and asked > gpus:
         yield f"runtime.nproc is {asked} and there are {gpus} GPUs: {gpus} ranks are used"
@@ -189,6 +190,22 @@ def _data(config: SteelRun, stages: tuple[str, ...]) -> Iterator[str]:
         )
     if "ablation" in stages and not config.tokenize.val_share:
         yield "tokenize.val_share is 0, and the ablation compares validation losses: hold some documents out"
+
+
+def _learned_before(config: SteelRun, stages: tuple[str, ...]) -> Iterator[str]:
+    """Questions that an effect is measured on, of sources that the start model is trained on before."""
+    own, rl = config.dpo.on_policy.mixture, config.rl
+    before = {f"sft.variants.{name}": set(v.sets) for name, v in config.sft.variants.items()}
+    for stage, measured, held_out in (("dpo", own, config.dpo.held_out), ("rl", rl.mixture, rl.held_out)):
+        if stage == "rl" and rl.start == "dpo":
+            before = {**before, "dpo.on_policy": set(own)}
+        places = [place for place, sets in before.items() if sets & set(measured)]
+        if stage in stages and held_out and places:
+            shared = sorted(set(measured) & set().union(*(before[place] for place in places)))
+            yield (
+                f"{stage}: held-out questions of {', '.join(shared)} may be in the training of the start model, by "
+                f"{', '.join(places)}: what is measured on them is no answer to a new question"
+            )
 
 
 def _export(config: SteelRun, stages: tuple[str, ...]) -> Iterator[str]:

@@ -225,6 +225,25 @@ def test_pairs_and_prompts_without_a_model_to_start_from_are_said() -> None:
     assert list(preflight.warnings(config, STAGES, 0)) == []
 
 
+def test_held_out_questions_that_the_start_model_learns_are_said() -> None:
+    def said(profile: str, overrides: dict) -> list[str]:
+        return list(preflight.warnings(profiles.load(profile, overrides), STAGES, 0))
+
+    (line,) = said("steel-1b", {})
+    assert line.startswith(
+        "rl: held-out questions of arc, openbookqa may be in the training of the start model"
+    )
+    assert "sft.variants.exp5, sft.variants.cot:" in line
+    assert said("steel-1b", {"rl": {"held_out": 0}}) == []
+    taken = {"sft": {"variants": {"exp1": {"mixture": {"demo_rl": 0.5}}}}}
+    (line,) = said("demo", taken)
+    assert line.startswith("dpo: held-out questions of demo_rl")
+    assert "sft.variants.exp1:" in line
+    (line,) = said("demo", {"rl": {"held_out": 5, "start": "dpo"}})
+    assert line.startswith("rl: held-out questions of demo_rl")
+    assert "by dpo.on_policy:" in line
+
+
 def test_more_ranks_than_gpus_are_cut_to_the_gpus_and_said() -> None:
     config = profiles.load("demo")
     assert preflight.ranks(config, "pretrain", gpus=0) == 2
