@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from tasks.records.record import Dialogue
-from tasks.tokenize.chat import IM_END, TextEncoder, render_chat
+from tasks.tokenize.chat import IM_END, Refused, TextEncoder, render_chat
 from tasks.training import mixtures
 from tasks.training.mixtures import Taken, key
 
@@ -82,7 +82,9 @@ def tokenized(
     """One line a prompt, and the counts of records that were left out."""
     from model.rewards import REWARDS
 
-    counts: dict[str, Any] = {"records": 0, "ungradable": 0, "prompt_too_long": 0, "repeated": 0}
+    counts: dict[str, Any] = dict.fromkeys(
+        ("records", "ungradable", "template", "prompt_too_long", "repeated"), 0
+    )
     lines: list[Line] = []
     seen: set[tuple[int, ...]] = set()
     for taken in sets:
@@ -94,7 +96,12 @@ def tokenized(
             if answer is None:
                 counts["ungradable"] += 1
                 continue
-            prompt, _ = render_chat(encoder, before, generation_prompt=True)
+            try:
+                prompt, _ = render_chat(encoder, before, generation_prompt=True)
+            except Refused as why:
+                counts["template"] += 1
+                taken.refuse(why)
+                continue
             if len(prompt) > work.max_tokens:
                 counts["prompt_too_long"] += 1
                 continue

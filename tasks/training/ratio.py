@@ -33,6 +33,7 @@ class Work(examples.Work):
         found = [_lengths(each, self) for each in sets]
         kept = thinned([one for one, _ in found], [other for _, other in found], self.zh_share)
         for each, chosen in zip(sets, kept, strict=True):
+            each.refused = 0  # they are counted when they are packed
             each.only = array("Q", sorted(chosen))
             each.counts["taken"] = len(chosen)
         return sets
@@ -95,5 +96,7 @@ def _lengths(taken: Taken, work: examples.Work) -> tuple[Lengths, Lengths]:
     found: tuple[Lengths, Lengths] = ([], [])
     for record, _ in taken:
         key = mixtures.key(work.seed, "mixture", record["id"])
-        found[record["language"] != "zh"].append(Length(key, examples.supervised(record, encoder, work)))
+        found[record["language"] != "zh"].append(
+            Length(key, examples.supervised(taken, record, encoder, work))
+        )
     return found

@@ -149,7 +149,8 @@ def prompts(ctx: Context) -> Outcome:
         raise NodeError(
             f"no prompt is left to train on: of {len(lines):,} none has a share of right replies of {low:g} to "
             f"{high:g} ({counts['records']:,} records, {counts['ungradable']:,} with an answer that its reward cannot "
-            f"grade, {counts['prompt_too_long']:,} too long); right replies of {recipe.pass_samples}: "
+            f"grade, {counts['template']:,} with roles that the chat template refuses, "
+            f"{counts['prompt_too_long']:,} too long); right replies of {recipe.pass_samples}: "
             f"{work.histogram(passes, recipe.pass_samples)}"
         )
     _write(ctx, kept, held_out, dict(zip((line["id"] for line in lines), passes, strict=True)))
@@ -206,6 +207,7 @@ def _prompts_table(
     rows = {
         "records taken": counts["records"],
         "dropped: the answer cannot be graded": counts["ungradable"],
+        "dropped: the chat template refuses its roles": counts["template"],
         "dropped: the prompt is too long": counts["prompt_too_long"],
         "dropped: the prompt was there before": counts["repeated"],
         "held out": counts["held_out"],

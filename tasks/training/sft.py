@@ -184,14 +184,16 @@ def _outcome(trained: engine.Trained, accounting: dict[str, Any]) -> Outcome:
     sets = accounting["sets"]
     taken = sum(s["taken"] for s in sets.values())
     lines = [
-        "| set | records | dropped before | taken | cut | too long | targets | by language |",
-        "|---|---|---|---|---|---|---|---|",
+        "| set | records | dropped before | taken | no form | cut | too long | targets | by language |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| {name} | {s['records']:,} | {s['dropped'] + s['duplicates']:,} | {s['taken']:,} "
-        f"| {s['truncated']:,} | {s['too_long']:,} | {s['targets']:,} | {_languages(s['languages'])} |"
+        f"| {s['template']:,} | {s['truncated']:,} | {s['too_long']:,} | {s['targets']:,} "
+        f"| {_languages(s['languages'])} |"
         for name, s in sets.items()
     ]
+    lines += [f"\n{name}, no form: {s['refusal']}" for name, s in sets.items() if s["template"]]
     shown = f"val loss {val_loss:.3f}" if val_loss is not None else f"loss {loss:.3f}"
     return Outcome(
         headline=f"{shown}, {taken:,} examples",
@@ -199,7 +201,10 @@ def _outcome(trained: engine.Trained, accounting: dict[str, Any]) -> Outcome:
             "records_taken": taken,
             "examples": sum(s["examples"] for s in sets.values()),
             "truncated": sum(s["truncated"] for s in sets.values()),
-            "too_long": sum(s["too_long"] for s in sets.values()),
+            **{
+                fate: sum(s[fate] for s in sets.values())
+                for fate in ("template", "too_long", "ends_with_user", "replies_in_a_row")
+            },
             "rows": accounting["train"]["rows"],
             **{f"taken_{name}": s["taken"] for name, s in sets.items()},
         },

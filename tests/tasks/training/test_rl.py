@@ -10,6 +10,7 @@ from model.training.prompts import read_prompts
 from tasks.settings.config import SteelRun
 from tasks.settings.errors import NodeError
 from tasks.training import engine, open_questions, prompts, rl
+from tasks.training.mixtures import Share
 from tests.support.sets import dialogue, write_set
 from tests.support.tiny import artifact, context, steel
 from tests.support.trained import no_drops, node_of, run_of
@@ -102,6 +103,21 @@ def made_prompts_again(tmp_path, tokenizer, start):
     other.mkdir()
     out, _ = made_prompts(other, tokenizer, start)
     return (out / "train.arrow").read_bytes()
+
+
+def test_prompts_that_the_template_refuses_are_dropped_and_counted(tmp_path, alternating, turns):
+    odd = {**asked(1, "x"), "messages": turns("user", "assistant", "assistant", "assistant")}
+
+    def prepared(name, records):
+        sets = (Share("qa", write_set(tmp_path / name, "qa", 0, records), None, 1.0),)
+        return prompts.prepare(
+            prompts.Work(alternating, sets, 1, 200, rewards={"qa": "exact"}, asked_by="", held_out=0)
+        )
+
+    lines, _, counts = prepared("some", [asked(0, "x"), odd])
+    assert (len(lines), counts["records"], counts["template"]) == (1, 2, 1)
+    with pytest.raises(NodeError, match="qa: none of its 1 records has a form: .* roles must alternate"):
+        prepared("none", [odd])
 
 
 def test_held_out_prompts_that_the_start_model_was_fine_tuned_on_are_counted(tmp_path, tokenizer, start):
