@@ -145,7 +145,8 @@ class Variant(Section):
     """Number of records to take from each data set, instead of shares. More than there are stops the run."""
     zh_share: Rate | None = None
     """Share of Chinese among the supervised tokens. The language that is above it is thinned, all its data sets alike,
-    so that mixture and counts are then the most that is taken. Not set: as the data sets have it."""
+    so that mixture and counts are then the most that is taken. Whole records may leave it by a point. Not set: as the
+    data sets have it."""
     note: str = ""
     """A remark for the report."""
 
@@ -260,6 +261,9 @@ class Dpo(Section):
     def _smoothed(self) -> Self:
         if self.loss == "ipo" and self.label_smoothing:
             raise ValueError("label_smoothing is not for the loss ipo")
+        for name, phrases in self.traits.items():
+            if not all(phrase.strip() for phrase in phrases):
+                raise ValueError(f"traits.{name} has an empty phrase, which every reply contains")
         own = self.on_policy
         if own.mixture and not self.mixture:
             raise ValueError(

@@ -8,9 +8,9 @@ language is nearly contained in what 0.5 takes. Tokens are counted as they will 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tasks.settings.errors import NodeError
 from tasks.training import examples, mixtures
@@ -66,6 +66,13 @@ def thinned(chinese: Sequence[Lengths], others: Sequence[Lengths], share: float)
             f"the nearest is {got_zh:,} and {got_rest:,}"
         )
     return [[r.key for r in (*one, *other)] for one, other in zip(*parts, strict=True)]
+
+
+def reached(sets: Mapping[str, Mapping[str, Any]]) -> float:
+    """Share of Chinese among the supervised tokens of an account's sets, 0 … 1; 0 where there are none."""
+    zh = sum(each["languages"].get("zh", 0) for each in sets.values())
+    every = sum(sum(each["languages"].values()) for each in sets.values())
+    return zh / every if every else 0.0
 
 
 def _cut(sets: Sequence[Lengths], budget: float, total: int) -> list[Lengths]:

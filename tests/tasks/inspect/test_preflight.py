@@ -202,6 +202,12 @@ def test_own_pairs_want_a_preference_set_and_room_for_a_prompt() -> None:
     )
 
 
+@pytest.mark.parametrize("phrase", ["", " "])
+def test_an_empty_phrase_marks_nothing(phrase: str) -> None:
+    with pytest.raises(ValueError, match="traits.a has an empty phrase, which every reply contains"):
+        Dpo.model_validate({"mixture": {"a": 1.0}, "traits": {"a": ["good", phrase]}})
+
+
 def test_only_the_stages_that_run_are_asked() -> None:
     late = {"dpo": {"train": {"batch_size": 5}}, "runtime": {"sft_nproc": 2}}
     assert lines(late, stages=STAGES[: STAGES.index("sft")]) == []
