@@ -23,6 +23,7 @@ from model.chat_template import (
     TURN_START,
     After,
     Piece,
+    Refused,
     chat_pieces,
     unmarked,
 )
@@ -52,7 +53,7 @@ class ChatFormat(Protocol):
     def pieces(
         self, messages: Iterable[Mapping[str, Any]], *, generation_prompt: bool = False
     ) -> Iterator[Piece]:
-        """The pieces of a dialogue. Raises ValueError where it has no form."""
+        """The pieces of a dialogue. Raises Refused where it has no form."""
         ...
 
     def reply(
@@ -182,22 +183,20 @@ class TemplateFormat:
         blank = [{"role": role, "content": f"\ue000{i}\ue001"} for i, role in enumerate(roles)]
         text = self._render(blank, generation_prompt)
         if [int(i) for i in re.findall("\ue000(\\d+)\ue001", text)] != list(range(len(roles))):
-            raise ValueError(f"its chat template does not give each content of {_list(roles)} once, in order")
+            raise Refused(f"its chat template does not give each content of {_list(roles)} once, in order")
         targets: list[tuple[int, int, int]] = []
         for i, role in enumerate(roles):
             if role == "assistant":
                 prompt = self._render(blank[:i], True)
                 mark = text.index(f"\ue000{i}\ue001")
                 if not text.startswith(prompt) or len(prompt) > mark:
-                    raise ValueError(
-                        "its chat template renders a reply otherwise than behind the prompt for it"
-                    )
+                    raise Refused("its chat template renders a reply otherwise than behind the prompt for it")
                 end = next(
                     (m.end() for m in self._cut.finditer(text, mark) if m.lastgroup == "special"), None
                 )
                 following = re.compile("\ue000").search(text, mark + 1)
                 if end is None or (following and following.start() < end):
-                    raise ValueError("its chat template ends a reply with no special token")
+                    raise Refused("its chat template ends a reply with no special token")
                 targets.append((len(prompt), end, i))
         return list(self._parts(text, targets))
 
@@ -258,7 +257,7 @@ class TemplateFormat:
         ) as error:
             roles = _list([m["role"] for m in messages])
             first = str(error).partition("\n")[0]
-            raise ValueError(f"its chat template refuses a dialogue of {roles}: {first}") from error
+            raise Refused(f"its chat template refuses a dialogue of {roles}: {first}") from error
 
     def _shown(self, content: str) -> str:
         """What becomes of a content."""

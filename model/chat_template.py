@@ -49,6 +49,10 @@ CHAT_TEMPLATE = MARKED_CHAT_TEMPLATE.replace("{% generation %}", "").replace("{%
 """The same text in plain Jinja, for every program."""
 
 
+class Refused(ValueError):
+    """A dialogue that a chat format has no form for, such as one whose roles its template refuses."""
+
+
 class Piece(NamedTuple):
     """A special token, or a text without any."""
 
@@ -115,7 +119,7 @@ def render_chat(
 ) -> tuple[list[int], list[int]]:
     """Token ids of a dialogue, and for each 1 if it is a target of fine-tuning (replies), else 0.
 
-    Raises ValueError where the tokenizer lacks a special token of the format.
+    Raises Refused where the format has no form for the dialogue, ValueError where the tokenizer lacks a special token.
     """
     ids: list[int] = []
     mask: list[int] = []

@@ -273,7 +273,7 @@ class _Job:
         identity = stable_id(self.name, content(draft))
         language = draft.get("language") or self.language
         if language == "mixed":
-            language = guess_language(draft.get("text") or draft["messages"][-1]["content"])
+            language = guess_language(_said(draft))
         record: Any = {"id": identity.hex(), "source": self.name, **draft, "language": language}
         return identity, record
 
@@ -336,6 +336,15 @@ class _Parts:
         self.close()
         self.file, self.size = open(self.out / name, "wb", BUFFER), 0  # noqa: SIM115  (closed by close)
         self.done.append({"file": name, "records": 0})
+
+
+def _said(draft: Draft) -> str:
+    """What the language of a record is told by: the text, or all turns and replies but the system's, which is often in
+    another language. The last turn alone may be a number or a formula."""
+    if "text" in draft:
+        return draft["text"]
+    turns = [turn["content"] for turn in draft["messages"] if turn["role"] != "system"]
+    return "\n".join([*turns, *(draft[reply] for reply in ("chosen", "rejected") if reply in draft)])
 
 
 def _sorted_ids(ids: bytearray) -> np.ndarray:

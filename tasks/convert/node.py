@@ -88,7 +88,8 @@ def _check(name: str, source: Source) -> None:
             f"sources.{name}: there is no reader {source.reader!r}; choose one of: {choice}"
         ) from None
     if not reader.suits(source.use):
-        raise NodeError(f"sources.{name}: the reader {source.reader!r} is not for use: {source.use}")
+        why = ": it makes texts without a reply" if source.use == "sft" and reader.makes == "pretrain" else ""
+        raise NodeError(f"sources.{name}: the reader {source.reader!r} is not for use: {source.use}{why}")
     try:
         reader.options.model_validate(source.options)
     except ValidationError as error:

@@ -47,6 +47,10 @@ def warnings(config: SteelRun, stages: tuple[str, ...], gpus: int) -> Iterator[s
                 f"{name}: warmup_steps {train.optim.warmup_steps} is not below steps {train.steps}: the learning rate "
                 f"never reaches {train.optim.lr:g}"
             )
+    for stage, mixture in (("dpo", config.dpo.mixture), ("rl", config.rl.mixture)):
+        if stage in stages and mixture and not config.sft.variants:
+            yield f"{stage}.mixture is given and sft.variants is empty: there is no model to start from, and no {stage}"
+    yield from _learned_before(config, stages)
     asked = config.runtime.nproc
     if gpus and _on_gpus(config, gpus) and asked and asked > gpus:
         yield f"runtime.nproc is {asked} and there are {gpus} GPUs: {gpus} ranks are used"
@@ -110,10 +114,15 @@ def _device(config: SteelRun, gpus: int) -> Iterator[str]:
 def _context(config: SteelRun, stages: tuple[str, ...]) -> Iterator[str]:
     most = config.model.context
     lengths = {"tokenize.block_size": config.tokenize.block_size}
-    if "sft" in stages and config.sft.variants:
+    if ("sft" in stages and config.sft.variants) or "ratio" in stages:
         lengths["sft.max_tokens"] = config.sft.max_tokens
     if "dpo" in stages and config.dpo.mixture:
         lengths["dpo.max_tokens"] = config.dpo.max_tokens
+        if config.dpo.traits and config.dpo.held_out:
+            # a held-out prompt may fill all but one token, and is answered
+            lengths["dpo.max_tokens and dpo.trait_tokens together"] = (
+                config.dpo.max_tokens - 1 + config.dpo.trait_tokens
+            )
     if "rl" in stages and config.rl.mixture:
         # the effect is measured with replies of twice the length
         lengths["rl.max_prompt_tokens and twice rl.max_new_tokens together"] = (
@@ -189,6 +198,22 @@ def _data(config: SteelRun, stages: tuple[str, ...]) -> Iterator[str]:
         )
     if "ablation" in stages and not config.tokenize.val_share:
         yield "tokenize.val_share is 0, and the ablation compares validation losses: hold some documents out"
+
+
+def _learned_before(config: SteelRun, stages: tuple[str, ...]) -> Iterator[str]:
+    """Questions that an effect is measured on, of sources that the start model is trained on before."""
+    own, rl = config.dpo.on_policy.mixture, config.rl
+    before = {f"sft.variants.{name}": set(v.sets) for name, v in config.sft.variants.items()}
+    for stage, measured, held_out in (("dpo", own, config.dpo.held_out), ("rl", rl.mixture, rl.held_out)):
+        if stage == "rl" and rl.start == "dpo":
+            before = {**before, "dpo.on_policy": set(own)}
+        places = [place for place, sets in before.items() if sets & set(measured)]
+        if stage in stages and held_out and places:
+            shared = sorted(set(measured) & set().union(*(before[place] for place in places)))
+            yield (
+                f"{stage}: held-out questions of {', '.join(shared)} may be in the training of the start model, by "
+                f"{', '.join(places)}: what is measured on them is no answer to a new question"
+            )
 
 
 def _export(config: SteelRun, stages: tuple[str, ...]) -> Iterator[str]:

@@ -59,8 +59,17 @@ def rl_rows(nodes: Nodes) -> list[Row]:
     if "rl:train" not in nodes:
         return []
     found = nodes["rl:train"].read_json("rl.json")
-    rows = [{"cases": row.pop("questions"), **row} for row in found["rows"]]
+    rows = [
+        {"cases": _cases(row), **{name: value for name, value in row.items() if name != "questions"}}
+        for row in found["rows"]
+    ]
     return [*rows, *_benchmarks(nodes, found["start"])]
+
+
+def _cases(row: Row) -> str:
+    """The questions' name, and how many of them the start model has learned in its fine-tuning."""
+    seen = row.get("in_fine_tuning", 0)
+    return row["questions"] + (f" ({seen:,} of them in the start model's fine-tuning)" if seen else "")
 
 
 def _benchmarks(nodes: Nodes, start: str) -> Iterator[Row]:

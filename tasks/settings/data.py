@@ -47,7 +47,8 @@ class Source(Section):
     use: Literal["pretrain", "sft", "preference", "benchmark"] = "pretrain"
     """What the data set is for: pre-training text, instruction dialogues, preference pairs or benchmark questions."""
     language: Literal["zh", "en", "code", "mixed"] = "zh"
-    """Main language of the texts; `code` for programs."""
+    """Main language of the texts; `code` for programs. `mixed`: each record's is told by its letters, of a dialogue by those
+    of all turns but the system's."""
     options: dict[str, Any] = {}
     """Options of the reader, such as {"subjects": [...]} of a benchmark or {"min_votes": 100} of zhihu."""
     licence: str = ""

@@ -145,7 +145,8 @@ class Variant(Section):
     """Number of records to take from each data set, instead of shares. More than there are stops the run."""
     zh_share: Rate | None = None
     """Share of Chinese among the supervised tokens. The language that is above it is thinned, all its data sets alike,
-    so that mixture and counts are then the most that is taken. Not set: as the data sets have it."""
+    so that mixture and counts are then the most that is taken. Whole records may leave it by a point. Not set: as the
+    data sets have it."""
     note: str = ""
     """A remark for the report."""
 
@@ -261,6 +262,20 @@ class Dpo(Section):
     def _smoothed(self) -> Self:
         if self.loss == "ipo" and self.label_smoothing:
             raise ValueError("label_smoothing is not for the loss ipo")
+        for name, phrases in self.traits.items():
+            if not all(phrase.strip() for phrase in phrases):
+                raise ValueError(f"traits.{name} has an empty phrase, which every reply contains")
+        own = self.on_policy
+        if own.mixture and not self.mixture:
+            raise ValueError(
+                "on_policy.mixture is given and mixture is empty: own pairs stand beside those of a preference set. Name one, "
+                "or take on_policy.mixture away."
+            )
+        if own.mixture and own.max_new_tokens >= self.max_tokens:
+            raise ValueError(
+                f"on_policy.max_new_tokens {own.max_new_tokens} leaves no room for a prompt in max_tokens "
+                f"{self.max_tokens}. Lower it, or raise max_tokens."
+            )
         if unknown := sorted(set(self.traits) - set(self.mixture)):
             raise ValueError(f"traits names {unknown[0]!r}, which the mixture does not")
         return self

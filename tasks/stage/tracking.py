@@ -27,7 +27,7 @@ from tasks.settings import secrets
 from tasks.settings.errors import NodeError, one_line
 from tasks.settings.names import metric_name as _metric_name
 from tasks.stage import models
-from tasks.stage.models import Model
+from tasks.stage.models import Evaluation, Model
 from tasks.stage.node import Artifact
 
 EXPERIMENT = "steel"
@@ -294,11 +294,10 @@ class Tracker:
         version = made.version
         if run_id:  # the server gives a version without its model_id
             self.client.log_outputs(run_id, [LoggedModelOutput(made.source.rpartition("/")[2], 0)])
-        for key, value in model.scores.items():
-            self.client.set_model_version_tag(model.name, str(version), key, f"{value:.6f}")
+        if model.evaluation:
+            self._evaluated(model.name, made, model.evaluation)
         self.client.set_registered_model_alias(model.name, models.NEWEST, str(version))
-        champion = self._champion(model.name)
-        if models.promoted(model.scores, champion):
+        if models.promoted(model.evaluation, self._champion(model.name)):
             self.client.set_registered_model_alias(model.name, models.CHAMPION, str(version))
         return str(version)
 
@@ -316,13 +315,22 @@ class Tracker:
             model.name, source, run_id, tags=dict(model.tags), description=model.uri, model_id=made.model_id
         )
 
-    def _champion(self, name: str) -> dict[str, float] | None:
-        """The scores of the champion; None where there is none."""
+    def _evaluated(self, name: str, made: ModelVersion, evaluation: Evaluation) -> None:
+        """Put an evaluation in the place of an earlier one of the same version."""
+        scores = {key: f"{value:.6f}" for key, value in evaluation.scores.items()}
+        for key in [k for k in made.tags if k.startswith(models.SCORE) and k not in scores]:
+            self.client.delete_model_version_tag(name, str(made.version), key)
+        for key, value in {**scores, models.ASKED: evaluation.asked}.items():
+            self.client.set_model_version_tag(name, str(made.version), key, value)
+
+    def _champion(self, name: str) -> Evaluation | None:
+        """The champion's evaluation; None where there is none."""
         aliases = self.client.get_registered_model(name).aliases
         if models.CHAMPION not in aliases:
             return None
         tags = self.client.get_model_version(name, str(aliases[models.CHAMPION])).tags
-        return {key: float(value) for key, value in models.scores_of(tags).items()}
+        scores = models.scores_of(tags)
+        return Evaluation(tags.get(models.ASKED, ""), scores) if scores else None
 
     def writable(self, run_id: str) -> str:
         """The state of a run that can still be written to, such as RUNNING; "" for one that is unknown or deleted."""

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from model.chat_template import DOCUMENT_END as END_OF_TEXT
-from model.chat_template import SYSTEM, After, Piece, TextEncoder, chat_pieces, render_chat, reply_ids
+from model.chat_template import (
+    SYSTEM,
+    After,
+    Piece,
+    Refused,
+    TextEncoder,
+    chat_pieces,
+    render_chat,
+    reply_ids,
+)
 from model.chat_template import TURN_END as IM_END
 from model.chat_template import TURN_START as IM_START
 
@@ -18,6 +27,7 @@ __all__ = [
     "SYSTEM",
     "After",
     "Piece",
+    "Refused",
     "TextEncoder",
     "chat_pieces",
     "render_chat",

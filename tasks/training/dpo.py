@@ -173,6 +173,7 @@ def _pairs_table(counts: dict[str, Any]) -> str:
     lines = ["| | pairs |", "|---|---|"]
     rows = {
         "pairs": "read",
+        "template": "dropped: the chat template refuses its roles",
         "prompt_too_long": "dropped: the prompt leaves no room",
         "same_reply": "dropped: both replies are the same once cut",
         "thinned": "dropped: English beyond the ratio",

@@ -2,7 +2,7 @@
 
 Only replies are targets, their end included. The mask comes from the renderer's spans; an example
 without a single target is an error (a model trained on nothing still lowers its loss), one whose
-reply lies wholly behind the cut is left out and counted.
+reply lies wholly behind the cut, or that the chat template has no form for, is left out and counted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from model.training.shards import Row
 from tasks.records.account import FILE, SPLITS
 from tasks.records.record import Dialogue, Message
 from tasks.settings.errors import NodeError
-from tasks.tokenize.chat import TextEncoder, render_chat
+from tasks.tokenize.chat import Refused, TextEncoder, render_chat
 from tasks.tokenize.packing import Document, pack_whole
 from tasks.training import mixtures
 from tasks.training.mixtures import Taken
@@ -72,13 +72,14 @@ def prepare(work: Work) -> dict[str, Any]:
     _check_written(shards, counts)
     accounting: dict[str, Any] = {
         "mixture_digest": mixture,
-        "sets": {s.name: {**s.counts, **vars(counts[s.name])} for s in sets},
+        "sets": {s.name: {**s.counts, **vars(counts[s.name]), "refusal": s.refusal} for s in sets},
         "train": shards["train"],
         "val": shards["val"],
     }
     for each in accounting["sets"].values():
         assert each["records"] == each["dropped"] + each["duplicates"] + each["available"]
-        assert each["taken"] == each["examples"] + each["reply_cut_off"] + each["too_long"]
+        fates = ("examples", "template", "reply_cut_off", "too_long")
+        assert each["taken"] == sum(each[fate] for fate in fates)
     (work.out / FILE).write_bytes(orjson.dumps(accounting, option=orjson.OPT_INDENT_2) + b"\n")
     (work.out / "sample.txt").write_text(sample(sets, encoder, work), "utf-8")
     if not shards["train"]["rows"]:
@@ -98,7 +99,7 @@ def _check_written(shards: Mapping[str, Mapping[str, int]], counts: Mapping[str,
             raise NodeError(f"{counted} {name} of the mixture were counted, and {written} written")
 
 
-def _fates(sets: Mapping[str, Mapping[str, int]], work: Work) -> str:
+def _fates(sets: Mapping[str, Mapping[str, Any]], work: Work) -> str:
     """Why each set gave nothing, in words."""
     lines = []
     for name, s in sets.items():
@@ -106,6 +107,7 @@ def _fates(sets: Mapping[str, Mapping[str, int]], work: Work) -> str:
             "dropped by deduplication or decontamination": s["dropped"],
             "duplicates": s["duplicates"],
             "not in the share that is taken": s["available"] - s["taken"],
+            f"with roles that have no form ({s['refusal']})": s["template"],
             f"without a token of the reply within max_tokens {work.max_tokens}": s["reply_cut_off"],
             f"longer than max_tokens {work.max_tokens}": s["too_long"],
             "held out for the validation loss": s["examples"],
@@ -153,6 +155,12 @@ class Counts:
 
     available: int = 0
     examples: int = 0
+    template: int = 0
+    """Left out: the tokenizer's chat template refuses its roles."""
+    ends_with_user: int = 0
+    """Of the examples, those whose last turn is no reply: it is read and not learned."""
+    replies_in_a_row: int = 0
+    """Of the examples, those with a reply right behind a reply: both are learned."""
     truncated: int = 0
     reply_cut_off: int = 0
     """Not one token of the reply lies before the cut: left out."""
@@ -178,7 +186,12 @@ def rendered(
         for record, is_held_out in taken:
             if is_held_out != held_out:
                 continue
-            ids, mask = render(record, encoder, work.last_turn)
+            try:
+                ids, mask = render(record, encoder, work.last_turn)
+            except Refused as why:
+                mine.template += 1
+                taken.refuse(why)
+                continue
             if len(ids) > work.max_tokens and work.too_long == "drop":
                 mine.too_long += 1
                 continue
@@ -188,6 +201,9 @@ def rendered(
                 mine.reply_cut_off += 1
                 continue
             mine.examples += 1
+            roles = [message["role"] for message in record["messages"]]
+            mine.ends_with_user += roles[-1] == "user"
+            mine.replies_in_a_row += ("assistant", "assistant") in zip(roles, roles[1:], strict=False)
             mine.tokens += len(ids)
             mine.targets += sum(mask)
             language = record["language"]
@@ -196,16 +212,23 @@ def rendered(
             yield Document(bytes.fromhex(record["id"]), tokens, targets, min(number, UNNAMED))
 
 
-def supervised(record: Dialogue, encoder: TextEncoder, work: Work) -> int:
+def supervised(taken: Taken[Dialogue], record: Dialogue, encoder: TextEncoder, work: Work) -> int:
     """Targets of an example as it will be packed; 0 if it will be left out."""
-    ids, mask = render(record, encoder, work.last_turn)
+    try:
+        ids, mask = render(record, encoder, work.last_turn)
+    except Refused as why:
+        taken.refuse(why)
+        return 0
     if len(ids) > work.max_tokens and work.too_long == "drop":
         return 0
     return sum(mask[: work.max_tokens])
 
 
 def render(record: Dialogue, encoder: TextEncoder, last_turn: bool = False) -> tuple[list[int], list[int]]:
-    """A dialogue in the chat format with its mask; refuses one that would train nothing, or everything."""
+    """A dialogue in the chat format with its mask; refuses one that would train nothing, or everything.
+
+    Raises Refused where the format has no form for it.
+    """
     if record.get("kind") != "dialogue":
         raise NodeError(
             f"{record['source']}: record {record['id']} is a {record.get('kind')}, SFT needs dialogues"
@@ -251,11 +274,22 @@ def sample(sets: Sequence[Taken[Dialogue]], encoder: TextEncoder, work: Work) ->
     raw = Tokenizer.from_file(str(work.tokenizer / "tokenizer.json"))
     lines = []
     for taken in sets:
-        for record, _ in islice(taken, SAMPLE):
-            ids, mask = (x[: work.max_tokens] for x in render(record, encoder, work.last_turn))
+        for record, found in islice(_with_a_form(taken, encoder, work), SAMPLE):
+            ids, mask = (x[: work.max_tokens] for x in found)
             lines.append(f"── {taken.name} {record['id']}: {sum(mask)} targets of {len(ids)} tokens\n")
             lines.append(marked(ids, mask, lambda part: raw.decode(part, skip_special_tokens=False)) + "\n\n")
     return "".join(lines)
+
+
+def _with_a_form(
+    taken: Taken[Dialogue], encoder: TextEncoder, work: Work
+) -> Iterator[tuple[Dialogue, tuple[list[int], list[int]]]]:
+    """The rendered records, without those that have no form, which are counted elsewhere."""
+    for record, _ in taken:
+        try:
+            yield record, render(record, encoder, work.last_turn)
+        except Refused:
+            continue
 
 
 def marked(ids: Sequence[int], mask: Sequence[int], decode: Callable[[Sequence[int]], str]) -> str:

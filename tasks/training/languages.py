@@ -35,6 +35,7 @@ class Work(examples.Work):
             bound = bound_of(language, keyed, budget)
             for each in mine:
                 each.bound = bound
+                each.refused = 0  # they are counted when they are packed
                 each.counts["taken"] = sum(key <= bound for key in lengths[each.name])
         return sets
 
@@ -62,7 +63,9 @@ def targets(taken: Taken, work: examples.Work) -> dict[int, int]:
     encoder = shared_encoder(str(work.tokenizer))
     found = {}
     for record, _ in taken:
-        found[mixtures.key(work.seed, "mixture", record["id"])] = examples.supervised(record, encoder, work)
+        found[mixtures.key(work.seed, "mixture", record["id"])] = examples.supervised(
+            taken, record, encoder, work
+        )
     return found
 
 

@@ -20,6 +20,7 @@ from tasks.records import parts
 from tasks.records.record import Dialogue, Preference, id_of, read
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Artifact
+from tasks.tokenize.chat import Refused
 
 Some = TypeVar("Some", Dialogue, Preference)
 
@@ -97,6 +98,10 @@ class Taken(Generic[Some]):
     held_out_bound: int = -1
     only: array | None = None
     """Keys of the records to take, rising, where they are not all that lie within the bound."""
+    refused: int = 0
+    """Records that the tokenizer's chat template has no form for, as `refuse` was told."""
+    refusal: str = ""
+    """What the template said of the first of them."""
 
     def hold_out(self, count: int) -> None:
         """Keep the records with the smallest keys for validation: the same ones whatever the share."""
@@ -111,6 +116,13 @@ class Taken(Generic[Some]):
             if mine <= self.bound and mine not in seen and self._takes(mine):
                 seen.add(mine)
                 yield record, mine <= self.held_out_bound
+
+    def refuse(self, why: Refused) -> None:
+        """Count a record that has no form. NodeError when that is all of them."""
+        self.refused += 1
+        self.refusal = self.refusal or str(why)
+        if self.refused == self.counts["taken"]:
+            raise NodeError(f"{self.name}: none of its {self.refused:,} records has a form: {self.refusal}")
 
     def _takes(self, mine: int) -> bool:
         if self.only is None:

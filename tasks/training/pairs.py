@@ -18,7 +18,7 @@ import orjson
 
 from tasks.records.record import Preference
 from tasks.settings.errors import NodeError
-from tasks.tokenize.chat import TextEncoder, render_chat, reply_ids
+from tasks.tokenize.chat import Refused, TextEncoder, render_chat, reply_ids
 from tasks.training import mixtures
 from tasks.training.mixtures import Taken, key
 
@@ -106,6 +106,7 @@ def _too_few(
     """What became of the pairs, when none is left to train on or to measure with."""
     fates = {
         f"prompt leaves no room in max_tokens {work.max_tokens}": counts["prompt_too_long"],
+        "with roles that the chat template refuses": counts["template"],
         "both replies the same, or the same before the cut": counts["same_reply"],
         f"English pairs thinned out by zh_per_en {work.zh_per_en}": counts["thinned"],
         f"held out (dpo.held_out {work.held_out})": len(held_out),
@@ -120,16 +121,21 @@ def tokenized(
     sets: Sequence[Taken[Preference]], encoder: TextEncoder, max_tokens: int
 ) -> tuple[list[PairLine], dict[str, Any]]:
     """One line a pair, and the counts of those that were left out or cut."""
-    counts: dict[str, Any] = {"pairs": 0, "cut": 0, "prompt_too_long": 0, "same_reply": 0}
+    counts: dict[str, Any] = {"pairs": 0, "cut": 0, "template": 0, "prompt_too_long": 0, "same_reply": 0}
     lines: list[PairLine] = []
     for taken in sets:
         for record, _ in taken:
             counts["pairs"] += 1
-            prompt, _ = render_chat(encoder, record["messages"], generation_prompt=True)
-            replies = [
-                reply_ids(encoder, record["messages"], reply)
-                for reply in (record["chosen"], record["rejected"])
-            ]
+            try:
+                prompt, _ = render_chat(encoder, record["messages"], generation_prompt=True)
+                replies = [
+                    reply_ids(encoder, record["messages"], reply)
+                    for reply in (record["chosen"], record["rejected"])
+                ]
+            except Refused as why:
+                counts["template"] += 1
+                taken.refuse(why)
+                continue
             room = max_tokens - len(prompt)
             if room < 1:
                 counts["prompt_too_long"] += 1

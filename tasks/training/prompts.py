@@ -17,7 +17,7 @@ from typing import Any, TypedDict
 from model.rewards import REWARDS, Reply
 from tasks.records.record import Dialogue, Message
 from tasks.settings.errors import NodeError
-from tasks.tokenize.chat import TextEncoder, render_chat
+from tasks.tokenize.chat import Refused, TextEncoder, render_chat
 from tasks.training import mixtures
 from tasks.training.mixtures import Taken, key
 
@@ -95,7 +95,9 @@ def tokenized(
     sets: Sequence[Taken[Dialogue]], encoder: TextEncoder, work: Work
 ) -> tuple[list[Question], dict[str, Any]]:
     """One line a prompt, and the counts of records that were left out."""
-    counts: dict[str, Any] = {"records": 0, "ungradable": 0, "prompt_too_long": 0, "repeated": 0}
+    counts: dict[str, Any] = dict.fromkeys(
+        ("records", "ungradable", "template", "prompt_too_long", "repeated"), 0
+    )
     lines: list[Question] = []
     seen: set[tuple[int, ...]] = set()
     for taken in sets:
@@ -107,7 +109,12 @@ def tokenized(
             if answer is None:
                 counts["ungradable"] += 1
                 continue
-            prompt, _ = render_chat(encoder, before, generation_prompt=True)
+            try:
+                prompt, _ = render_chat(encoder, before, generation_prompt=True)
+            except Refused as why:
+                counts["template"] += 1
+                taken.refuse(why)
+                continue
             if len(prompt) > work.max_tokens:
                 counts["prompt_too_long"] += 1
                 continue

@@ -8,9 +8,9 @@ language is nearly contained in what 0.5 takes. Tokens are counted as they will 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tasks.settings.errors import NodeError
 from tasks.training import examples, mixtures
@@ -33,6 +33,7 @@ class Work(examples.Work):
         found = [_lengths(each, self) for each in sets]
         kept = thinned([one for one, _ in found], [other for _, other in found], self.zh_share)
         for each, chosen in zip(sets, kept, strict=True):
+            each.refused = 0  # they are counted when they are packed
             each.only = array("Q", sorted(chosen))
             each.counts["taken"] = len(chosen)
         return sets
@@ -67,6 +68,13 @@ def thinned(chinese: Sequence[Lengths], others: Sequence[Lengths], share: float)
     return [[r.key for r in (*one, *other)] for one, other in zip(*parts, strict=True)]
 
 
+def reached(sets: Mapping[str, Mapping[str, Any]]) -> float:
+    """Share of Chinese among the supervised tokens of an account's sets, 0 … 1; 0 where there are none."""
+    zh = sum(each["languages"].get("zh", 0) for each in sets.values())
+    every = sum(sum(each["languages"].values()) for each in sets.values())
+    return zh / every if every else 0.0
+
+
 def _cut(sets: Sequence[Lengths], budget: float, total: int) -> list[Lengths]:
     """Of each set the records with the smallest keys, budget / total of its tokens."""
     if budget >= total:
@@ -95,5 +103,7 @@ def _lengths(taken: Taken, work: examples.Work) -> tuple[Lengths, Lengths]:
     found: tuple[Lengths, Lengths] = ([], [])
     for record, _ in taken:
         key = mixtures.key(work.seed, "mixture", record["id"])
-        found[record["language"] != "zh"].append(Length(key, examples.supervised(record, encoder, work)))
+        found[record["language"] != "zh"].append(
+            Length(key, examples.supervised(taken, record, encoder, work))
+        )
     return found

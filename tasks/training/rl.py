@@ -7,7 +7,8 @@ runs the engine's objective `grpo`, and asks open questions before and after, gr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -18,6 +19,9 @@ from tasks.stage.node import Artifact, Context, Node, Outcome
 from tasks.training import engine
 from tasks.training import select as selection
 from tasks.work import pool
+
+if TYPE_CHECKING:
+    from tasks.training.prompts import Line
 
 
 class PromptsRecipe(Section):
@@ -58,14 +62,11 @@ def nodes(config: SteelRun) -> list[Node]:
         return []
     if unknown := sorted(set(rl.mixture) - set(config.using("sft"))):
         raise NodeError(f"rl.mixture: {', '.join(unknown)} is no source with use: sft")
-    if rl.start == "dpo":
-        if not config.dpo.mixture:
-            raise NodeError("rl.start is dpo, and the run has no DPO: dpo.mixture is empty")
-        start = {"dpo": "dpo:train"}
-    else:
-        variants = {variant: f"sft:{variant}" for variant in config.sft.variants}
-        start = {"select": "sft:select", **variants}
-    start["tokenizer"] = "tokenize:tokenizer"
+    if rl.start == "dpo" and not config.dpo.mixture:
+        raise NodeError("rl.start is dpo, and the run has no DPO: dpo.mixture is empty")
+    tuned = {"select": "sft:select", **{variant: f"sft:{variant}" for variant in config.sft.variants}}
+    start = {"dpo": "dpo:train"} if rl.start == "dpo" else tuned
+    start = {**start, "tokenizer": "tokenize:tokenizer"}
     records = {}
     for source in rl.mixture:
         records[source] = f"convert:{source}"
@@ -77,7 +78,7 @@ def nodes(config: SteelRun) -> list[Node]:
             name="rl:prompts",
             body=prompts,
             config=PromptsRecipe(**{name: getattr(rl, name) for name in PromptsRecipe.model_fields}),
-            inputs={**start, **records},
+            inputs={**start, **tuned, **records},
             seeded=True,
             on_code_change=kept,
         ),
@@ -128,6 +129,7 @@ def prompts(ctx: Context) -> Outcome:
             held_out=recipe.held_out,
         ),
     ).result()
+    counts["held_out_trained"] = _trained_on(selection.chosen(ctx.inputs).path, held_out)
     ctx.progress(0.1, f"{len(lines)} prompts, {recipe.pass_samples} replies each")
     found = work.answered(
         work.Asking(
@@ -147,7 +149,8 @@ def prompts(ctx: Context) -> Outcome:
         raise NodeError(
             f"no prompt is left to train on: of {len(lines):,} none has a share of right replies of {low:g} to "
             f"{high:g} ({counts['records']:,} records, {counts['ungradable']:,} with an answer that its reward cannot "
-            f"grade, {counts['prompt_too_long']:,} too long); right replies of {recipe.pass_samples}: "
+            f"grade, {counts['template']:,} with roles that the chat template refuses, "
+            f"{counts['prompt_too_long']:,} too long); right replies of {recipe.pass_samples}: "
             f"{work.histogram(passes, recipe.pass_samples)}"
         )
     _write(ctx, kept, held_out, dict(zip((line["id"] for line in lines), passes, strict=True)))
@@ -165,6 +168,14 @@ def prompts(ctx: Context) -> Outcome:
         summary=_prompts_table(counts, spread, len(lines), len(kept), recipe),
         files=["passes.json"],
     )
+
+
+def _trained_on(variant: Path, lines: list[Line]) -> int:
+    """How many of these prompts are of records that a variant was fine-tuned on."""
+    held_out = {line["id"] for line in lines}
+    with (variant / "mixture.jsonl").open("rb") as mixture:
+        taken = (orjson.loads(line) for line in mixture) if held_out else ()
+        return len({each["id"] for each in taken if each["split"] == "train"} & held_out)
 
 
 def _write(ctx: Context, kept: list, held_out: list, passes: Mapping[str, int]) -> None:
@@ -197,9 +208,11 @@ def _prompts_table(
     rows = {
         "records taken": counts["records"],
         "dropped: the answer cannot be graded": counts["ungradable"],
+        "dropped: the chat template refuses its roles": counts["template"],
         "dropped: the prompt is too long": counts["prompt_too_long"],
         "dropped: the prompt was there before": counts["repeated"],
         "held out": counts["held_out"],
+        "of these in the start model's fine-tuning": counts["held_out_trained"],
         f"asked {recipe.pass_samples} times": asked,
         f"kept: {100 * low:g} to {100 * high:g} % right": kept,
     }
@@ -276,6 +289,10 @@ def train(ctx: Context) -> Outcome:
         after_of = work.Asking(ctx.out / "export", asking.tokenizer, asking.device, asking.max_new_tokens)
         after = open_questions.graded(asked, work.answered(after_of, [a.line for a in asked]))
         effect = open_questions.compare(before, after, {line["about"] for line in train_lines})
+        known = ctx.inputs["prompts"].manifest["counts"].get("held_out_trained")
+        for row in effect:
+            if row["questions"] == open_questions.HELD_OUT and known is not None:
+                row["in_fine_tuning"] = known
         with (ctx.out / "answers.jsonl").open("wb") as out:
             for was, now in zip(before, after, strict=True):
                 out.write(orjson.dumps({**now, "before": was["reply"]}) + b"\n")
@@ -306,6 +323,12 @@ def _headline(effect: list[dict[str, Any]], rewards: list[float]) -> str:
     )
 
 
+def _told(row: Mapping[str, Any]) -> str:
+    """A row's questions, and how many of them the start model has learned in its fine-tuning."""
+    seen = row.get("in_fine_tuning", 0)
+    return row["questions"] + (f" ({seen:,} of them in the start model's fine-tuning)" if seen else "")
+
+
 def _effect_table(effect: list[dict[str, Any]]) -> str:
     lines = [
         "| questions | measure | n | before | after | gained, lost | p |",
@@ -317,7 +340,7 @@ def _effect_table(effect: list[dict[str, Any]]) -> str:
             low, high = (100 * x for x in row[f"ci95_{when}"])
             cells.append(f"{100 * row[when]:.1f} % ({low:.1f} to {high:.1f})")
         lines.append(
-            f"| {row['questions']} | {row['measure']} | {row['n']:,} | {cells[0]} | {cells[1]} "
+            f"| {_told(row)} | {row['measure']} | {row['n']:,} | {cells[0]} | {cells[1]} "
             f"| {row['gained']}, {row['lost']} | {row['p_value']:.2g} |"
         )
     return "\n".join(lines)

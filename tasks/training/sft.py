@@ -7,6 +7,7 @@ export. `sft:select` is in tasks.training.select.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -133,7 +134,7 @@ def _select(config: SteelRun) -> Node:
 # -------------------------------------------------------------------------------- a variant
 def train_variant(ctx: Context) -> Outcome:
     """Resolve the mixture, pack it, train from the base model, leave the export."""
-    from tasks.training import examples
+    from tasks.training import examples, ratio
 
     recipe: Recipe = ctx.config
     work = _work(ctx, recipe)
@@ -141,6 +142,13 @@ def train_variant(ctx: Context) -> Outcome:
     accounting = pool.submit(examples.prepare, work).result()
     rows, val_rows = accounting["train"]["rows"], accounting["val"]["rows"]
     data = ctx.out / "data"
+    asked, reached = (
+        recipe.zh_share if isinstance(recipe, Special) else None,
+        ratio.reached(accounting["sets"]),
+    )
+    if asked is not None:
+        level = logging.WARNING if reached in (0, 1) and reached != asked else logging.INFO
+        ctx.log.log(level, "zh_share %g: %.2f %% of the supervised tokens are Chinese", asked, 100 * reached)
     names = examples.source_names(accounting["sets"])
     train_file = {"path": str(data / "train-00000.arrow"), "rows": rows, "sources": names}
     val_file = {"path": str(data / "val-00000.arrow"), "rows": val_rows, "source": "held-out"}
@@ -156,7 +164,7 @@ def train_variant(ctx: Context) -> Outcome:
         init_from=str(ctx.inputs["base"].path / "export"),
         neftune_alpha=recipe.neftune_alpha if isinstance(recipe, Special) else 0.0,
     )
-    return _outcome(trained, accounting)
+    return _outcome(trained, accounting, None if asked is None else reached)
 
 
 def _work(ctx: Context, recipe: Recipe) -> examples.Work:
@@ -179,19 +187,24 @@ def _work(ctx: Context, recipe: Recipe) -> examples.Work:
     return ratio.Work(**fields, zh_share=special.zh_share)
 
 
-def _outcome(trained: engine.Trained, accounting: dict[str, Any]) -> Outcome:
+def _outcome(trained: engine.Trained, accounting: dict[str, Any], zh_share: float | None = None) -> Outcome:
+    """`zh_share`: the share of Chinese that was reached, where one was asked for."""
     loss, val_loss = trained.last("loss"), trained.last("val_loss")
     sets = accounting["sets"]
     taken = sum(s["taken"] for s in sets.values())
     lines = [
-        "| set | records | dropped before | taken | cut | too long | targets | by language |",
-        "|---|---|---|---|---|---|---|---|",
+        "| set | records | dropped before | taken | no form | cut | too long | targets | by language |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| {name} | {s['records']:,} | {s['dropped'] + s['duplicates']:,} | {s['taken']:,} "
-        f"| {s['truncated']:,} | {s['too_long']:,} | {s['targets']:,} | {_languages(s['languages'])} |"
+        f"| {s['template']:,} | {s['truncated']:,} | {s['too_long']:,} | {s['targets']:,} "
+        f"| {_languages(s['languages'])} |"
         for name, s in sets.items()
     ]
+    lines += [f"\n{name}, no form: {s['refusal']}" for name, s in sets.items() if s["template"]]
+    if zh_share is not None:
+        lines.append(f"\nChinese: {100 * zh_share:.2f} % of the supervised tokens")
     shown = f"val loss {val_loss:.3f}" if val_loss is not None else f"loss {loss:.3f}"
     return Outcome(
         headline=f"{shown}, {taken:,} examples",
@@ -199,7 +212,10 @@ def _outcome(trained: engine.Trained, accounting: dict[str, Any]) -> Outcome:
             "records_taken": taken,
             "examples": sum(s["examples"] for s in sets.values()),
             "truncated": sum(s["truncated"] for s in sets.values()),
-            "too_long": sum(s["too_long"] for s in sets.values()),
+            **{
+                fate: sum(s[fate] for s in sets.values())
+                for fate in ("template", "too_long", "ends_with_user", "replies_in_a_row")
+            },
             "rows": accounting["train"]["rows"],
             **{f"taken_{name}": s["taken"] for name, s in sets.items()},
         },
@@ -208,6 +224,7 @@ def _outcome(trained: engine.Trained, accounting: dict[str, Any]) -> Outcome:
             "mixture_digest": accounting["mixture_digest"],
             "mixture": {name: s["taken"] for name, s in sets.items()},
             "targets": {name: s["languages"] for name, s in sets.items()},
+            **({} if zh_share is None else {"zh_share": zh_share}),
             **trained.execution,
         },
         summary="\n".join(lines),

@@ -143,7 +143,7 @@ def curve(arm: str, language: str, by_share: Mapping[int, Matrix], margin: float
         ],
         "flat": flat,
         "no_difference_seen": same,
-        "statement": f"{ARMS[arm]}, {LANGUAGES[language]}: {_words(flat, same, margin)}",
+        "statement": f"{ARMS[arm]}, {LANGUAGES[language]}: {_words(flat, same, margin) if pairs else 'one share, nothing to compare'}",
     }
 
 

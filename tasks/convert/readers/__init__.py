@@ -33,7 +33,7 @@ class Reader:
     """(raw object, options, file) -> record without id, source and language; raises Malformed
     or Unwanted."""
     makes: Literal["pretrain", "sft", "preference", "benchmark"] = "pretrain"
-    """What its output can be used for; `pretrain` records that are dialogues can be tuned on too."""
+    """What its output is for. `pretrain`: texts without a reply; `sft`: dialogues, which can be pre-trained on, too."""
     items: Callable[..., Items] = json_items
     """(file, most bytes of a record, span or None) -> raw values; without spans only the first two."""
     items_of: Callable[[Any], Callable[..., Items]] | None = None
@@ -55,8 +55,7 @@ class Reader:
 
     def suits(self, use: str) -> bool:
         """Whether a source with this use can have this reader."""
-        exclusive = {"preference", "benchmark"}
-        return self.makes == use or not exclusive & {self.makes, use}
+        return use == self.makes or (self.makes, use) == ("sft", "pretrain")
 
 
 def names() -> list[str]:

@@ -3,7 +3,8 @@
     {"conversations": [{"from": "human", "value": "…"}, …]}     ShareGPT
     {"messages": [{"role": "user", "content": "…"}, …]}         OpenAI; content also as a list of text parts
 
-A turn with `loss`, `weight` or `train` of 0 or false is kept, and marked so that tuning does not learn it.
+A turn with calls of tools beside its content (OpenAI's `tool_calls`, `function_call`) is no text: its record is
+quarantined, for the text alone would teach the model to go on without the call. A turn with `loss`, `weight` or `train` of 0 or false is kept, and marked so that tuning does not learn it.
 """
 
 from typing import NamedTuple
@@ -16,6 +17,7 @@ LISTS = ("conversations", "messages", "conversation", "dialog", "dialogue", "tur
 """Names of the list of turns, the first that is there and not null."""
 SYSTEM = ("system", "system_prompt", "system_message")
 FLAGS = ("loss", "weight", "train")
+CALLS = ("tool_calls", "function_call")
 TEXT_PARTS = ("text", "input_text", "output_text")
 """Kinds of content parts that are text, of OpenAI's chat and its responses."""
 ROLES = {
@@ -83,6 +85,8 @@ def turns(raw):
         role = ROLES.get(text(turn, role_key).strip().lower())
         if role is None:
             raise Malformed("unknown role", turn[role_key][:40])
+        if call := next((name for name in CALLS if _says(turn.get(name))), None):
+            raise Malformed("not a text", call)
         key = "value" if "value" in turn and "content" not in turn else "content"
         key = key if key in turn else "text" if "text" in turn else "value"
         content = _joined(turn[key], key) if type(turn.get(key)) is list else turn.get(key)
@@ -114,6 +118,13 @@ def _joined(parts, key):
         else:
             raise Malformed("not a text", str(part.get("type"))[:40] if type(part) is dict else key)
     return "\n".join(texts)
+
+
+def _says(call):
+    """Whether something is called: tables have JSON as text, and fields of null where a turn has no call."""
+    if type(call) is dict:
+        return any(value is not None for value in call.values())
+    return bool(call) and call not in ("[]", "{}", "null")
 
 
 def _loss(turn):

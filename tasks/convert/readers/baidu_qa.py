@@ -15,4 +15,4 @@ def convert(item, options, file):
     return dialogue(("user", question), ("assistant", text(item, "answer")), **small(item, "qid", "category"))
 
 
-READER = Reader(convert)
+READER = Reader(convert, makes="sft")

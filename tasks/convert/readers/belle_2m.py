@@ -8,4 +8,4 @@ def convert(item, options, file):
     return exchange(item)
 
 
-READER = Reader(convert)
+READER = Reader(convert, makes="sft")

@@ -9,4 +9,4 @@ def convert(item, options, file):
     return dialogue(*whole(turns(as_list(item, "conversations"))), **small(item, "id"))
 
 
-READER = Reader(convert)
+READER = Reader(convert, makes="sft")

@@ -8,4 +8,4 @@ def convert(item, options, file):
     return dialogue(("user", text(item, "input")), ("assistant", text(item, "target")), **small(item, "kind"))
 
 
-READER = Reader(convert)
+READER = Reader(convert, makes="sft")

@@ -43,4 +43,4 @@ def _chat(chat):
     return found
 
 
-READER = Reader(convert)
+READER = Reader(convert, makes="sft")

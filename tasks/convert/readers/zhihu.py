@@ -45,4 +45,4 @@ def upvotes(metadata):
     return round(min(votes, LARGEST))
 
 
-READER = Reader(convert, items=parquet_rows, suffixes=(".parquet",), options=ZhihuOptions)
+READER = Reader(convert, makes="sft", items=parquet_rows, suffixes=(".parquet",), options=ZhihuOptions)

@@ -193,6 +193,11 @@ def test_few_questions_are_no_proof_of_flatness():
     assert "none is ruled out" in found["statement"]
 
 
+def test_one_share_is_compared_with_nothing():
+    found = table.curve("chinese", "zh", {100: [[1, 0, 1]]}, 0.03)
+    assert found["statement"].endswith(": one share, nothing to compare")
+
+
 def test_an_interval_counts_questions_and_seeds():
     questions = [[1.0, 0.0] * 50, [1.0, 0.0] * 50]
     one = table.estimate(questions)

@@ -6,6 +6,7 @@ import copy
 import gzip
 import io
 import random
+from contextlib import suppress
 
 import orjson
 import pyarrow as pa
@@ -171,6 +172,20 @@ def test_wrong_values(tmp_path, name):
 
 def test_the_samples_cover_every_reader():
     assert set(SAMPLES) == {name for name in readers.names() if readers.load(name).makes != "benchmark"}
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLES))
+def test_a_reader_makes_what_it_says(name):
+    reader = readers.load(name)
+    drafts = []
+    for sample in SAMPLES[name]:
+        with suppress(Unwanted):
+            drafts.append(
+                reader.convert(orjson.loads(orjson.dumps(sample)), reader.options(), "python/x.parquet")
+            )
+    says = {"pretrain": {"text", "code"}, "sft": {"dialogue"}, "preference": {"preference"}}[reader.makes]
+    assert {draft["kind"] for draft in drafts} <= says
+    assert drafts
 
 
 @pytest.mark.parametrize("name", ["skypile", "wikipedia_cn", "ceval", "mmlu", "zhihu"])

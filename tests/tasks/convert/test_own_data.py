@@ -259,6 +259,8 @@ BOTH = [("user", "问"), ("assistant", "答")]
                 TURNS[0], {"from": "function_call", "value": "f()"}, {"from": "observation", "value": "1"}, TURNS[1]]},
             [BOTH[0], ("assistant", "f()"), ("tool", "1"), BOTH[1]],
         ),
+        ({"messages": [turn | {"tool_calls": []} for turn in OPENAI]}, BOTH),
+        ({"messages": [turn | {"tool_calls": "[]", "function_call": {"name": None}} for turn in OPENAI]}, BOTH),
         ({"messages": [OPENAI[0], {"role": "tool", "content": "1"}, OPENAI[1]]}, [BOTH[0], ("tool", "1"), BOTH[1]]),
     ],
 )  # fmt: skip
@@ -271,6 +273,13 @@ def test_forms_of_dialogues(tmp_path, reader, item, expected):
     [
         ([OPENAI[0], {"role": "assistant", "content": ""}], "empty text", "content"),
         ([OPENAI[0], {"role": "assistant", "content": None}], "null field", "content"),
+        ([OPENAI[0], OPENAI[1] | {"tool_calls": [{"id": "1"}]}], "not a text", "tool_calls"),
+        (
+            [OPENAI[0], {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}],
+            "not a text",
+            "tool_calls",
+        ),
+        ([OPENAI[0], OPENAI[1] | {"function_call": {"name": "f"}}], "not a text", "function_call"),
         ([OPENAI[0], {"role": "narrator", "content": "x"}], "unknown role", "narrator"),
         ([{"role": "user", "content": [{"type": "image_url"}]}, OPENAI[1]], "not a text", "image_url"),
         ([OPENAI[0], OPENAI[1] | {"weight": 0.5}], "wrong type", "weight of a turn"),

@@ -311,3 +311,31 @@ def test_mixed_language_is_told_apart(tmp_path):
     ]
     done = convert(tmp_path, "alpaca", {"a.jsonl": jsonl(*values)}, language="mixed")
     assert [r["language"] for r in done.records] == ["en", "zh"]
+
+
+@pytest.mark.parametrize(
+    ("turns", "language"),
+    [
+        ([("user", "What is 40 + 2?"), ("assistant", "42")], "en"),
+        ([("user", "哪个是水？\nA. H2O\nB. CO2"), ("assistant", "A. H2O")], "zh"),
+        ([("user", "水的化学式？"), ("assistant", "H2O"), ("user", "Thx"), ("assistant", "OK")], "zh"),
+        (
+            [
+                ("system", "You are a helpful assistant who answers questions."),
+                ("user", "你好"),
+                ("assistant", "好"),
+            ],
+            "zh",
+        ),
+    ],
+)
+def test_the_language_is_told_by_the_whole_dialogue(tmp_path, turns, language):
+    item = {"messages": [{"role": role, "content": content} for role, content in turns]}
+    done = convert(tmp_path, "messages", {"a.jsonl": jsonl(item)}, language="mixed")
+    assert [r["language"] for r in done.records] == [language]
+
+
+def test_the_language_of_a_pair_is_told_by_its_replies_too(tmp_path):
+    item = {"prompt": "1 + 1?", "chosen": "Two, of course.", "rejected": "Three."}
+    done = convert(tmp_path, "pairs", {"a.jsonl": jsonl(item)}, language="mixed")
+    assert [r["language"] for r in done.records] == ["en"]

@@ -9,7 +9,7 @@ import pytest
 from tasks import dag
 from tasks.inspect import preflight
 from tasks.settings import profiles
-from tasks.settings.config import STAGES
+from tasks.settings.config import STAGES, Dpo
 from tasks.settings.errors import NodeError
 
 
@@ -50,6 +50,8 @@ def test_every_shipped_profile_deals_every_batch(profile: str, gpus: int) -> Non
         ),
         ({"sft": {"max_tokens": 2000, "packed_tokens": 2000}}, 0, "sft.max_tokens is 2000"),
         ({"dpo": {"max_tokens": 2000}}, 0, "dpo.max_tokens is 2000"),
+        ({"dpo": {"max_tokens": 1000}}, 0, "dpo.max_tokens and dpo.trait_tokens together is 1047"),
+        ({"rl": {"max_new_tokens": 500}}, 0, "twice rl.max_new_tokens together is"),
         ({"model": {"vocab_size": 512}}, 0, "fewer than the tokenizer's"),
         ({"sft": {"variants": {"plain": {"mixture": {"nothing_here": 1.0}}}}}, 0, "is no source"),
         (
@@ -168,6 +170,12 @@ def test_nothing_left_to_train_on_or_to_write_to(tmp_path: Path) -> None:
         {"sft": {"variants": {"plain": {"mixture": {"demo_qa_zh": 0.0}}}}},
         {"sft": {"variants": {"plain": {"mixture": {"demo_qa_zh": -0.5}}}}},
         {"dpo": {"mixture": {"demo_dpo_zh": 100}}},
+        {
+            "dpo": {
+                "mixture": {"demo_dpo_zh": None, "demo_dpo_en": None},
+                "traits": {"demo_dpo_zh": None, "demo_dpo_en": None},
+            }
+        },
         {"tokenize": {"weights": {"skypyle": 2.0}}},
         {"evaluate": {"benchmarks": ["nope"]}},
         {"evaluate": {"max_questions": 0}},
@@ -178,6 +186,26 @@ def test_nothing_left_to_train_on_or_to_write_to(tmp_path: Path) -> None:
 def test_settings_and_graph_refuse_the_rest(overrides: dict) -> None:
     with pytest.raises(NodeError):
         dag.build(profiles.load("smoke", overrides))
+
+
+def test_own_pairs_want_a_preference_set_and_room_for_a_prompt() -> None:
+    own = {"mixture": {"qa": {}}, "max_new_tokens": 64}
+    with pytest.raises(ValueError, match="on_policy.mixture is given and mixture is empty"):
+        Dpo.model_validate({"on_policy": own})
+    with pytest.raises(
+        ValueError, match="on_policy.max_new_tokens 64 leaves no room for a prompt in max_tokens 64"
+    ):
+        Dpo.model_validate({"mixture": {"likes": 1.0}, "on_policy": own, "max_tokens": 64})
+    assert Dpo.model_validate({"mixture": {"likes": 1.0}, "on_policy": own, "max_tokens": 65})
+    assert Dpo.model_validate({"on_policy": {"max_new_tokens": 64}, "max_tokens": 32}), (
+        "no own pairs are made"
+    )
+
+
+@pytest.mark.parametrize("phrase", ["", " "])
+def test_an_empty_phrase_marks_nothing(phrase: str) -> None:
+    with pytest.raises(ValueError, match="traits.a has an empty phrase, which every reply contains"):
+        Dpo.model_validate({"mixture": {"a": 1.0}, "traits": {"a": ["good", phrase]}})
 
 
 def test_only_the_stages_that_run_are_asked() -> None:
@@ -193,6 +221,33 @@ def test_a_warm_up_as_long_as_the_training_is_said() -> None:
     assert warned(60, 10) == []
     assert "never reaches" in warned(60, 100)[0]
     assert warned(60, 60)
+
+
+def test_pairs_and_prompts_without_a_model_to_start_from_are_said() -> None:
+    config = profiles.load("smoke")
+    variants = {"variants": dict.fromkeys(config.sft.variants)}
+    told = list(preflight.warnings(profiles.load("smoke", {"sft": variants}), STAGES, 0))
+    assert [line.partition(" is given")[0] for line in told] == ["dpo.mixture", "rl.mixture"]
+    assert list(preflight.warnings(config, STAGES, 0)) == []
+
+
+def test_held_out_questions_that_the_start_model_learns_are_said() -> None:
+    def said(profile: str, overrides: dict) -> list[str]:
+        return list(preflight.warnings(profiles.load(profile, overrides), STAGES, 0))
+
+    (line,) = said("steel-1b", {})
+    assert line.startswith(
+        "rl: held-out questions of arc, openbookqa may be in the training of the start model"
+    )
+    assert "sft.variants.exp5, sft.variants.cot:" in line
+    assert said("steel-1b", {"rl": {"held_out": 0}}) == []
+    taken = {"sft": {"variants": {"exp1": {"mixture": {"demo_rl": 0.5}}}}}
+    (line,) = said("demo", taken)
+    assert line.startswith("dpo: held-out questions of demo_rl")
+    assert "sft.variants.exp1:" in line
+    (line,) = said("demo", {"rl": {"held_out": 5, "start": "dpo"}})
+    assert line.startswith("rl: held-out questions of demo_rl")
+    assert "by dpo.on_policy:" in line
 
 
 def test_more_ranks_than_gpus_are_cut_to_the_gpus_and_said() -> None:

@@ -17,6 +17,16 @@ def test_reinforcement_learning_is_shown_with_the_benchmarks_of_its_start(seen):
         assert row["after"] - row["before"] == pytest.approx((row["gained"] - row["lost"]) / row["n"])
 
 
+def test_held_out_prompts_that_were_learned_before_are_said(seen, monkeypatch):
+    found = seen.nodes["rl:train"].read_json("rl.json")
+    found["rows"] = [{**found["rows"][0], "questions": "held-out prompts", "in_fine_tuning": 7}]
+    monkeypatch.setattr(type(seen.nodes["rl:train"]), "read_json", lambda *_: found)
+    monkeypatch.setattr(post_training, "_benchmarks", lambda *_: [])
+    (row,) = post_training.rl_rows(seen.nodes)
+    assert row["cases"] == "held-out prompts (7 of them in the start model's fine-tuning)"
+    assert "questions" not in row
+
+
 def test_pairs_are_shown_by_their_source(seen):
     rows = post_training.dpo_rows(seen.nodes)
     assert [(row["cases"], row["measure"]) for row in rows] == [

@@ -6,6 +6,9 @@ import uuid
 
 import pytest
 
+from tasks import dag
+from tasks.evaluate.results import HELD_OUT
+from tasks.settings import profiles
 from tasks.stage import models
 from tasks.stage.models import CHAMPION, NEWEST
 from tasks.stage.node import Artifact
@@ -19,10 +22,29 @@ def tracker(mlflow_uri):
     return Tracker(mlflow_uri)
 
 
-def artifact(node, digest, run_id="", metrics=None, inputs=None, extra=None, path=None, exports=True):
+def artifact(node, digest, run_id="", inputs=None, extra=None, path=None, exports=True, **more):
     files = [{"path": "export/config.json", "size": 2, "sha256": digest}] if exports else []
-    manifest = {"files": files, "metrics": metrics or {}, "inputs": inputs or {}, "extra": extra or {}}
+    manifest = {"files": files, "metrics": {}, "inputs": inputs or {}, "extra": extra or {}, **more}
     return Artifact(node, path, digest, f"f{digest}", manifest, run_id)
+
+
+def evaluation(scores, path, *, questions=100, exam="x" * 8, limit=None, protocol="p" * 8, controls=True):
+    """The artifact of an evaluation with these accuracies by cloze, and a control row of each."""
+    metrics = {f"accuracy/{row}/cloze": value for row, value in scores.items()}
+    metrics |= {"accuracy/exam/control.cloze": 0.99, "unparsed/exam/cloze": 0.0}
+    recipe = {
+        "model": "base",
+        "form": "plain",
+        "benchmarks": {"exam": "val"},
+        "protocols": {"cloze": protocol},
+        "max_questions": limit,
+        "controls": controls,
+    }
+    inputs = {role: {"node": role, "digest": exam} for role in ("exam", "model")}
+    return artifact(
+        "evaluate:base", "e", inputs=inputs, path=path, exports=False,
+        metrics=metrics, counts={"questions": questions}, identity={"config": recipe},
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -34,15 +56,11 @@ def run(tracker, tmp_path, monkeypatch):
     profile = f"p{uuid.uuid4().hex[:8]}"
     run_id = tracker.start("node", "pretrain", None, {})
 
-    def make(digest, scores=None):
+    def make(digest, scores=None, **asked):
         shards = {"shards": {"node": "tokenize:manifest", "digest": "d" * 8, "fingerprint": "f"}}
         done = {"pretrain": artifact("pretrain", digest, run_id, inputs=shards, path=tmp_path)}
         if scores:
-            metrics = {f"accuracy/{row}/cloze": value for row, value in scores.items()}
-            metrics |= {"accuracy/exam/control.cloze": 0.99, "unparsed/exam/cloze": 0.0}
-            done["evaluate:base"] = artifact(
-                "evaluate:base", "e", metrics=metrics, path=tmp_path, exports=False
-            )
+            done["evaluate:base"] = evaluation(scores, tmp_path, **asked)
         (model,) = models.of_run(profile, done)
         return tracker.register(model)
 
@@ -104,6 +122,56 @@ def test_only_a_higher_score_on_the_same_questions_promotes(run, tracker):
     ]:
         version = run(digest, scores)
         assert aliases(tracker, run.name) == {CHAMPION: champion, NEWEST: version}, digest
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"exam": "y" * 8}, {"limit": 5}, {"questions": 99}, {"protocol": "q" * 8}],
+    ids=["another exam", "fewer of a subject", "fewer in all", "another version of the protocol"],
+)
+def test_a_version_that_was_asked_something_else_under_the_same_name_is_not_promoted(run, tracker, other):
+    run("a1", {"exam": 0.5})
+    run("b2", {"exam": 0.9}, **other)
+    assert aliases(tracker, run.name) == {CHAMPION: "1", NEWEST: "2"}
+
+
+def test_controls_do_not_count_for_the_rule(run, tracker):
+    run("a1", {"exam": 0.5, HELD_OUT: 0.1})
+    run("b2", {"exam": 0.4, HELD_OUT: 0.9}, controls=False)
+    assert aliases(tracker, run.name) == {CHAMPION: "1", NEWEST: "2"}
+    run("c3", {"exam": 0.6, HELD_OUT: 0.0}, controls=False)
+    assert aliases(tracker, run.name)[CHAMPION] == "3"
+
+
+def test_a_new_evaluation_takes_the_place_of_an_earlier_one(run, tracker):
+    run("a1", {"exam": 0.5, "other": 0.5})
+    run("a1", {"exam": 0.4}, limit=5)
+    tags = tracker.client.get_model_version(run.name, "1").tags
+    assert {key: tags[key] for key in tags if key.startswith("accuracy/")} == {
+        "accuracy/exam/cloze": "0.400000"
+    }
+    run("b2", {"exam": 0.45}, limit=5)
+    assert aliases(tracker, run.name)[CHAMPION] == "2"
+    run("b2")
+    assert tracker.client.get_model_version(run.name, "2").tags["accuracy/exam/cloze"] == "0.450000"
+
+
+@pytest.mark.parametrize("profile", ["smoke", "demo"])
+def test_every_kind_of_model_names_the_data_that_it_was_trained_on(profile, tmp_path):
+    graph = dag.build(profiles.load(profile))
+    trainings = [node for node in graph.values() if node.trains and node.name != "dpo:reference"]
+    done = {}
+    for node in trainings:
+        inputs = {role: {"node": ref, "digest": "d" * 8} for role, ref in node.inputs.items()}
+        extra = {"mixture_digest": "m" * 8} if node.stage == "sft" else {}
+        done[node.name] = artifact(node.name, "a", inputs=inputs, extra=extra, path=tmp_path)
+    data = {model.tags["steel.node"]: model.tags["steel.data"] for model in models.of_run(profile, done)}
+    assert data == {
+        "pretrain": "tokenize:manifest dddddddd",
+        **{name: "mixture mmmmmmmm" for name in done if name.startswith("sft:")},
+        "dpo:train": "dpo:reference dddddddd",
+        "rl:train": "rl:prompts dddddddd",
+    }
 
 
 def test_every_kind_of_model_is_registered_and_nothing_else(tmp_path):

@@ -12,7 +12,7 @@ from tasks.settings.config import Variant
 from tasks.settings.errors import NodeError
 from tasks.tokenize.chat import IM_END
 from tasks.tokenize.encode import Encoder
-from tasks.training import examples, ratio
+from tasks.training import engine, examples, ratio, sft
 from tasks.training.mixtures import take
 from tests.support.sets import dialogue, record_id, write_set
 
@@ -145,6 +145,66 @@ def test_only_the_last_reply_can_be_learned(tmp_path, tokenizer):
         text = (out / "sample.txt").read_text()
         assert re.findall("⟦(.*?)<", text) == learned
         assert accounting["sets"]["a"]["targets"] == sum(len(t) + 1 for t in learned)
+
+
+def test_dialogues_that_the_template_refuses_are_left_out_and_counted(tmp_path, alternating, turns):
+    bad = [("user", "assistant", "assistant"), ("user", "tool", "assistant")]
+    records = [{**dialogue("a", 80 + k), "messages": turns(*roles)} for k, roles in enumerate(bad)]
+    write_set(tmp_path, "a", 0, [*records, *(dialogue("a", k) for k in range(70))])
+    out, accounting = prepared(tmp_path, alternating, {"a": 1.0})
+    counts = accounting["sets"]["a"]
+    assert (counts["taken"], counts["template"], counts["examples"]) == (72, 2, 70)
+    assert "refuses a dialogue of user, " in counts["refusal"]
+    assert (out / "sample.txt").read_text().count("──") == examples.SAMPLE
+    sft_table = sft._outcome(engine.Trained([{"step": 1, "loss": 1.0, "val_loss": 1.0}], {}), accounting)
+    assert sft_table.counts["template"] == 2
+    assert "| 72 | 2 | 0 |" in sft_table.summary
+    assert f"a, no form: {counts['refusal']}" in sft_table.summary
+
+
+@pytest.mark.parametrize("more", [{}, {"zh_share": 0.5}])
+def test_a_set_of_which_no_dialogue_has_a_form_is_one_line(tmp_path, alternating, turns, more):
+    records = [{**dialogue("b", k), "messages": turns("user", "assistant", "assistant")} for k in range(3)]
+    write_set(tmp_path, "a", 5)
+    write_set(tmp_path, "b", 0, records)
+    sets = tuple((name, tmp_path / name, None, 1.0) for name in ("a", "b"))
+    work = (ratio.Work if more else examples.Work)(
+        tokenizer=alternating, sets=sets, seed=1, max_tokens=200, packed_tokens=255, out=tmp_path, **more
+    )
+    with pytest.raises(
+        NodeError, match=r"b: none of its 3 records has a form: .* user, assistant, assistant: roles"
+    ):
+        examples.prepare(work)
+
+
+def test_refused_dialogues_have_no_tokens_for_a_share_and_are_counted_once(tmp_path, alternating, turns):
+    chinese = [{**dialogue("zh", k), "language": "zh"} for k in range(20)]
+    records = [{**chinese[0], "messages": turns("user", "assistant", "assistant")}, *chinese[1:]]
+    write_set(tmp_path, "zh", 0, records)
+    write_set(tmp_path, "en", 20)
+    sets = tuple((name, tmp_path / name, None, 1.0) for name in ("zh", "en"))
+    counts = examples.prepare(
+        ratio.Work(
+            tokenizer=alternating,
+            sets=sets,
+            seed=1,
+            max_tokens=200,
+            packed_tokens=255,
+            out=tmp_path,
+            zh_share=0.5,
+        )
+    )["sets"]["zh"]
+    assert counts["template"] == 1
+    assert counts["taken"] == counts["examples"] + 1
+
+
+def test_what_ends_with_the_user_and_replies_in_a_row_are_counted(tmp_path, tokenizer, turns):
+    roles = [("user", "assistant", "user"), ("user", "assistant", "assistant"), ("user", "assistant")]
+    write_set(tmp_path, "a", 0, [{**dialogue("a", k), "messages": turns(*r)} for k, r in enumerate(roles)])
+    out, accounting = prepared(tmp_path, tokenizer, {"a": 1.0})
+    counts = accounting["sets"]["a"]
+    assert (counts["examples"], counts["ends_with_user"], counts["replies_in_a_row"]) == (3, 1, 1)
+    assert (out / "sample.txt").read_text().count("⟦") == 4, "every reply is learned, no turn of the user"
 
 
 def test_an_example_without_a_target_fails_loudly(tmp_path, tokenizer):

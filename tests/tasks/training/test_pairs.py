@@ -8,6 +8,7 @@ from scipy import stats
 from model.rewards import REWARDS, Reply
 from model.tokenizer import TextTokenizer
 from model.training.pairs import Pair, write_pairs
+from tasks.settings.errors import NodeError
 from tasks.tokenize.chat import render_chat
 from tasks.tokenize.encode import Encoder
 from tasks.training import dpo_effect, on_policy, pairs, prompts
@@ -80,6 +81,17 @@ def test_what_is_too_long_is_cut_or_dropped_and_counted(tmp_path, tokenizer):
     assert len(train) == 2
     assert all(len(x["prompt"]) + len(x[r]) <= 120 for x in train for r in ("chosen", "rejected"))
     assert (counts["pairs"], counts["cut"], counts["prompt_too_long"], counts["same_reply"]) == (4, 1, 1, 1)
+
+
+def test_pairs_that_the_template_refuses_are_dropped_and_counted(tmp_path, alternating, turns):
+    odd = {**preference("zh", 1, "zh"), "messages": turns("user", "assistant")}
+    train, _, counts = prepared(tmp_path, alternating, {"zh": [preference("zh", 0, "zh"), odd]}, held_out=0)
+    assert (len(train), counts["pairs"], counts["template"]) == (1, 2, 1)
+    (tmp_path / "all").mkdir()
+    with pytest.raises(
+        NodeError, match="zh: none of its 1 records has a form: .*user, assistant, assistant: roles"
+    ):
+        prepared(tmp_path / "all", alternating, {"zh": [odd]}, held_out=0)
 
 
 def scores(*each):

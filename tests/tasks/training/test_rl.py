@@ -1,5 +1,7 @@
 """The rl stage: which prompts are kept, what the engine is handed, and what is said of the effect."""
 
+from dataclasses import replace
+
 import orjson
 import pytest
 import torch
@@ -11,6 +13,7 @@ from model.training.prompts import read_prompts
 from tasks.settings.config import SteelRun
 from tasks.settings.errors import NodeError
 from tasks.training import engine, open_questions, prompts, rl
+from tasks.training.mixtures import Share
 from tests.support import foreign_tokenizers
 from tests.support.sets import dialogue, write_set
 from tests.support.tiny import artifact, context, steel
@@ -23,6 +26,7 @@ pytestmark = pytest.mark.usefixtures("pool_here")
 def start(tmp_path_factory):
     folder = tmp_path_factory.mktemp("start")
     steel(vocab_size=272).save_pretrained(folder / "export")
+    (folder / "mixture.jsonl").touch()
     return folder
 
 
@@ -137,6 +141,40 @@ def made_prompts_again(tmp_path, tokenizer, start):
     return (out / "train.arrow").read_bytes()
 
 
+def test_prompts_that_the_template_refuses_are_dropped_and_counted(tmp_path, alternating, turns):
+    odd = {**asked(1, "x"), "messages": turns("user", "assistant", "assistant", "assistant")}
+
+    def prepared(name, records):
+        sets = (Share("qa", write_set(tmp_path / name, "qa", 0, records), None, 1.0),)
+        return prompts.prepare(
+            prompts.Work(alternating, sets, 1, 200, rewards={"qa": "exact"}, asked_by="", held_out=0)
+        )
+
+    lines, _, counts = prepared("some", [asked(0, "x"), odd])
+    assert (len(lines), counts["records"], counts["template"]) == (1, 2, 1)
+    with pytest.raises(NodeError, match="qa: none of its 1 records has a form: .* roles must alternate"):
+        prepared("none", [odd])
+
+
+def test_held_out_prompts_that_the_start_model_was_fine_tuned_on_are_counted(tmp_path, tokenizer, start):
+    out, outcome = made_prompts(tmp_path, tokenizer, start)
+    assert outcome.counts["held_out_trained"] == 0
+    lines = [orjson.loads(x) for x in (out / "prompts.jsonl").read_bytes().splitlines()]
+    held = [x["id"] for x in lines if x["split"] == "held_out"]
+    other = next(x["id"] for x in lines if x["split"] == "train")
+    tuned = tmp_path / "tuned"
+    tuned.mkdir()
+    (tuned / "export").symlink_to(start / "export")
+    taken = [(held[0], "train"), (held[1], "val"), (other, "train")]
+    (tuned / "mixture.jsonl").write_bytes(
+        b"".join(orjson.dumps({"set": "qa", "id": i, "split": split}) + b"\n" for i, split in taken)
+    )
+    (tmp_path / "again").mkdir()
+    _, outcome = made_prompts(tmp_path / "again", tokenizer, tuned)
+    assert outcome.counts["held_out_trained"] == 1
+    assert "| of these in the start model's fine-tuning | 1 |" in outcome.summary
+
+
 def test_a_model_that_is_never_right_leaves_nothing_to_train_on(tmp_path, tokenizer, start):
     with pytest.raises(
         NodeError, match=r"of 9 none has a share of right replies of 0.2 to 0.8 \(15 records, 1 with"
@@ -168,7 +206,12 @@ def test_training_is_handed_the_prompts_and_its_effect_is_measured(tmp_path, tok
         context(
             out,
             node.config,
-            {"prompts": artifact("rl:prompts", folder), **inputs(tmp_path, tokenizer, start)},
+            {
+                "prompts": replace(
+                    artifact("rl:prompts", folder), manifest={"counts": {"held_out_trained": 2}}
+                ),
+                **inputs(tmp_path, tokenizer, start),
+            },
         )
     )
     assert given["objective"] == "grpo"
@@ -181,6 +224,10 @@ def test_training_is_handed_the_prompts_and_its_effect_is_measured(tmp_path, tok
     assert names["all open questions", "exact"] == 7, "untrained facts stand apart"
     assert names["demo-held-out-facts", "lenient"] == 1
     assert names["held-out prompts", "exact"] == 3
+    assert {
+        row.get("in_fine_tuning") for row in effect["rows"] if row["questions"] == "held-out prompts"
+    } == {2}
+    assert "| held-out prompts (2 of them in the start model's fine-tuning) | exact |" in outcome.summary
     asked_n, never = (names.get((f"about what was {word}", "exact"), 0) for word in ("asked", "never asked"))
     assert asked_n + never == 7
     assert never >= 3, "f4 to f6 are in no prompt"
@@ -283,6 +330,8 @@ def test_a_profile_without_the_section_has_no_stage():
 
 def test_what_it_starts_from():
     assert node_of(rl, "rl:train", run_with()).inputs["select"] == "sft:select"
-    assert node_of(rl, "rl:train", run_with(start="dpo")).inputs["dpo"] == "dpo:train"
+    after_dpo = run_with(start="dpo")
+    assert node_of(rl, "rl:train", after_dpo).inputs["dpo"] == "dpo:train"
+    assert node_of(rl, "rl:prompts", after_dpo).inputs["select"] == "sft:select", "whose mixture is looked at"
     with pytest.raises(NodeError, match="is no source with use: sft"):
         rl.nodes(run_with(mixture={"likes": {}}))

@@ -1,5 +1,6 @@
 """The nodes around the engine: what they hand it, what they leave behind, and how a variant is chosen."""
 
+import logging
 import math
 import shutil
 from collections import Counter
@@ -306,6 +307,27 @@ def test_variants_have_manifests_of_their_own(tmp_path, tokenizer, trained, fake
         (tmp_path / name).mkdir()
         digests.add(node.body(context(tmp_path / name, node.config, inputs)).extra["mixture_digest"])
     assert len(digests) == 2
+
+
+@pytest.mark.parametrize(
+    ("share", "level"), [(0.001, logging.WARNING), (0.5, logging.INFO), (0.0, logging.INFO)]
+)
+def test_the_share_of_chinese_that_was_reached_is_said(
+    tmp_path, tokenizer, trained, fake, caplog, share, level
+):
+    inputs = sft_inputs(tmp_path, tokenizer, trained)
+    chinese = [{**dialogue("code", k), "language": "zh"} for k in range(20)]
+    write_set(tmp_path, "code", 0, chinese)
+    run = run_of(sft={"variants": {"some": {"mixture": {"qa": 1.0, "code": 1.0}, "zh_share": share}}})
+    node = node_of(sft, "sft:some", run)
+    (tmp_path / "out").mkdir()
+    with caplog.at_level(logging.INFO, "test"):
+        outcome = node.body(context(tmp_path / "out", node.config, inputs))
+    reached = outcome.extra["zh_share"]
+    assert abs(reached - share) < 0.01
+    assert f"Chinese: {100 * reached:.2f} % of the supervised tokens" in outcome.summary
+    (told,) = [r for r in caplog.records if r.getMessage().startswith(f"zh_share {share:g}: ")]
+    assert told.levelno == level
 
 
 def test_the_best_variant_is_chosen_and_a_tie_goes_to_the_first():
