@@ -280,7 +280,8 @@ def test_an_option_that_no_reply_can_be_is_left_out_and_counted(
     monkeypatch.setattr(engine, "train", train)
     (tmp_path / "out").mkdir()
     given = inputs(tmp_path, tokenizer, start)
-    given |= {"prompts": artifact("rl:prompts", folder), "demo_exam": artifact("convert:demo_exam", exam)}
+    prompts_made = replace(artifact("rl:prompts", folder), manifest={"counts": {}})
+    given |= {"prompts": prompts_made, "demo_exam": artifact("convert:demo_exam", exam)}
     node = node_of(rl, "rl:train", run_with())
     with caplog.at_level("WARNING"):
         outcome = node.body(context(tmp_path / "out", node.config, given))

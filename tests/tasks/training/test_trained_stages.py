@@ -32,7 +32,7 @@ class Engine:
     def __init__(self, export):
         self.export, self.seen = export, []
 
-    def __call__(self, ctx, config, *, nproc, device):
+    def __call__(self, ctx, config, *, nproc, machine):
         assert isinstance(config, TrainConfig)
         assert from_dict(orjson.loads(orjson.dumps(to_dict(config)))) == config
         self.seen.append((config, nproc))
