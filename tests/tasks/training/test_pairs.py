@@ -276,8 +276,10 @@ def prompts_of(lines):
 def test_a_prompt_of_both_kinds_of_pairs_is_on_one_side(tmp_path, tokenizer):
     sets = {"zh": [preference("zh", k, "zh") for k in range(40)]}
     train, held_out, _ = prepared(tmp_path, tokenizer, sets, "none", held_out=8)
-    asked = [x["prompt"] for x in (*train, *held_out)]
-    for name, prompted in (("same", asked), ("some", [*asked[::3], *([1, n] for n in range(30))])):
+    free, held = ([x["prompt"] for x in part] for part in (train, held_out))
+    # more of the prompts are held out for the data sets than a quarter of the model's own pairs
+    few, many = [*held, *free[:12]], [*free, *held, *([1, n] for n in range(200))]
+    for name, prompted in (("few", few), ("many", many), ("free", free)):
         own = own_pairs(tmp_path / f"own-{name}", prompted)
         train, held_out, counts = prepared(tmp_path, tokenizer, sets, name, held_out=8, extra=own)
         assert not prompts_of(train) & prompts_of(held_out)
