@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 
-from model.chat_template import DOCUMENT_END, TURN_END
 from model.scoring import load, resolve_device
 from model.tokenizer import TextTokenizer
 from serve.batch import Batch, Prefill, batchable
@@ -80,13 +79,12 @@ class Engine:
 
     @property
     def ends(self) -> frozenset[int]:
-        """Ids that end an answer: those of the model's settings, and the ends of Steel's format."""
+        """Ids that end an answer: those of the model's settings, and the ends of its tokenizer's chat format."""
         given: set[int] = set()
         for config in (self.model.config, getattr(self.model, "generation_config", None)):
             ids = getattr(config, "eos_token_id", None)
             given |= set(ids) if isinstance(ids, list) else set() if ids is None else {ids}
-        named = {self.tokenizer.special_id(token) for token in (TURN_END, DOCUMENT_END)}
-        return frozenset(given | {number for number in named if number is not None})
+        return frozenset(given | set(self.tokenizer.stops))
 
     @property
     def load(self) -> int:

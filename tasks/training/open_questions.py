@@ -52,7 +52,8 @@ def of_benchmark(
             left_out += 1
             continue
         prompt, _ = render_chat(encoder, [{"role": "user", "content": q.question}], generation_prompt=True)
-        about = str(meta[q.id].get(asked_by, "")) if asked_by else ""
+        named = meta[q.id].get(asked_by) if asked_by else None
+        about = "" if named is None else str(named)
         line = Line(
             id=q.id, set=name, language=q.language, about=about, prompt=prompt, answer=answer, reward=reward
         )

@@ -122,7 +122,8 @@ def tokenized(
                 counts["repeated"] += 1
                 continue
             seen.add(tuple(prompt))
-            about = str(record["meta"].get(work.asked_by, "")) if work.asked_by else ""
+            named = record["meta"].get(work.asked_by) if work.asked_by else None
+            about = "" if named is None else str(named)
             lines.append(
                 Question(
                     id=record["id"], set=taken.name, language=record["language"], about=about, prompt=prompt,

@@ -1,12 +1,15 @@
 """Ids to text in pieces: whole characters, no special tokens, nothing from a stop string on."""
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.tokenizer import TextTokenizer
+from serve.engine import Engine
 from serve.text import Writer
-from tests.support import exports
+from tests.support import exports, foreign_tokenizers
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +55,10 @@ def test_special_tokens_are_not_shown_and_their_names_are(tokenizer):
     end = tokenizer.special_id("<|im_end|>")
     ids = [*tokenizer.encode("a"), end, *tokenizer.encode("<|im_end|>")]
     assert "".join(written(tokenizer, ids)[0]) == "a<|im_end|>"
+
+
+def test_an_answer_ends_where_its_tokenizers_turns_do(tmp_path):
+    engine = object.__new__(Engine)
+    engine.tokenizer = TextTokenizer.open(foreign_tokenizers.save(tmp_path, "llama3"))
+    engine.model = SimpleNamespace(config=SimpleNamespace(eos_token_id=[1, 2]), generation_config=None)
+    assert engine.ends >= {1, 2, engine.tokenizer.special_id("<|eot_id|>")}
