@@ -27,7 +27,7 @@ PEAK_FLOPS = {
 """Dense BF16 of one GPU with FP32 sums, by words of its name (vendors' data sheets)."""
 OF_THE_CLOCK = (
     "tokens_per_s", "tflops", "mfu", "eta_s", "data_wait", "host_wait_s", "host_wait_s_by_rank", "compute_wait_s",
-    "compute_wait_s_by_rank", "memory_gb", "memory_gb_by_rank",
+    "compute_wait_s_by_rank", "memory_gb", "memory_gb_by_rank", "sampling_share",
 )  # fmt: skip
 """Entries that say how fast and with how much memory; all others are the same in every run of the same settings."""
 
