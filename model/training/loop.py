@@ -34,7 +34,7 @@ from model.training.pace import Pace, memory
 from model.training.pairs import PairLoader, write_logprobs
 from model.training.parallel import World, build, read_geometry
 from model.training.preference import reply_logprobs
-from model.training.resume import hold, resolved, say_jump
+from model.training.resume import check_allowed, hold, hold_order, resolved, say_jump
 from model.training.sharding import begin_micro_step, reshard
 from model.training.shards import ShardError, largest_id, tokenizer_of, verify
 from model.training.sources import SourceLoss
@@ -54,6 +54,7 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
     """Run or resume; True when finished, False when stopped at a checkpoint."""
     work = Path(config.work_dir)
     needed_tokens(config)  # what will not do is refused before the training, not after
+    check_allowed(config.allow_changed)
     verify_files(config, world)
     if config.objective in ("pretrain", "sft"):
         one_tokenizer(config, world)
@@ -73,6 +74,7 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
     state: dict[str, Any] = {"step": 0, "tokens": 0, "window": None, "loader": None}
     if at is not None:
         state = read_state(at)
+        hold_order(at, state.get("config"), config)
     begin, tokens = state["step"], state["tokens"]
     loader = make_loader(config, world, state["loader"], append=joins)
     steps = config.steps or loader.steps_for(config.epochs)

@@ -43,7 +43,7 @@ from model.training.optim import clip, decay_begins, learning_rate, local_gradie
 from model.training.pace import Pace, memory
 from model.training.parallel import World, build
 from model.training.prompts import Prompt, PromptLoader
-from model.training.resume import hold, resolved, say_jump
+from model.training.resume import check_allowed, hold, hold_order, resolved, say_jump
 from model.training.sharding import begin_micro_step
 from model.training.stop import StopFlag
 from model.training.trace import Trace
@@ -60,6 +60,7 @@ def reinforce(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -
     """Run or resume; True when finished, False when stopped at a checkpoint."""
     work = Path(config.work_dir)
     needed_tokens(config)
+    check_allowed(config.allow_changed)
     verify_files(config, world)
     checkpoints = Checkpoints(
         work / "checkpoints", config.keep_checkpoints, config.keep_every * config.save_every
@@ -68,6 +69,7 @@ def reinforce(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -
     state: dict[str, Any] = {"step": 0, "tokens": 0, "updates": 0, "window": []}
     if at is not None:
         state = read_state(at)
+        hold_order(at, state.get("config"), config)
     begin, tokens, updates = state["step"], state["tokens"], state["updates"]
     loader = prompts_of(config, world)
     if at is not None and state["loader"] != loader.state():

@@ -147,6 +147,8 @@ def test_other_settings_or_prompts_are_refused(base, tmp_path, capsys):
     assert tiny.engine(rl.settings(base, tmp_path), tiny.StopAt(3)) == 75
     with pytest.raises(ConfigError, match=r"rl.clip_high was 0.28, is 0.5"):
         tiny.engine(rl.settings(base, tmp_path, rl={"clip_high": 0.5}))
+    with pytest.raises(ConfigError, match="batch_size was 8, is 4, and cannot be changed: a step of grpo"):
+        tiny.engine(rl.settings(base, tmp_path, batch_size=4, allow_changed=["batch_size"]))
     write_prompts(base / "others.arrow", [Prompt("x", [5], "yes", "exact")])
     with pytest.raises(ConfigError, match="was trained on other prompts"):
         tiny.engine(rl.settings(base, tmp_path, prompts="others.arrow"))
