@@ -94,7 +94,7 @@ def reinforce(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -
     window: list[dict[str, float]] = state["window"]
     speed, shares = Window(()), []
     peak = config.peak_tflops * 1e12 if config.peak_tflops else peak_flops(world.device)
-    pace, trace = Pace(world.rank, world.size), Trace(config, world)
+    pace, trace = Pace(world.rank, world.size), Trace(config, world, steps)
     detail = Detail(config, world, trainer.scorer, steps)
 
     def save(step: int) -> None:
