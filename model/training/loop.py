@@ -287,10 +287,9 @@ def verify_files(config: TrainConfig, world: World) -> None:
             reasons[i] = str(error)
     torch.distributed.all_reduce(seen)
     if wrong := _of_all_ranks(reasons, world):
-        first = min(wrong)
         raise DataError(
-            f"{len(wrong)} of {len(files)} data files have changed since they were written or cannot be read, such as "
-            f"{files[first].path}: {wrong[first]}"
+            f"{len(wrong)} of {len(files)} data files have changed since they were written or cannot be read: "
+            f"{wrong[min(wrong)]}"
         )
     largest, targets = seen.tolist()
     for file, number in zip(files, largest, strict=True):
@@ -298,9 +297,7 @@ def verify_files(config: TrainConfig, world: World) -> None:
     count = len(config.data.files)
     for name, found in (("files", targets[:count]), ("val_files", targets[count:])) if shards else ():
         if found and not any(found):
-            raise DataError(
-                f"data.{name} hold nothing to predict: all tokens are masked, or begin a document"
-            )
+            raise DataError(f"data.{name} hold nothing to predict: no rows, or nothing but masked tokens")
     log.info(
         "%d data files have the content their digests name (%.1f s)",
         sum(f.digest is not None for f in files), time.perf_counter() - begin,

@@ -41,7 +41,7 @@ from model.training.metrics import Metrics, Window, peak_flops
 from model.training.objectives import Scorer
 from model.training.optim import clip, decay_begins, learning_rate, local_gradients, make_optimizer, set_rate
 from model.training.pace import Pace, memory
-from model.training.parallel import World, build
+from model.training.parallel import World, build, read_geometry
 from model.training.prompts import Prompt, PromptLoader
 from model.training.resume import check_allowed, hold, hold_order, resolved, say_jump
 from model.training.sharding import begin_micro_step
@@ -188,6 +188,13 @@ def prompts_of(config: TrainConfig, world: World) -> PromptLoader:
     if loader.largest_id >= vocabulary(config):
         raise ConfigError(
             f"data.files hold the token id {loader.largest_id}; the model has {vocabulary(config)}"
+        )
+    assert config.init_from is not None
+    context = getattr(read_geometry(config, Path(config.init_from)), "max_position_embeddings", None)
+    if context and loader.longest + config.rl.max_new_tokens > context:
+        raise ConfigError(
+            f"a prompt of {loader.longest} tokens and rl.max_new_tokens {config.rl.max_new_tokens} exceed the model's "
+            f"context of {context}"
         )
     return loader
 

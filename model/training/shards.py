@@ -443,7 +443,7 @@ class ShardFile:
         buffers = [b for column in batch.columns for b in column.buffers() if b is not None and b.size]
         if not all(first <= buffer.address < end for buffer in buffers):
             raise ShardError(
-                f"{self.path} is compressed: rows are read in place, so a shard is written without"
+                f"{self.path} is compressed: rows are read in place, which needs the plain bytes"
             )
         ids = by_name["doc_ids"].values
         raw = np.frombuffer(ids.buffers()[1] or b"", np.uint8)[: len(ids) * ID_BYTES]

@@ -154,6 +154,13 @@ def test_other_settings_or_prompts_are_refused(base, tmp_path, capsys):
         tiny.engine(rl.settings(base, tmp_path, prompts="others.arrow"))
 
 
+def test_prompts_that_leave_no_room_for_a_reply_are_refused(base, tmp_path):
+    with pytest.raises(
+        ConfigError, match="a prompt of 3 tokens and rl.max_new_tokens 32766 exceed .* of 32768"
+    ):
+        tiny.engine(rl.settings(base, tmp_path, rl={"max_new_tokens": 32766}))
+
+
 def test_a_reply_ends_where_the_tokenizer_says(tmp_path):
     """Llama-3 ends a turn by a token of its own."""
     folder = foreign_tokenizers.save(tmp_path / "llama3", "llama3")
