@@ -246,6 +246,10 @@ class TrainConfig:
             raise ConfigError("neftune_alpha is for the objective sft, and not negative")
         if self.objective == "grpo":
             self._check_rl()
+        if self.optim.z_loss and self.objective in ("dpo", "grpo"):
+            raise ConfigError(
+                f"optim.z_loss is for the objectives pretrain and sft, not for {self.objective}"
+            )
         if self.objective in ("dpo", "logprobs", "grpo") and self.init_from is None:
             raise ConfigError(f"the objective {self.objective} needs a trained model: give init_from")
         for name in (
@@ -316,6 +320,8 @@ class TrainConfig:
             raise ConfigError("the objective grpo needs tokenizer_dir: replies are graded as text")
         if self.optim.max_skipped or self.data.val_files:
             raise ConfigError("optim.max_skipped and data.val_files are not for the objective grpo")
+        if any(file.repeats != 1 or file.extra_rows for file in self.data.files):
+            raise ConfigError("repeats and extra_rows of data.files are not for the objective grpo")
 
 
 def unshardable(parallel: Any, world_size: int) -> str:

@@ -44,6 +44,8 @@ def describe(entry: Mapping[str, Any], steps: int | None) -> str:
     parts = [f"step {entry['step']}" + (f" of {steps}" if steps else "")]
     if "loss" in entry:
         parts.append(f"loss {entry['loss']:.3f}")
+    if "reward" in entry:
+        parts.append(f"reward {entry['reward']:.3f}")
     if "tokens_per_s" in entry:
         parts.append(f"{entry['tokens_per_s']:,.0f} tokens/s")
     if "pairs_per_s" in entry:

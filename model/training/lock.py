@@ -45,7 +45,10 @@ def locked(folder: Path) -> Iterator[None]:
 
 def _take(path: Path) -> int | None:
     """The locked file, or None where it is another's."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise ConfigError(f"work_dir: {path} cannot be written: {error.strerror}") from None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -71,5 +74,5 @@ def _owner(path: Path) -> str:
     try:
         owner = json.loads(path.read_text("utf-8"))
         return f"process {owner['pid']} on {owner['host']} since {owner['since']}"
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):  # of another program, or not yet written
         return "another run"

@@ -35,9 +35,9 @@ from model.training.pace import Pace, memory
 from model.training.pairs import PairLoader, write_logprobs
 from model.training.parallel import World, build, read_geometry
 from model.training.preference import reply_logprobs
-from model.training.resume import hold, resolved, say_jump
+from model.training.resume import check_allowed, hold, hold_order, resolved, say_jump
 from model.training.sharding import begin_micro_step, reshard
-from model.training.shards import ShardError, largest_id, verify
+from model.training.shards import ShardError, look_over, verify
 from model.training.sources import SourceLoss
 from model.training.spikes import Skips
 from model.training.stop import StopFlag
@@ -55,6 +55,7 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
     """Run or resume; True when finished, False when stopped at a checkpoint."""
     work = Path(config.work_dir)
     needed_tokens(config)  # what will not do is refused before the training, not after
+    check_allowed(config.allow_changed)
     verify_files(config, world)
     fitting_files(config, world)
     checkpoints = Checkpoints(
@@ -73,6 +74,7 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
     state: dict[str, Any] = {"step": 0, "tokens": 0, "window": None, "loader": None}
     if at is not None:
         state = read_state(at)
+        hold_order(at, state.get("config"), config)
     begin, tokens = state["step"], state["tokens"]
     loader = make_loader(config, world, state["loader"], append=joins)
     steps = config.steps or loader.steps_for(config.epochs)
@@ -108,7 +110,7 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
     window = Window(objective.stats, state["window"])
     flops = getattr(scorer.lm.config, "num_flops_per_token", None) or counts.flops_per_token(scorer.lm)
     peak = config.peak_tflops * 1e12 if config.peak_tflops else peak_flops(world.device)
-    pace, trace = Pace(world.rank, world.size), Trace(config, world)
+    pace, trace = Pace(world.rank, world.size), Trace(config, world, steps)
     detail = Detail(config, world, scorer, steps)
     neftune = Neftune(scorer.lm, config.neftune_alpha, config.seed)
 
@@ -280,36 +282,48 @@ def logprobs(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) ->
 
 
 def verify_files(config: TrainConfig, world: World) -> None:
-    """Refuse a file whose content is not what its digest says, and a shard with a token that the model does not have:
-    each rank reads its share of them."""
+    """Refuse a file whose content is not what its digest says, a shard with a token that the model does not have, and
+    shards without any target: each rank reads its share of them."""
     if not config.data.verify:
         return
     shards = config.objective in ("pretrain", "sft")
     files = [f for f in (*config.data.files, *config.data.val_files) if f.digest or shards]
     begin = time.perf_counter()
-    sound, largest = torch.ones(2, len(files), dtype=torch.int64, device=world.device)
+    seen = torch.zeros(2, len(files), dtype=torch.int64, device=world.device)  # largest id, targets
+    reasons: dict[int, str] = {}
     for i in range(world.rank, len(files), world.size):
         try:
             if files[i].digest:
                 verify(files[i].path, files[i].digest)
-            largest[i] = largest_id(files[i].path) if shards else 0
+            if shards:
+                seen[:, i] = torch.tensor(look_over(files[i].path))
         except ShardError as error:
             log.error("%s", error)
-            sound[i] = 0
-    torch.distributed.all_reduce(sound, torch.distributed.ReduceOp.MIN)
-    torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
-    wrong = [f.path for f, good in zip(files, sound.tolist(), strict=True) if not good]
-    if wrong:
+            reasons[i] = str(error)
+    torch.distributed.all_reduce(seen)
+    if wrong := _of_all_ranks(reasons, world):
         raise DataError(
-            f"{len(wrong)} of {len(files)} data files have changed since they were written or cannot be read, such as "
-            f"{wrong[0]}: make them again"
+            f"{len(wrong)} of {len(files)} data files have changed since they were written or cannot be read: "
+            f"{wrong[min(wrong)]}"
         )
-    for file, number in zip(files, largest.tolist(), strict=True):
+    largest, targets = seen.tolist()
+    for file, number in zip(files, largest, strict=True):
         _known_ids(file.path, number, vocabulary(config))
+    count = len(config.data.files)
+    for name, found in (("files", targets[:count]), ("val_files", targets[count:])) if shards else ():
+        if found and not any(found):
+            raise DataError(f"data.{name} hold nothing to predict: no rows, or nothing but masked tokens")
     log.info(
         "%d data files have the content their digests name (%.1f s)",
         sum(f.digest is not None for f in files), time.perf_counter() - begin,
     )  # fmt: skip
+
+
+def _of_all_ranks(reasons: dict[int, str], world: World) -> dict[int, str]:
+    """What any rank has against a file, by the file's number."""
+    told: list[dict[int, str]] = [{}] * world.size
+    torch.distributed.all_gather_object(told, reasons)
+    return {i: reason for each in told for i, reason in each.items()}
 
 
 def vocabulary(config: TrainConfig) -> int:

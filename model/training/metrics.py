@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from model.training import lines
+from model.training.config import ConfigError
 
 log = logging.getLogger("steel.training")
 
@@ -27,7 +28,7 @@ PEAK_FLOPS = {
 """Dense BF16 of one GPU with FP32 sums, by words of its name (vendors' data sheets)."""
 OF_THE_CLOCK = (
     "tokens_per_s", "tflops", "mfu", "eta_s", "data_wait", "host_wait_s", "host_wait_s_by_rank", "compute_wait_s",
-    "compute_wait_s_by_rank", "memory_gb", "memory_gb_by_rank",
+    "compute_wait_s_by_rank", "memory_gb", "memory_gb_by_rank", "sampling_share",
 )  # fmt: skip
 """Entries that say how fast and with how much memory; all others are the same in every run of the same settings."""
 
@@ -42,14 +43,19 @@ class Metrics:
         self._file: int | None = None
         if not active:
             return
-        kept = b"".join(line for line, entry in lines.read_raw(path) if entry["step"] <= step)
-        if path.exists() and not path.read_bytes().startswith(kept):  # a line in between was torn by a crash
-            partial = path.with_name(path.name + ".partial")
-            partial.write_bytes(kept)
-            os.replace(partial, path)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        self._end = len(kept)
-        os.ftruncate(self._file, self._end)
+        try:
+            kept = b"".join(line for line, entry in lines.read_raw(path) if entry["step"] <= step)
+            if path.exists() and not path.read_bytes().startswith(
+                kept
+            ):  # a line in between was torn by a crash
+                partial = path.with_name(path.name + ".partial")
+                partial.write_bytes(kept)
+                os.replace(partial, path)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            self._end = len(kept)
+            os.ftruncate(self._file, self._end)
+        except OSError as error:
+            raise ConfigError(f"work_dir: {path} cannot be read and written: {error.strerror}") from None
 
     def write(self, line: dict[str, Any]) -> None:
         """Append a line. One that finds the disk full is lost, and said: the curve is not worth the run."""
@@ -102,6 +108,8 @@ class Window:
     def close(self, devices: int, peak: float | None) -> dict[str, float]:
         """The line's numbers, the objective's only if a step was made; a new window begins. `mfu` only where the device's peak is known."""
         line = {}
+        if self._made and not self._units:
+            log.warning("no step since the last line had anything to predict: nothing was learned")
         if self._made:
             line = {name: s / max(1.0, self._units) for name, s in zip(self._names, self._sums, strict=True)}
         line["tokens_per_s"] = self._tokens / self._seconds

@@ -42,7 +42,7 @@ class Pace:
         """To be added up over the ranks at the step's first exchange: seconds waited for data, then each rank's own
         seconds since the last one."""
         seconds = [0.0] * (1 + self._size)
-        seconds[0] = self._read
+        seconds[0], self._read = self._read, 0.0  # grpo meets twice in a step, and reads once
         if self._left is not None:
             seconds[1 + self._rank] = time.perf_counter() - self._left
         return seconds

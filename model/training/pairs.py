@@ -259,7 +259,7 @@ def read_table(path: str | Path, schema: pa.Schema) -> pa.Table:
             table = pa.ipc.open_file(source).read_all()
     except FileNotFoundError:
         raise DataError(f"there is no file {path}") from None
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path} is no Arrow file: {error}") from None
     if not table.schema.equals(schema):
         raise DataError(

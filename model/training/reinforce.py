@@ -15,9 +15,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -25,35 +25,42 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from model import scoring
+from model.families import counts
 from model.rewards import REWARDS
 from model.sampling import Sample, graded, sample
 from model.tokenizer import TextTokenizer
+from model.training import lines
 from model.training.checkpoint import Checkpoints, load, read_state
 from model.training.config import ConfigError, TrainConfig
+from model.training.detail import Detail, Look
 from model.training.export import needed_tokens
+from model.training.exports import Exports
 from model.training.grpo import STATS, Group, GroupBatch, Grpo, batch_of
 from model.training.loop import TrainingError, export, verify_files, vocabulary
-from model.training.metrics import Metrics
+from model.training.metrics import Metrics, Window, peak_flops
 from model.training.objectives import Scorer
-from model.training.optim import clip, learning_rate, local_gradients, make_optimizer, set_rate
-from model.training.parallel import World, build
+from model.training.optim import clip, decay_begins, learning_rate, local_gradients, make_optimizer, set_rate
+from model.training.pace import Pace, memory
+from model.training.parallel import World, build, read_geometry
 from model.training.prompts import Prompt, PromptLoader
-from model.training.resume import hold, resolved, say_jump
+from model.training.resume import check_allowed, hold, hold_order, resolved, say_jump
 from model.training.sharding import begin_micro_step
 from model.training.stop import StopFlag
+from model.training.trace import Trace
 from model.training.watch import Watch
 
 log = logging.getLogger("steel.training")
 
-SEEN = ("groups", "zero", "replies", "reward", "reward_squares", "tokens", "cut", "entropy")
+SEEN = ("groups", "zero", "replies", "reward", "reward_squares", "tokens", "cut", "entropy", "work")
 """Counted while sampling: groups and those without signal, replies, sums of rewards, sampled tokens, truncated replies,
-and the sum of entropies."""
+the sum of entropies, and the model's operations."""
 
 
 def reinforce(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bool:
     """Run or resume; True when finished, False when stopped at a checkpoint."""
     work = Path(config.work_dir)
     needed_tokens(config)
+    check_allowed(config.allow_changed)
     verify_files(config, world)
     checkpoints = Checkpoints(
         work / "checkpoints", config.keep_checkpoints, config.keep_every * config.save_every
@@ -62,6 +69,7 @@ def reinforce(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -
     state: dict[str, Any] = {"step": 0, "tokens": 0, "updates": 0, "window": []}
     if at is not None:
         state = read_state(at)
+        hold_order(at, state.get("config"), config)
     begin, tokens, updates = state["step"], state["tokens"], state["updates"]
     loader = prompts_of(config, world)
     if at is not None and state["loader"] != loader.state():
@@ -77,21 +85,37 @@ def reinforce(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -
     rate = state.get("rate")
     if begin and begin < steps:
         say_jump(rate, begin, *(learning_rate(config.optim, step, steps) for step in (begin - 1, begin)))
+    spare = (
+        decay_begins(config.optim, steps) if config.keep_final and config.optim.schedule == "wsd" else None
+    )
     sampler = Sampler(config, world)
+    exports = Exports(config, checkpoints, begin, active=world.first)
     metrics = Metrics(work / "metrics.jsonl", active=world.first, step=begin)
     window: list[dict[str, float]] = state["window"]
+    speed, shares = Window(()), []
+    peak = config.peak_tflops * 1e12 if config.peak_tflops else peak_flops(world.device)
+    pace, trace = Pace(world.rank, world.size), Trace(config, world, steps)
+    detail = Detail(config, world, trainer.scorer, steps)
 
     def save(step: int) -> None:
         kept = {
             "tokens": tokens, "updates": updates, "window": window, "loader": loader.state(), "config": settings,
             "rate": rate,
         }  # fmt: skip
-        checkpoints.save(step, trainer.scorer, trainer.optimizer, kept)
+        checkpoints.save(step, trainer.scorer, trainer.optimizer, kept, spare)
 
     for step in range(begin, steps):
         clock = time.perf_counter()
         watch.beat()
-        if world.sum(stop.requested)[0]:
+        exports.poll()
+        trace.begin(step + 1)
+        with pace.reading():
+            prompts = loader.batch(step)
+        stopping, *seconds = world.sum(stop.requested, *pace.arrive())
+        pace.meet(seconds)
+        if stopping:
+            trace.close(step)
+            exports.stop()
             save(step)
             metrics.close()
             if not checkpoints.wait():
@@ -99,34 +123,57 @@ def reinforce(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -
             log.info("stopped by a signal before step %d of %d", step + 1, steps)
             return False
         sampler.refresh(trainer.scorer.lm)
-        groups, seen = sampler.groups(loader.batch(step))
+        pace.part()
+        groups, seen = sampler.groups(prompts)
         watch.beat()
         sampling = time.perf_counter() - clock
+        # ranks sample by themselves: whoever has the longest replies is waited for here
+        sums = world.sum(*seen, *pace.arrive())
+        total = dict(zip(SEEN, sums[: len(SEEN)], strict=True))
+        pace.meet(sums[len(SEEN) :])
         rate = learning_rate(config.optim, step, steps)
-        line, made = trainer.learn(groups, loader.micro, rate, step)
-        updates += made
+        learned = trainer.learn(groups, loader.micro, rate, step, detail)
+        pace.part()
+        updates += learned.updates
         done = step + 1
-        total = dict(zip(SEEN, world.sum(*seen), strict=True))
         tokens += int(total["tokens"])
-        window.append({**_shown(total), **line})
-        seconds = time.perf_counter() - clock
+        window.append({**_shown(total), **learned.line})
+        took = time.perf_counter() - clock
+        speed.add(None, total["tokens"], total["work"] + learned.work, took)
+        shares.append(sampling / took)
+        pace.made(done, took)
         if done % config.log_every == 0 or done == steps:
             means = {name: _mean(window, name) for name in dict.fromkeys(n for each in window for n in each)}
-            speed = {
-                "tokens_per_s": total["tokens"] / seconds,
-                "sampling_share": sampling / seconds,
+            line = {
+                "step": done,
+                "lr": rate,
+                "tokens": tokens,
+                **means,
+                **speed.close(world.size, peak),
+                "sampling_share": sum(shares) / len(shares),
+                **pace.close(done, steps),
+                "memory_gb": memory(world.device),
             }
-            metrics.write({"step": done, "lr": rate, "tokens": tokens, **means, **speed})
-            log.info(
-                "step %d of %d: reward %.3f, loss %.4f, %.0f sampled tokens/s",
-                done, steps, means["reward"], means["loss"], speed["tokens_per_s"],
-            )  # fmt: skip
-            window = []
-        if done % config.save_every == 0 and done < steps:
+            metrics.write(line)
+            log.info("%s", lines.describe(line, steps))
+            window, shares = [], []
+        if learned.look is not None:
+            metrics.write({"step": done, **learned.look.close()})
+        trace.end(done)
+        if (
+            (done % config.save_every == 0 and done < steps)
+            or done == spare
+            or (done == steps and config.keep_final)
+            or (exports.due(done) and done < steps)
+        ):
+            exports.add(done)
             save(done)
     watch.rest()
+    trace.close(steps)
     metrics.close()
-    checkpoints.wait()
+    if not checkpoints.wait() and config.keep_final:
+        raise TrainingError("the training has ended, but its last checkpoint could not be saved")
+    exports.finish()
     export(config, world, trainer.scorer, work / "export")
     return True
 
@@ -141,6 +188,13 @@ def prompts_of(config: TrainConfig, world: World) -> PromptLoader:
     if loader.largest_id >= vocabulary(config):
         raise ConfigError(
             f"data.files hold the token id {loader.largest_id}; the model has {vocabulary(config)}"
+        )
+    assert config.init_from is not None
+    context = getattr(read_geometry(config, Path(config.init_from)), "max_position_embeddings", None)
+    if context and loader.longest + config.rl.max_new_tokens > context:
+        raise ConfigError(
+            f"a prompt of {loader.longest} tokens and rl.max_new_tokens {config.rl.max_new_tokens} exceed the model's "
+            f"context of {context}"
         )
     return loader
 
@@ -159,6 +213,7 @@ class Sampler:
                 f"the tokenizer has no token {self.tokenizer.chat.turn_end}: no reply would ever end"
             )
         self._weights = dict(self.model.named_parameters())
+        self._operations = operations(self.model)
 
     @torch.no_grad()
     def refresh(self, lm: nn.Module) -> None:
@@ -186,6 +241,10 @@ class Sampler:
             seen["tokens"] += sum(len(r.ids) for r in replies)
             seen["cut"] += sum(not r.ended for r in replies)
             seen["entropy"] += sum(r.entropy for r in replies)
+            # a forward pass, a third of what a trained token costs, of the prompt once and of each reply
+            lengths = [len(r.ids) for r in replies]
+            whole = len(prompt.prompt) + max(lengths)
+            seen["work"] += (len(prompt.prompt) + sum(lengths)) * self._operations(whole) / 3
         return groups, [seen[name] for name in SEEN]
 
     def _group(self, prompt: Prompt, replies: Sequence[Sample]) -> Group:
@@ -199,6 +258,23 @@ class Sampler:
         )
 
 
+def operations(lm: Any) -> Callable[[int], float]:
+    """Row length -> operations of a trained token: three times the forward pass."""
+    return getattr(lm.config, "num_flops_per_token", None) or counts.flops_per_token(lm)
+
+
+class Learned(NamedTuple):
+    """What one step's updates were."""
+
+    line: dict[str, float]
+    """The step's numbers over all ranks."""
+    updates: int = 0
+    work: float = 0.0
+    """The model's operations, of all ranks."""
+    look: Look | None = None
+    """At the step's last update, if it was looked at."""
+
+
 class Trainer:
     """The sharded model, its optimizer, and the update on a step's groups."""
 
@@ -206,6 +282,7 @@ class Trainer:
         self.config, self.world = config, world
         self.scorer: Scorer = build(config, world)
         self.optimizer = make_optimizer(self.scorer, config.optim, world.dtype)
+        self.operations = operations(self.scorer.lm)
         self.loss = Grpo(config.rl.clip_low, config.rl.clip_high, config.rl.kl_weight)
         self.reference = None
         if config.rl.kl_weight:
@@ -213,27 +290,33 @@ class Trainer:
             self.reference.eval()
 
     def learn(
-        self, groups: Sequence[Group], micro: int, rate: float, step: int
-    ) -> tuple[dict[str, float], int]:
-        """Go through this rank's groups; the step's numbers over all ranks, and how many updates were made."""
+        self, groups: Sequence[Group], micro: int, rate: float, step: int, detail: Detail | None = None
+    ) -> Learned:
+        """Go through this rank's groups."""
         batches = [
             batch_of(
                 groups[i : i + micro], self.config.rl.advantage, share_prompts=self.scorer.shares_prompts
             ).to(self.world.device)
             for i in range(0, len(groups), micro)
         ]
-        units = self.world.sum(sum(float(b.copies.sum()) for b in batches))[0]
+        work = sum(b.input_ids.numel() * self.operations(b.input_ids.shape[1]) for b in batches)
+        units, work = self.world.sum(sum(float(b.copies.sum()) for b in batches), work)
         if not units:  # no group of any rank has anything to teach
-            return {"loss": 0.0, "trained_tokens": 0.0, "updates": 0.0}, 0
+            return Learned({"loss": 0.0, "trained_tokens": 0.0, "updates": 0.0})
         set_rate(self.optimizer, rate)
         references = [self._reference(b) for b in batches]
         olds: list[Tensor] = []
         sums = torch.zeros(len(STATS), dtype=torch.float64)
         norms, gap = 0.0, torch.zeros(3, dtype=torch.float64)
-        for passed in range(self.config.rl.inner_steps):
+        look, made = None, self.config.rl.inner_steps
+        for passed in range(made):
+            if detail is not None and passed == made - 1:
+                look = detail.step(step)
             stats = torch.zeros(len(STATS), dtype=torch.float64, device=self.world.device)
             for i, batch in enumerate(batches):
                 begin_micro_step(self.scorer, self.config, last=i == len(batches) - 1)
+                if look is not None:
+                    look.batch(batch)
                 logp = self.scorer(batch, per_token=True)
                 if not passed:
                     olds.append(logp.detach().clone())
@@ -242,27 +325,28 @@ class Trainer:
                 # FSDP averages over the ranks; the factor makes it the sum over all tokens by their number
                 (loss * (self.world.size / units)).backward()
                 stats += found
+            if look is not None:
+                look.gradients()
             limit = self.config.optim.grad_clip
             norm, stats = clip(local_gradients(self.scorer), limit, stats, self.world.copies)
             if not math.isfinite(norm):
                 raise TrainingError(
                     f"the gradient of step {step + 1} is not finite (norm {norm}); lower the learning rate"
                 )
+            if look is not None:
+                look.before_update()
             self.optimizer.step()
+            if look is not None:
+                look.after_update()
             self.optimizer.zero_grad(set_to_none=True)
             sums += stats.cpu()
             norms += norm
-        made = self.config.rl.inner_steps
         line = {name: value / units / made for name, value in zip(STATS, sums.tolist(), strict=True)}
         if self.reference is None:
             del line["kl"]
-        return {
-            **line,
-            "grad_norm": norms / made,
-            **self._gap(gap),
-            "trained_tokens": units,
-            "updates": made,
-        }, made
+        line |= {"grad_norm": norms / made, **self._gap(gap), "trained_tokens": units, "updates": made}
+        passes = made if self.reference is None else made + 1 / 3  # the start model's is a forward pass
+        return Learned(line, made, work * passes, look)
 
     @torch.no_grad()
     def _reference(self, batch: GroupBatch) -> Tensor | None:

@@ -3,7 +3,7 @@
 A run that goes on with another learning rate, geometry or precision gives a result that no configuration describes. So
 what defines the result is compared field by field, and a change is refused, or named in `allow_changed` and logged.
 Paths, devices, ranks, kernels, and when to log, validate and save may differ. So may the number of steps: but the rate
-follows from it, and a jump of the rate is said.
+follows from it, and a jump of the rate is said. What the order of the data follows from cannot be changed at all.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from model.training.config import ConfigError, OptimConfig, TrainConfig, to_dict
+from model.training.config import ConfigError, OptimConfig, RlConfig, TrainConfig, to_dict
 
 log = logging.getLogger("steel.training")
 
@@ -23,7 +23,6 @@ HELD = (
     "objective",
     "model",
     "batch_size",
-    "seed",
     "precision",
     "float8",
     "optim",
@@ -35,6 +34,8 @@ HELD = (
     "neftune_alpha",
 )
 """Fields, or sections of them, that define the result (the data is held by the loader)."""
+FREE = ("optim.max_skipped", "optim.spike_factor")
+"""Of them: what changes no step that was made, and may be what a run that ended needs. A change is logged."""
 VOLATILE = (
     "transformers_version", "dtype", "torch_dtype", "_name_or_path", "architectures", "auto_map", "use_cache",
     "bos_token_id", "eos_token_id", "pad_token_id", "_attn_implementation",
@@ -50,14 +51,27 @@ def resolved(config: TrainConfig, geometry: Mapping[str, Any], precision: str) -
     return json.loads(json.dumps({**to_dict(config), "model": model, "precision": precision}, default=str))
 
 
+def hold_order(at: Path, saved: Mapping[str, Any] | None, config: TrainConfig) -> None:
+    """Raise ConfigError where the data would not go on where the checkpoint `at` left it. `allow_changed` is of no help."""
+    fixed = {"seed": "the order of the data follows from it"}
+    if config.objective in ("dpo", "grpo"):
+        fixed["batch_size"] = f"a step of {config.objective} finds its place in the data by it"
+    for name, reason in fixed.items():
+        here = getattr(config, name)
+        if saved is not None and saved[name] != here:
+            raise ConfigError(
+                f"{at}: {name} was {saved[name]}, is {here}, and cannot be changed: {reason}. Take it back, "
+                "or begin anew in another work_dir"
+            )
+
+
 def hold(at: Path, saved: Mapping[str, Any] | None, now: Mapping[str, Any], *, joins: bool) -> None:
     """Raise ConfigError where a held field has changed since the checkpoint `at` and is not in `allow_changed`.
 
     `saved`, `now`: as `resolved` gives them (None: a checkpoint of an engine that kept none). `joins`: another run's
     checkpoint is continued: only its model is held, other changes are logged.
     """
-    allowed = now["allow_changed"]
-    check_allowed(allowed)
+    allowed = [*now["allow_changed"], *FREE]
     if saved is None:
         return
     defaults = {
@@ -88,9 +102,13 @@ def hold(at: Path, saved: Mapping[str, Any] | None, now: Mapping[str, Any], *, j
 
 
 def check_allowed(names: Sequence[str]) -> None:
-    """Raise ConfigError where `allow_changed` names a field that is not held."""
+    """Raise ConfigError where `allow_changed` names what is no field that is held, nor a section of such fields."""
+    known = {*HELD, *(held.partition(".")[0] for held in HELD)}
+    for section, kind in (("optim", OptimConfig), ("rl", RlConfig)):
+        known |= {f"{section}.{field.name}" for field in dataclasses.fields(kind)}
     for name in names:
-        if not _within(name, HELD) and not any(_within(held, [name]) for held in HELD):
+        of_model = name.startswith("model.") and name != "model."  # its fields depend on the kind of model
+        if name not in known and not of_model:
             raise ConfigError(f"allow_changed: {name} is no field that is held; held are {', '.join(HELD)}")
 
 

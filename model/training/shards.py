@@ -107,12 +107,18 @@ def tokenizer_of(path: Path | str) -> str:
     return ShardFile(Path(path)).metadata.get("tokenizer_digest", "")
 
 
-def largest_id(path: Path | str) -> int:
-    """The largest token id in a shard, padding included (-1: it has no rows)."""
-    try:
-        return max((int(columns.input_ids.max()) for columns in ShardFile(Path(path)).batches()), default=-1)
-    except pa.ArrowInvalid as error:
-        raise ShardError(f"{path} is not a readable Arrow file: {error}") from None
+def look_over(path: Path | str) -> tuple[int, int]:
+    """Of all rows of a shard: the largest token id, padding included (-1: no rows), and the number of targets."""
+    shard = ShardFile(Path(path))
+    largest, targets = -1, 0
+    for columns in shard.batches():
+        try:
+            columns.check(shard.block_size)
+        except ShardError as error:
+            raise ShardError(f"{path}: {error}") from None
+        largest = max(largest, int(columns.input_ids.max(initial=0)))
+        targets += columns.targets()
+    return largest, targets
 
 
 # ------------------------------------------------------------------------------ rows of an epoch
@@ -182,6 +188,14 @@ class Columns:
     def positions(self) -> np.ndarray:
         """int64 [block_size + 1]: places in a row."""
         return np.arange(self.input_ids.shape[1])
+
+    def targets(self) -> int:
+        """How many tokens are predicted: neither padding, nor masked, nor the first of a document."""
+        if self.loss_mask is None:
+            return int(self.valid.sum(dtype=np.int64)) - len(self.starts)
+        wanted = (self.positions < self.valid[:, None]) & (self.loss_mask != 0)
+        wanted[np.repeat(np.arange(len(wanted)), np.diff(self.offsets)), self.starts] = False
+        return int(wanted.sum())
 
     def check(self, block_size: int) -> None:
         """Raise ShardError if a row breaks the invariants of the format."""
@@ -331,7 +345,9 @@ class ShardFile:
     def __post_init__(self) -> None:
         self.path = Path(self.path)
         try:
-            self._reader = pa.ipc.open_file(pa.memory_map(str(self.path)))
+            source = pa.memory_map(str(self.path))
+            self._mapping = source.read_buffer()
+            self._reader = pa.ipc.open_file(self._mapping)
         except FileNotFoundError:
             raise ShardError(f"there is no shard {self.path}") from None
         except (pa.ArrowInvalid, OSError) as error:
@@ -341,8 +357,12 @@ class ShardFile:
         if self.metadata.get("steel_format") != str(FORMAT):
             found = self.metadata.get("steel_format", "none")
             raise ShardError(f"{self.path}: shard format {found}, this program reads {FORMAT}")
-        self.block_size = int(self.metadata["block_size"])
+        size = self.metadata.get("block_size", "none")
+        if not size.isdecimal():
+            raise ShardError(f"{self.path}: block_size in its metadata is {size}, not a number")
+        self.block_size = int(size)
         self.has_loss_mask = "loss_mask" in self._reader.schema.names
+        self._check_columns()
         self._columns: dict[int, Columns] = {}
         batches = self._reader.num_record_batches
         # All batches but the last are full.
@@ -362,7 +382,21 @@ class ShardFile:
     def columns(self, batch: int) -> Columns:
         """The views of a record batch."""
         if (views := self._columns.get(batch)) is None:
-            views = self._columns[batch] = self._views(self._reader.get_batch(batch))
+            try:
+                views = self._views(self._reader.get_batch(batch))
+            except (pa.ArrowInvalid, OSError) as error:
+                raise ShardError(f"{self.path} is not a readable Arrow file: {error}") from None
+            rows = len(views.valid)
+            # a row is found by division; of the first batch nothing is known yet
+            if batch and (
+                rows > self._per_batch
+                or (rows < self._per_batch and batch + 1 < self._reader.num_record_batches)
+            ):
+                raise ShardError(
+                    f"{self.path}: record batch {batch} has {rows} rows, the first one {self._per_batch}; only the last "
+                    "one may have fewer"
+                )
+            self._columns[batch] = views
         return views
 
     def batches(self) -> Iterator[Columns]:
@@ -389,9 +423,28 @@ class ShardFile:
             doc_sources=None if columns.doc_sources is None else columns.doc_sources[part],
         )
 
+    def _check_columns(self) -> None:
+        """Whether an Arrow file that calls itself a shard is one."""
+        there = self._reader.schema
+        wanted = schema(self.block_size, self.has_loss_mask, doc_sources="doc_sources" in there.names)
+        for column in wanted:
+            if there.names.count(column.name) != 1:
+                raise ShardError(f"{self.path} is no shard: it needs one column {column.name}")
+            if _kind(there.field(column.name).type) != _kind(column.type):
+                raise ShardError(
+                    f"{self.path} is no shard: its column {column.name} is {there.field(column.name).type}, "
+                    f"{column.type} is due"
+                )
+
     def _views(self, batch: pa.RecordBatch) -> Columns:
         width = self.block_size + 1
         by_name = dict(zip(batch.schema.names, batch.columns, strict=True))
+        first, end = self._mapping.address, self._mapping.address + self._mapping.size
+        buffers = [b for column in batch.columns for b in column.buffers() if b is not None and b.size]
+        if not all(first <= buffer.address < end for buffer in buffers):
+            raise ShardError(
+                f"{self.path} is compressed: rows are read in place, which needs the plain bytes"
+            )
         ids = by_name["doc_ids"].values
         raw = np.frombuffer(ids.buffers()[1] or b"", np.uint8)[: len(ids) * ID_BYTES]
         mask, sources = by_name.get("loss_mask"), by_name.get("doc_sources")
@@ -404,6 +457,13 @@ class ShardFile:
             loss_mask=None if mask is None else flat(mask.values).reshape(-1, width),
             doc_sources=None if sources is None else flat(sources.values),
         )
+
+
+def _kind(column: pa.DataType) -> tuple[object, ...]:
+    """A column's type as far as it decides where its bytes lie: whether nulls are allowed does not."""
+    if pa.types.is_list(column) or pa.types.is_fixed_size_list(column):
+        return column.id, getattr(column, "list_size", None), column.value_type
+    return (column,)
 
 
 def flat(numbers: pa.Array) -> np.ndarray:

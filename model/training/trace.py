@@ -11,6 +11,7 @@ operators that took longest. Both appear complete. A traced step is slower and c
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from pathlib import Path
@@ -36,12 +37,20 @@ ROWS = 40
 class Trace:
     """Of one training; does nothing on other ranks."""
 
-    def __init__(self, config: TrainConfig, world: World):
+    def __init__(self, config: TrainConfig, world: World, steps: int):
+        """`steps`: of the whole training. What was asked for behind the last one is said."""
         self._work, self._active, self._device = Path(config.work_dir), world.first, world.device
         self._span = tuple(config.profile_steps or ())
         self._looked = time.monotonic()
         self._profiler: Any = None
         self._first = self._last = 0
+        late = {
+            "profile_steps": [step for step in self._span if step > steps],
+            "export_steps": [step for step in config.export_steps if step > steps],
+        }
+        for name, some in late.items():
+            if some and self._active:
+                log.warning("%s: %s lies behind the last step of this training, %d", name, some, steps)
 
     def begin(self, step: int) -> None:
         """Before a step, counted from 1."""
@@ -75,10 +84,17 @@ class Trace:
             return 0
         self._looked = now
         request = self._work / REQUEST
-        if not request.exists():
+        try:
+            text = request.read_text("utf-8", errors="replace").strip()
+            request.unlink(missing_ok=True)
+        except FileNotFoundError:
             return 0
-        text = request.read_text("utf-8", errors="replace").strip()
-        request.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning(
+                "%s cannot be read and removed (%s): no more requests are taken", request, error.strerror
+            )
+            self._looked = math.inf
+            return 0
         if text and not (text.isdecimal() and 1 <= int(text) <= MOST):
             log.warning("%s holds %.40r, which is no number of steps from 1 to %d", request, text, MOST)
             return 0

@@ -278,6 +278,8 @@ class Dpo(Section):
             )
         if unknown := sorted(set(self.traits) - set(self.mixture)):
             raise ValueError(f"traits names {unknown[0]!r}, which the mixture does not")
+        if self.train.optim.z_loss:
+            raise ValueError("train.optim.z_loss is for pre-training and SFT")
         return self
 
 
@@ -330,4 +332,6 @@ class RlSettings(Section):
         low, high = self.pass_rate
         if low > high:
             raise ValueError(f"pass_rate begins at {low}, above its end {high}")
+        if self.train.optim.z_loss or self.train.optim.max_skipped:
+            raise ValueError("train.optim.z_loss and max_skipped are not for reinforcement learning")
         return self

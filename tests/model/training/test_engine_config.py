@@ -79,6 +79,10 @@ def test_the_options_of_a_gpu_are_set_before_it_is_touched(tmp_path, monkeypatch
         ({"batch_size": 0}, "at least 1"),
         ({"data": {}}, "nothing to read"),
         ({"objective": "dpo"}, "dpo.reference is missing"),
+        (
+            {"objective": "dpo", "dpo": {"reference": "a"}, "optim": {"z_loss": 1e-4}},
+            "z_loss is for the objectives pretrain and sft, not for dpo",
+        ),
         ({"activation_checkpointing": "some"}, "activation_checkpointing: some is unknown"),
         ({"optim": {"name": "sgd"}}, "optim.name: sgd is unknown"),
         ({"optim": {"adamw_lr": 1e-3}}, "optim.adamw_lr is for optim.name muon"),

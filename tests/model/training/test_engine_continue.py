@@ -92,7 +92,7 @@ def test_what_cannot_be_continued_is_refused(files, tmp_path):
     refused(ConfigError, "steps count on", steps=2)
     refused(DataError, "other data", data={"files": files[1:]})
     refused(DataError, "same content", data={"files": [*files, files[0]]})
-    refused(DataError, "seed is 1234", seed=1)
+    refused(ConfigError, "seed was 1234, is 1, and cannot be changed", seed=1)
     refused(ConfigError, "another model", model={**tiny.MODEL, "hidden_size": 64})
 
 

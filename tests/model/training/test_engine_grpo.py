@@ -1,5 +1,6 @@
 """GRPO in the engine: it learns what is rewarded, resumes with the same bytes, and refuses what cannot be run."""
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from model.tokenizer import TextTokenizer
 from model.training.config import ConfigError, RlConfig, from_dict
+from model.training.convert import convert
 from model.training.grpo import Group, batch_of
 from model.training.loader import DataError
 from model.training.prompts import Prompt, PromptLoader, write_prompts
@@ -26,7 +28,8 @@ def base(tmp_path_factory):
 
 
 def lines(work):
-    return [{k: v for k, v in line.items() if k != "sampling_share"} for line in tiny.metrics(work)]
+    """The lines of steps; others look into the model."""
+    return [line for line in tiny.metrics(work) if "reward" in line]
 
 
 def same(a, b):
@@ -77,6 +80,44 @@ def test_a_stopped_run_goes_on_with_the_same_bytes(base, tmp_path):
     assert all(line["kl"] >= 0 for line in lines(whole))
 
 
+def test_it_shows_saves_and_exports_what_every_training_does(base, tmp_path, caplog):
+    """And looking at it changes no weight."""
+    caplog.set_level("INFO")
+    plain, shown = tmp_path / "plain", tmp_path / "shown"
+    settings = {"steps": 4, "log_every": 2, "rl": {"kl_weight": 0.05}}
+    assert tiny.engine(rl.settings(base, plain, detail_every=0, **settings)) == 0
+    more = {
+        "detail_every": 3,
+        "profile_steps": [2, 3],
+        "peak_tflops": 0.5,
+        "export_steps": [3],
+        "keep_final": True,
+    }
+    assert tiny.engine(rl.settings(base, shown, save_every=100, **more, **settings)) == 0
+    assert same(plain, shown)
+    assert lines(plain) == lines(shown)
+    clock = json.loads((shown / "metrics.jsonl").read_text().splitlines()[0])
+    assert clock["tflops"] == pytest.approx(clock["mfu"] * 0.5)
+    assert clock["memory_gb"]["rss"] > 0.05
+    assert 0 < clock["sampling_share"] < 1
+    assert 0 <= clock["data_wait"] < 1
+    assert clock["eta_s"] > 0
+    assert clock["tokens_per_s"] > 0
+    assert "step 2 of 4, loss" in caplog.text
+    assert "ETA" in caplog.text
+    details = [line for line in tiny.metrics(shown) if "grad_norm_by_group" in line]
+    assert [line["step"] for line in details] == [3, 4]
+    assert details[0]["update_ratio_by_group"]["head"] > 0
+    assert 0 < details[0]["router_entropy"] < 1
+    assert not any("grad_norm_by_group" in line for line in tiny.metrics(plain))
+    assert (shown / "logs/profile/steps-000002-000003.json").is_file()
+    assert (shown / "exports/step-000003/model.safetensors").is_file()
+    convert(shown / "checkpoints/step-000004", tmp_path / "converted")
+    assert (tmp_path / "converted/model.safetensors").read_bytes() == (
+        shown / "export/model.safetensors"
+    ).read_bytes()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_killed_run_goes_on_with_the_same_bytes(base, tmp_path, ranks):
@@ -106,9 +147,18 @@ def test_other_settings_or_prompts_are_refused(base, tmp_path, capsys):
     assert tiny.engine(rl.settings(base, tmp_path), tiny.StopAt(3)) == 75
     with pytest.raises(ConfigError, match=r"rl.clip_high was 0.28, is 0.5"):
         tiny.engine(rl.settings(base, tmp_path, rl={"clip_high": 0.5}))
+    with pytest.raises(ConfigError, match="batch_size was 8, is 4, and cannot be changed: a step of grpo"):
+        tiny.engine(rl.settings(base, tmp_path, batch_size=4, allow_changed=["batch_size"]))
     write_prompts(base / "others.arrow", [Prompt("x", [5], "yes", "exact")])
     with pytest.raises(ConfigError, match="was trained on other prompts"):
         tiny.engine(rl.settings(base, tmp_path, prompts="others.arrow"))
+
+
+def test_prompts_that_leave_no_room_for_a_reply_are_refused(base, tmp_path):
+    with pytest.raises(
+        ConfigError, match="a prompt of 3 tokens and rl.max_new_tokens 32766 exceed .* of 32768"
+    ):
+        tiny.engine(rl.settings(base, tmp_path, rl={"max_new_tokens": 32766}))
 
 
 def test_a_reply_ends_where_the_tokenizer_says(tmp_path):
@@ -135,6 +185,11 @@ def test_a_reply_ends_where_the_tokenizer_says(tmp_path):
         ({"init_from": None, "model": tiny.MODEL}, "needs a trained model"),
         ({"tokenizer_dir": None}, "graded as text"),
         ({"optim": {"max_skipped": 2}}, "not for the objective grpo"),
+        ({"optim": {"z_loss": 1e-4}}, "z_loss is for the objectives pretrain and sft, not for grpo"),
+        (
+            {"data": {"files": [{"path": "a", "repeats": 2}]}},
+            "repeats and extra_rows of data.files are not for",
+        ),
     ],
 )
 def test_what_cannot_be_run_is_refused(tmp_path, more, reason):

@@ -14,7 +14,7 @@ import torch
 from model.training import loop, metrics
 from model.training.config import ConfigError, OptimConfig
 from model.training.loader import DataError, Prefetch
-from model.training.lock import locked
+from model.training.lock import _owner, locked
 from model.training.loop import TrainingError
 from model.training.shards import Row, file_digest, write_shard
 from model.training.spikes import ENOUGH, Skips
@@ -38,6 +38,19 @@ def plain(data, tmp_path_factory):
 
 
 # --------------------------------------------------------------------------- one run in a folder
+@pytest.mark.parametrize("name", ["run.lock", "metrics.jsonl"])
+def test_a_folder_in_the_place_of_a_file_is_one_line(data, tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(ConfigError, match=rf"work_dir: .*{name} cannot be .*: Is a directory"):
+        tiny.engine(tiny.settings(tmp_path, data=data))
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "3", '{"pid": 1}', "{", ""])
+def test_an_owner_that_cannot_be_read_is_another_run(tmp_path, text):
+    (tmp_path / "run.lock").write_text(text)
+    assert _owner(tmp_path / "run.lock") == "another run"
+
+
 def test_a_second_run_on_a_folder_is_told_whose_it_is(data, tmp_path, monkeypatch):
     monkeypatch.setattr("model.training.lock.WAIT_SECONDS", 0.3)
     values = tiny.settings(tmp_path, data=data)

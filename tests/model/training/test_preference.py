@@ -8,6 +8,8 @@ import torch
 
 from model.training.config import ConfigError, DpoConfig, from_dict
 from model.training.grpo import Group, Grpo, batch_of
+from model.training.loader import DataError
+from model.training.pairs import read_logprobs
 from model.training.preference import Dpo, reply_logprobs
 
 CHANGE = torch.tensor([[2.0, -1.0], [-3.0, 1.0]], dtype=torch.float64)
@@ -92,3 +94,8 @@ def test_the_divergence_from_the_start_is_k3():
     k3 = [math.exp(-0.5) + 0.5 - 1, math.exp(1) - 1 - 1]
     assert shown[1].item() == pytest.approx(sum(k3), rel=1e-5)
     assert (total - plain).item() == pytest.approx(0.1 * sum(k3), rel=1e-5)
+
+
+def test_a_folder_in_the_place_of_a_file_is_one_line(tmp_path):
+    with pytest.raises(DataError, match="is no Arrow file"):
+        read_logprobs(tmp_path)

@@ -69,6 +69,39 @@ def test_several_changes_are_all_named_and_a_section_allows_its_fields(stopped, 
     assert tiny.engine({**values, "allow_changed": ["optim", "precision"]}) == 0
 
 
+def test_the_seed_cannot_change(stopped, data, tmp_path):
+    """The order of the data follows from it: neither resumed, nor continued, nor by a name in allow_changed."""
+    work = tmp_path / "work"
+    shutil.copytree(stopped, work)
+    values = tiny.settings(work, data=data, seed=5)
+    at = {"continue_from": str(stopped / "checkpoints/step-000003"), "work_dir": str(tmp_path / "child")}
+    for more in ({}, at):
+        with pytest.raises(
+            ConfigError, match=r"step-000003: seed was 1234, is 5, and cannot be changed: the order"
+        ):
+            tiny.engine({**values, **more})
+    with pytest.raises(ConfigError, match="seed is no field that is held"):
+        tiny.engine({**values, "allow_changed": ["seed"]})
+
+
+@pytest.mark.parametrize(
+    "name", ["foo", "", "optim.foo", "optim.", "model.", "rl.foo", "dpo.reference", "optim.lr.x"]
+)
+def test_a_name_that_is_none_is_refused_before_there_is_a_checkpoint(data, tmp_path, name):
+    with pytest.raises(ConfigError, match="is no field that is held"):
+        tiny.engine(tiny.settings(tmp_path, data=data, allow_changed=[name]))
+
+
+def test_how_many_steps_may_be_left_out_may_change(stopped, data, tmp_path, caplog):
+    """A run that ended by a bad gradient says so: no past step follows from it."""
+    work = tmp_path / "work"
+    shutil.copytree(stopped, work)
+    more = optim(max_skipped=2, spike_factor=50.0)
+    assert tiny.engine(tiny.settings(work, data=data, optim=more)) == 0
+    assert "changed since the checkpoint: optim.max_skipped was 0, is 2" in caplog.text
+    assert "changed since the checkpoint: optim.spike_factor was 0.0, is 50.0" in caplog.text
+
+
 def test_where_and_how_often_may_change(stopped, data, tmp_path, caplog):
     """Paths, what is logged, validated and saved, micro-steps: none of it is held."""
     work, moved = tmp_path / "work", tmp_path / "moved.arrow"

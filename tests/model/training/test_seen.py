@@ -224,13 +224,33 @@ def test_a_running_training_is_asked_for_a_trace_by_a_file(tmp_path, monkeypatch
 def test_a_request_that_is_no_number_is_refused(tmp_path, text, caplog):
     from model.training import trace
 
-    config = SimpleNamespace(work_dir=str(tmp_path), profile_steps=None)
-    made = trace.Trace(config, SimpleNamespace(first=True, device=torch.device("cpu")))
+    config = SimpleNamespace(work_dir=str(tmp_path), profile_steps=None, export_steps=[])
+    made = trace.Trace(config, SimpleNamespace(first=True, device=torch.device("cpu")), 9)
     made._looked = -math.inf
     (tmp_path / trace.REQUEST).write_text(text)
     made.begin(1)
     assert made._profiler is None
     assert "no number of steps" in caplog.text
+
+
+def test_a_request_that_is_a_folder_is_said_once(tmp_path, caplog, monkeypatch):
+    from model.training import trace
+
+    monkeypatch.setattr(trace, "LOOK_SECONDS", 0.0)
+    (tmp_path / trace.REQUEST).mkdir()
+    assert tiny.engine(tiny.settings(tmp_path, data={"files": shards(tmp_path)}, steps=2)) == 0
+    (line,) = [text for text in caplog.messages if trace.REQUEST in text]
+    assert "Is a directory" in line
+
+
+def test_what_lies_behind_the_last_step_is_said(tmp_path, caplog):
+    late = {"profile_steps": [4, 5], "export_steps": [2, 3]}
+    assert tiny.engine(tiny.settings(tmp_path, data={"files": shards(tmp_path)}, steps=2, **late)) == 0
+    said = [text for text in caplog.messages if "behind the last step" in text]
+    assert said == [
+        "profile_steps: [4, 5] lies behind the last step of this training, 2",
+        "export_steps: [3] lies behind the last step of this training, 2",
+    ]
 
 
 @pytest.mark.parametrize("span", [[3], [3, 2], [0, 2]])

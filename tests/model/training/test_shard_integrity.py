@@ -49,6 +49,39 @@ def test_shards_of_two_tokenizers_stop_a_run_before_its_first_step(data, tmp_pat
     assert not list((tmp_path / "work").glob("metrics.jsonl"))
 
 
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("place", ["files", "val_files"])
+def test_data_without_a_target_are_not_trained_on_silently(data, tmp_path, place, verify, caplog):
+    tokens, mask = np.arange(tiny.BLOCK + 1, dtype=np.uint32), np.zeros(tiny.BLOCK + 1, np.uint8)
+    rows = [Row(tokens, np.array([0]), [bytes([i]) * 16], tiny.BLOCK + 1, mask) for i in range(8)]
+    write_shard(tmp_path / "m.arrow", rows, tiny.BLOCK, loss_mask=True)
+    masked = {**data, "verify": verify, place: [{"path": str(tmp_path / "m.arrow")}]}
+    values = tiny.settings(tmp_path / "work", data=masked, steps=2)
+    if verify or place == "val_files":
+        with pytest.raises(ValueError, match=f"data.{place} hold nothing to predict"):
+            tiny.engine(values)
+        assert not (tmp_path / "work/metrics.jsonl").exists(), "before the first step"
+    else:
+        assert tiny.engine(values) == 0
+        assert "had anything to predict" in caplog.text
+
+
+def test_a_shard_that_is_none_stops_a_run_with_its_reason(data, tmp_path):
+    import pyarrow as pa
+
+    table = pa.table({"text": ["a"]}).replace_schema_metadata({"steel_format": "1", "block_size": "24"})
+    path = tmp_path / "foreign.arrow"
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    for verify in (True, False):
+        values = tiny.settings(tmp_path / "work", data={"files": [{"path": str(path)}], "verify": verify})
+        with pytest.raises(
+            DataError, match=r"foreign\.arrow is no shard: it needs one column input_ids"
+        ) as error:
+            tiny.engine(values)
+        assert "\n" not in str(error.value)
+
+
 def made_rows(name, block=tiny.BLOCK, mask=None):
     return [
         Row(np.full(block + 1, len(name), np.uint32), np.array([0]), [bytes([i]) * 16], block + 1, mask)

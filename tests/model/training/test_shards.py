@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 import xxhash
 
+from model.training.loader import BlockLoader
 from model.training.shards import (
     Columns,
     Row,
@@ -16,6 +17,7 @@ from model.training.shards import (
     ShardFile,
     ShardWriter,
     file_digest,
+    look_over,
     verify,
     write_shard,
 )
@@ -111,6 +113,67 @@ def test_what_is_no_shard_is_refused_in_one_line(tmp_path):
             writer.write_table(table)
     with pytest.raises(ShardError, match="shard format none"):
         ShardFile(tmp_path / "other.arrow")
+
+
+def rewritten(path, change=None, metadata=None, rows=None, **options):
+    """The shard `path` as another program may write it: `change` its columns, its metadata, rows of a record batch."""
+    table = pa.ipc.open_file(pa.OSFile(str(path))).read_all().combine_chunks()
+    table = (change or (lambda t: t))(table).replace_schema_metadata(metadata or table.schema.metadata)
+    with (
+        pa.OSFile(str(path.with_name("other.arrow")), "wb") as sink,
+        pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(**options)) as writer,
+    ):
+        for start in [0, *(rows or [])]:
+            later = [r for r in (rows or []) if r > start]
+            writer.write_batch(
+                table.slice(start, (later or [len(table)])[0] - start).combine_chunks().to_batches()[0]
+            )
+    return path.with_name("other.arrow")
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"change": lambda t: t.drop_columns(["doc_ids"])}, "needs one column doc_ids"),
+        (
+            {"change": lambda t: t.set_column(3, "valid", t["valid"].cast(pa.int64()))},
+            "its column valid is int64, int32 is due",
+        ),
+        ({"metadata": {"steel_format": "1"}}, "block_size in its metadata is none, not a number"),
+        ({"metadata": {"steel_format": "1", "block_size": "7"}}, "its column input_ids is"),
+        ({"compression": "lz4"}, "is compressed"),
+        ({"rows": [100, 150, 250]}, "record batch 1 has 50 rows, the first one 100"),
+        ({"rows": [100]}, "record batch 1 has 200 rows, the first one 100"),
+    ],
+)
+def test_what_calls_itself_a_shard_and_is_none_is_refused_in_one_line(tmp_path, how, words):
+    make_file(tmp_path / "a.arrow", 300)
+    with pytest.raises(ShardError, match=words) as error:
+        look_over(rewritten(tmp_path / "a.arrow", **how))
+    assert "other.arrow" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_shard_of_another_program_is_read(tmp_path):
+    """Its columns may allow nulls."""
+
+    def nullable(table):
+        fields = [pa.field(f.name, f.type, nullable=True) for f in table.schema]
+        return pa.Table.from_arrays(table.columns, schema=pa.schema(fields))
+
+    make_file(tmp_path / "a.arrow", 300)
+    other = rewritten(tmp_path / "a.arrow", nullable, rows=[200])
+    assert look_over(other) == look_over(tmp_path / "a.arrow") == (100_008, 300 * 7)
+
+
+def test_targets_are_counted_as_the_trainer_sees_them(tmp_path):
+    rows = [
+        Row(np.arange(9, dtype=np.uint32), np.array([0, 4]), [bytes(16), bytes([1] * 16)], 7, mask)
+        for mask in np.eye(9, dtype=np.uint8)
+    ]
+    write_shard(tmp_path / "a.arrow", rows, BLOCK, loss_mask=True)
+    (batch,) = BlockLoader([{"path": str(tmp_path / "a.arrow")}], seed=0, batch_size=9).batch(0)
+    assert look_over(tmp_path / "a.arrow")[1] == batch.targets == 5
 
 
 @pytest.mark.parametrize(
