@@ -47,7 +47,7 @@ def from_fields(fields: Mapping[str, Any]) -> PreTrainedConfig:
 def from_folder(folder: Path) -> PreTrainedConfig:
     """The configuration of a folder that transformers can load without code of the folder's own."""
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, OSError, KeyError, TypeError) as error:
         raise FamilyError(f"init_from: {folder}: {_first_line(error)}") from error
     return check(config)

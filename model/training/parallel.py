@@ -18,13 +18,13 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedConfig
 
 from model.families import FamilyError, configuration, counts, network, probe
+from model.place import ModelError, open_weights
 from model.steel.attention import KERNELS
 from model.steel.attention_choice import choose
 from model.steel.configuration import SteelConfig
@@ -248,11 +248,10 @@ def from_seed(geometry: SteelConfig, model: nn.Module, seed: int) -> Callable[[s
 
 def from_folder(folder: Path) -> Callable[[str], Tensor]:
     """Weights of an export folder, read tensor by tensor."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ConfigError(f"init_from: {folder} holds no *.safetensors")
-    handles = [safe_open(file, framework="pt") for file in files]
-    place = {name: handle for handle in handles for name in handle.keys()}  # noqa: SIM118
+    try:
+        place = open_weights(folder)
+    except ModelError as error:
+        raise ConfigError(f"init_from: {error}") from error
 
     def tensor_of(name: str) -> Tensor:
         if name not in place:

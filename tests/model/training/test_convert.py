@@ -199,7 +199,8 @@ def test_no_folder_is_replaced_that_is_no_export(data, tmp_path, capsys):
     for target, why in refused.items():
         assert main([str(checkpoint), str(target)]) == 2
         line = capsys.readouterr().err
-        assert why in line and line.count("\n") == 1
+        assert why in line
+        assert line.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
     (tmp_path / "empty").mkdir()
     for target in (tmp_path / "empty", tmp_path / "run/export"):  # the second: an earlier export

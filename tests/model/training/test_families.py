@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
-from model.families import FamilyError, counts
+from model.families import FamilyError, configuration, counts
 from model.training.batch import Batch
 from model.training.loader import DataError
 from model.training.objectives import FamilyScorer
@@ -237,3 +238,31 @@ def test_two_ranks_train_the_same_model(name, data, tmp_path):
     assert val_loss(work) == pytest.approx(
         val_loss(alone), abs=1e-2 if "output_router_logits" in MODELS[name] else 1e-4
     )
+
+
+def beside(folder: Path, change) -> Path:
+    """A file of other weights beside those of a model."""
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: change(w) for name, w in weights.items()}, folder / "zz_old.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("model", [tiny.MODEL, MODELS["qwen2"]], ids=["steel", "qwen2"])
+def test_weights_of_another_model_beside_are_not_read(model, data, tmp_path):
+    assert tiny.engine(settings(tmp_path / "first", data, model=model)) == 0
+    folder = beside(tmp_path / "first/export", torch.zeros_like)
+    frozen = {"lr": 1e-30, "warmup_steps": 0, "weight_decay": 0.0}
+    assert tiny.engine(settings(tmp_path / "second", data, init_from=str(folder), optim=frozen)) == 0
+    assert val_loss(tmp_path / "second") == pytest.approx(val_loss(tmp_path / "first"), abs=1e-5)
+
+
+def test_no_code_of_a_folder_is_run(tmp_path, monkeypatch):
+    """transformers would ask on the terminal."""
+    auto = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": auto}))
+    (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: pass\n")
+    monkeypatch.setattr("builtins.input", lambda _: "y")
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(FamilyError, match="custom code"):
+        configuration.from_folder(tmp_path)
+    assert not (tmp_path / "ran").exists()
