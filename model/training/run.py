@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> int:
 
 def run(config: TrainConfig, stop: StopFlag, watch: Watch | None = None) -> int:
     """One run of the engine in this process group."""
-    Path(config.work_dir).mkdir(parents=True, exist_ok=True)
+    _make(Path(config.work_dir))
     keep_memory()
     disable_progress_bar()
     if config.device != "cpu":
@@ -105,6 +105,15 @@ def run(config: TrainConfig, stop: StopFlag, watch: Watch | None = None) -> int:
         watch.close()
     dist.destroy_process_group()
     return 0 if finished else STOPPED
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"work_dir: the folder {folder} cannot be made: {error.strerror}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"work_dir: {folder} cannot be written")
 
 
 def with_expandable_segments(settings: str) -> str:
