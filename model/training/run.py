@@ -28,7 +28,7 @@ from model.training.config import ConfigError, TrainConfig, from_json
 from model.training.loader import DataError
 from model.training.lock import locked
 from model.training.loop import TrainingError, logprobs, train
-from model.training.parallel import start
+from model.training.parallel import refuse_longer, start
 from model.training.reinforce import reinforce
 from model.training.stop import STOPPED, StopFlag
 from model.training.watch import Watch, leave
@@ -96,6 +96,7 @@ def run(config: TrainConfig, stop: StopFlag, watch: Watch | None = None) -> int:
         alone = locked(Path(config.work_dir)) if world.first else contextlib.nullcontext()
         with alone, widened(world.dtype, world.device):
             world.sum(0.0)  # no rank reads what another run is writing
+            refuse_longer(config, world)
             finished = work(config, world, stop, watch or Watch())
     except BaseException:
         if world.store is None:  # others may wait in a collective, and an orderly end would wait for them
