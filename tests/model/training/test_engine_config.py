@@ -186,6 +186,17 @@ def test_a_work_dir_that_cannot_be_made_is_one_line(tmp_path, monkeypatch):
         entry.run(from_dict(tiny.settings(tmp_path, data={"files": [{"path": "a"}]})), StopFlag())
 
 
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 1}'])
+@pytest.mark.parametrize("objective", ["pretrain", "grpo"])
+def test_a_tokenizer_that_cannot_be_read_is_one_line(tmp_path, text, objective):
+    (tmp_path / "tokenizer.json").write_text(text)
+    more = {"objective": "grpo", "init_from": "x"} if objective == "grpo" else {}
+    values = {"data": {"files": [{"path": "a"}]}, "tokenizer_dir": str(tmp_path), **more}
+    with pytest.raises(ConfigError, match=r"tokenizer_dir: .*tokenizer\.json cannot be read") as error:
+        tiny.engine(tiny.settings(tmp_path / "run", **values))
+    assert "\n" not in str(error.value)
+
+
 def test_the_longest_watchdog_is_one_that_the_clock_takes():
     longest = float(SECONDS[1:-1].split(", ")[1])
     watch = Watch()
