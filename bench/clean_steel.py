@@ -7,7 +7,6 @@ clean:dedup's other passes (exact duplicates, other sources) have no counterpart
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections import defaultdict
 from itertools import islice
@@ -15,14 +14,14 @@ from pathlib import Path
 
 import orjson
 
-from bench.common import cpu_seconds
+from bench.common import cpu_seconds, emptied
 
 SET, KIND = "paper", "text"
 
 
 def main() -> None:
     out, models, *folders = map(Path, sys.argv[1:])
-    shutil.rmtree(out, ignore_errors=True)
+    few = emptied(out, "few.jsonl") / "few.jsonl"
     started = cpu_seconds()
     from tasks.clean import operators
     from tasks.clean.recipe import load_set
@@ -33,8 +32,6 @@ def main() -> None:
     recipe = load_set(SET)[KIND]
     near = recipe.near_duplicates.model_dump(exclude={"min_similarity", "every_length"})
     hasher = operators.load("document_simhash_deduplicator", {"lowercase": True, **near}, None)
-    few = out / "few.jsonl"
-    out.mkdir(parents=True)
     with (folders[0] / "records.jsonl").open("rb") as lines:
         few.write_bytes(b"".join(islice(lines, 50)))
     clean(few, out / "warm", models, recipe, hasher)

@@ -10,7 +10,6 @@ import contextlib
 import io
 import json
 import os
-import shutil
 import sys
 from functools import cache
 from itertools import islice
@@ -18,14 +17,13 @@ from pathlib import Path
 
 import yaml
 
-from bench.common import cpu_seconds
+from bench.common import cpu_seconds, emptied
 from tasks.clean.recipe import load_set
 
 
 def main() -> None:
     out, models, *folders = (Path(path).resolve() for path in sys.argv[1:])
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    few = emptied(out, "few.jsonl") / "few.jsonl"
     os.environ |= {
         "DATA_JUICER_EXTERNAL_MODELS_HOME": str(models),
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -38,7 +36,6 @@ def main() -> None:
     for kind in ("sentencepiece", "kenlm"):
         mapping[kind] = cache(mapping[kind])
         mapping[kind](lang="zh")  # here, for the worker processes that are forked from this one
-    few = out / "few.jsonl"
     with (folders[0] / "stock.jsonl").open("rb") as lines:
         few.write_bytes(b"".join(islice(lines, 50)))
     with contextlib.redirect_stdout(io.StringIO()):

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -51,6 +52,15 @@ def child(module: str, *args: Any) -> dict[str, Any]:
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def emptied(out: Path, mark: str) -> Path:
+    """The folder, empty: what an earlier run left, known by its file `mark`, is removed; what is another's is refused."""
+    if out.is_dir() and any(out.iterdir()) and not (out / mark).is_file():
+        sys.exit(f"error: {out} holds something else: name a new folder")
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    return out
 
 
 def without_servers() -> dict[str, str]:

@@ -185,7 +185,9 @@ def _model(work: Path) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(work / "model", dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_pretrained(
+        work / "model", dtype=torch.float32, trust_remote_code=False
+    ).eval()
 
 
 def _no_text() -> Any:

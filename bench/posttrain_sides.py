@@ -281,9 +281,9 @@ def _loaded(folder: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(
-        folder / "model", dtype=torch.float32, attn_implementation="sdpa"
+        folder / "model", dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False
     )
-    return model, AutoTokenizer.from_pretrained(folder / "model")
+    return model, AutoTokenizer.from_pretrained(folder / "model", trust_remote_code=False)
 
 
 def _arguments(folder: Path, micro: int, accumulation: int, steps: int) -> dict[str, Any]:

@@ -238,7 +238,7 @@ def datasets_map(work: Path, tokenizer: Path) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
     datasets.disable_progress_bars()
-    loaded = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
+    loaded = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True, trust_remote_code=False)
     table = datasets.Dataset.from_dict({"text": _rendered(work / "few.jsonl")})
     # A file, as a user's data set is one; in memory it would write none itself.
     table.save_to_disk(work / "texts")
@@ -268,7 +268,7 @@ def original(work: Path, tokenizer: Path) -> dict[str, Any]:
     """10,000 documents, each with its end, as one string."""
     from transformers import AutoTokenizer
 
-    loaded = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
+    loaded = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True, trust_remote_code=False)
     lines = _rendered(work / "few.jsonl")
 
     def once() -> None:
@@ -348,7 +348,7 @@ def check(work: Path, tokenizer: Path) -> dict[str, Any]:
             ends = [*row.doc_starts[1:], row.valid]
             for begin, end, id in zip(row.doc_starts, ends, row.doc_ids, strict=True):
                 made.setdefault(id.hex(), []).extend(row.input_ids[begin:end].tolist())
-    loaded = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
+    loaded = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True, trust_remote_code=False)
     documents = different = 0
     for record in _records(work / "few.jsonl"):
         pieces = chat_pieces(record["messages"]) if "messages" in record else [Piece(record["text"])]

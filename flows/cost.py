@@ -53,6 +53,7 @@ def text(config: Any, machines: Fleet, costs: list[Cost]) -> Iterator[str]:
         f"{first['parameters']:,} parameters, {first['parameters_without_embeddings']:,} without embeddings; "
         f"{_model(config)}"
     )
+    yield from _idle(machines, costs)
     for each in costs:
         yield ""
         yield from _memory(each)
@@ -63,6 +64,16 @@ def text(config: Any, machines: Fleet, costs: list[Cost]) -> Iterator[str]:
         yield f"  {_bytes(size):>12}  {name}"
     yield ""
     yield from _assumptions(config, machines, costs)
+
+
+def _idle(machines: Fleet, costs: list[Cost]) -> Iterator[str]:
+    there = machines.nodes * machines.per_node
+    for ranks in sorted({each.training.ranks for each in costs} - {there}):
+        stages = ", ".join(each.training.stage for each in costs if each.training.ranks == ranks)
+        yield (
+            f"{stages}: {there - ranks:,} of {there:,} GPUs stay idle, for runtime.nproc (sft_nproc of what follows "
+            f"pretrain) asks for {ranks // machines.nodes} of each node"
+        )
 
 
 def _model(config: Any) -> str:

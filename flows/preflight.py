@@ -230,10 +230,12 @@ def gpus(text: str) -> int | None:
     >>> gpus("2x8xH100")
     16
     """
-    if not text or text.isdigit():
-        return int(text) if text else None
-    from tasks.inspect.gpus import fleet
+    if not text:
+        return None
+    from tasks.inspect.gpus import GPUS, fleet
 
+    if text.isdecimal() and text not in GPUS:  # 4090 is the name of one
+        return int(text)
     try:
         machines = fleet(text)
     except NodeError as error:

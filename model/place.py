@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 GGUF = ".gguf"
+WEIGHTS = "model.safetensors"
+INDEX = WEIGHTS + ".index.json"
+"""Names the file of every tensor of a model in several files."""
 
 
 class ModelError(ValueError):
@@ -30,8 +36,7 @@ def place(path: Path) -> tuple[Path, dict[str, Any]]:
     if not path.is_dir():
         raise ModelError(f"{path} is neither a folder with a model nor a {GGUF} file")
     if (path / "config.json").is_file():
-        if not any(path.glob("*.safetensors")):
-            raise ModelError(f"{path} has no *.safetensors: pickled weights are not read")
+        weight_files(path)
         return path, {}
     inside = sorted(path.glob(f"*{GGUF}"))
     if len(inside) == 1:
@@ -40,6 +45,51 @@ def place(path: Path) -> tuple[Path, dict[str, Any]]:
         return path / "export", {}
     count = f"{len(inside)} {GGUF} files: name one" if inside else "no config.json"
     raise ModelError(f"{path} has {count}")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a folder's weights, and no other that lies beside them: those of the index, or
+    model.safetensors, or the only *.safetensors. ModelError where that is none, or not certain."""
+    found = sorted(folder.glob("*.safetensors"))
+    if not found:
+        raise ModelError(f"{folder} has no *.safetensors: pickled weights are not read")
+    if (folder / INDEX).is_file():
+        found = _indexed(folder)
+        if (folder / WEIGHTS).is_file() and folder / WEIGHTS not in found:
+            raise ModelError(
+                f"{folder} holds {WEIGHTS} and {INDEX}, which names other files: remove one of them"
+            )
+    elif (folder / WEIGHTS).is_file():
+        found = [folder / WEIGHTS]
+    elif len(found) > 1:
+        raise ModelError(
+            f"{folder} holds {len(found)} files *.safetensors, and neither {WEIGHTS} nor {INDEX} says which is the model"
+        )
+    for file in found:
+        if not file.is_file():
+            raise ModelError(f"{folder} has no {file.name}, which {INDEX} names")
+    return found
+
+
+def open_weights(folder: Path) -> dict[str, Any]:
+    """Name -> open file (safetensors) of every tensor of the folder; nothing is read yet. ModelError naming what cannot
+    be read."""
+    place = {}
+    for file in weight_files(folder):
+        try:
+            handle = safe_open(file, framework="pt")
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{file} cannot be read: {error}") from error
+        place |= dict.fromkeys(handle.keys(), handle)
+    return place
+
+
+def _indexed(folder: Path) -> list[Path]:
+    try:
+        places = json.loads((folder / INDEX).read_text("utf-8"))["weight_map"]
+        return [folder / name for name in sorted(set(places.values()))]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{folder / INDEX} is no index of weights: {error!r}") from error
 
 
 def _needs_gguf(path: Path) -> None:

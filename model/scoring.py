@@ -49,7 +49,7 @@ def load(export_dir: str | Path, device: str = "cpu", dtype: torch.dtype | None 
 
     prepare_transformers()
     dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
-    model = AutoModelForCausalLM.from_pretrained(str(export_dir), dtype=dtype)
+    model = AutoModelForCausalLM.from_pretrained(str(export_dir), dtype=dtype, trust_remote_code=False)
     return model.to(device).eval()
 
 
@@ -62,8 +62,8 @@ def untrained(export_dir: str | Path, seed: int, device: str = "cpu") -> nn.Modu
     from model.training.parallel import from_seed
 
     prepare_transformers()
-    config = AutoConfig.from_pretrained(str(export_dir))
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    config = AutoConfig.from_pretrained(str(export_dir), trust_remote_code=False)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     if isinstance(config, SteelConfig):
         tensor_of = from_seed(config, model, seed)
     else:

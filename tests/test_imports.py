@@ -49,6 +49,26 @@ def test_no_test_file_imports_another():
     assert wrong == {}
 
 
+def untrusting(text: str) -> list[bool]:
+    """Of each call that loads by one of transformers' Auto classes: whether it says trust_remote_code=False."""
+    calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+    loads = [c for c in calls if ast.unparse(c.func).endswith((".from_pretrained", ".from_config"))]
+    return [
+        any(k.arg == "trust_remote_code" and ast.unparse(k.value) == "False" for k in c.keywords)
+        for c in loads
+        if ast.unparse(c.func).split(".")[-2].startswith("Auto")
+    ]
+
+
+def test_no_code_of_a_model_folder_is_run():
+    """Without the argument transformers asks on the terminal, in a rank, and runs it on `y`."""
+    assert untrusting("transformers.AutoModel.from_pretrained(folder)") == [False]
+    assert untrusting("AutoConfig.from_pretrained(folder, trust_remote_code=False)") == [True]
+    for room in ("flows", "tasks", "serve", "model", "kernels", "bench"):
+        for path in (ROOT / room).rglob("*.py"):
+            assert all(untrusting(path.read_text("utf-8"))), path
+
+
 def test_products_do_not_import_tests():
     for room in ("flows", "tasks", "model", "kernels", "bench"):
         for path in (ROOT / room).rglob("*.py"):

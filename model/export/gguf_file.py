@@ -21,6 +21,7 @@ from safetensors import safe_open
 from model.export.forms import FormError
 from model.export.splits import split_name
 from model.export.stock import read_config
+from model.place import weight_files
 
 DTYPES = {"F32": "ALL_F32", "F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16", "Q8_0": "MOSTLY_Q8_0"}
 """Types of the matrices -> the file's type in its header."""
@@ -75,7 +76,7 @@ def tensors(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
     """All tensors of a stock folder under llama.cpp's names, FP32, in the shapes of torch."""
     experts: dict[str, dict[int, np.ndarray]] = {}
     head = table = None
-    for file in sorted(folder.glob("model*.safetensors")):
+    for file in weight_files(folder):
         with safe_open(file, "pt") as opened:  # numpy has no BF16
             for name in opened.keys():  # noqa: SIM118  (no mapping)
                 w = opened.get_tensor(name).float().numpy()

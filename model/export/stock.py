@@ -26,6 +26,7 @@ from torch import Tensor
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2MoeConfig, Qwen2MoeForCausalLM
 
 from model.export.forms import FormError, refusal, stock_form
+from model.place import weight_files
 
 SAME = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
@@ -57,7 +58,7 @@ def write_stock(source: Path, out: Path, *, fold_cosine: bool = False) -> str:
     if steel["model_type"] != "steel":
         shutil.copytree(source, out, dirs_exist_ok=True)
         return form
-    weights = {k: v for file in sorted(source.glob("model*.safetensors")) for k, v in load_file(file).items()}
+    weights = {k: v for file in weight_files(source) for k, v in load_file(file).items()}
     with torch.device("meta"):
         lm = (Qwen2ForCausalLM if form == "qwen2" else Qwen2MoeForCausalLM)(stock_config(steel, form))
     lm.load_state_dict(stock_weights(steel, weights, form), strict=True, assign=True)

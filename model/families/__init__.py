@@ -8,7 +8,7 @@
     counts          parameters and floating-point operations
     folder          the export, under the model's own type
 
-Imports torch, transformers and model.steel.attention; nothing of the engine.
+Imports torch, transformers, model.place and model.steel.attention; nothing of the engine.
 """
 
 from model.families.configuration import FamilyError

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -19,6 +20,7 @@ REFUSED = {
     "quantization_config": "its weights are quantized",
 }
 """Fields which, where they are set, change what is computed in a way that the engine does not follow."""
+SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 OPTIONAL = ("head_dim", "rope_theta", "rope_scaling")
 """Fields that some models read and their configurations do not declare."""
 
@@ -39,17 +41,17 @@ def from_fields(fields: Mapping[str, Any]) -> PreTrainedConfig:
             raise FamilyError(f"unknown key model.{key}: the configuration of {kind} has no such field")
     try:
         config = AutoConfig.for_model(kind, **given)
-    except (ValueError, TypeError, ZeroDivisionError) as error:
-        raise FamilyError(f"model: {kind}: {_first_line(error)}") from error
+    except Exception as error:  # transformers refuses fields with errors of any kind
+        raise FamilyError(f"model: {kind}: {reason_of(error)}") from error
     return check(config)
 
 
 def from_folder(folder: Path) -> PreTrainedConfig:
     """The configuration of a folder that transformers can load without code of the folder's own."""
     try:
-        config = AutoConfig.from_pretrained(folder)
-    except (ValueError, OSError, KeyError, TypeError) as error:
-        raise FamilyError(f"init_from: {folder}: {_first_line(error)}") from error
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # as above
+        raise FamilyError(f"init_from: {folder}: {reason_of(error)}") from error
     return check(config)
 
 
@@ -62,6 +64,7 @@ def check(config: PreTrainedConfig) -> PreTrainedConfig:
         )
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise FamilyError(f"{kind} is no causal language model of transformers")
+    _check_sizes(config)
     for name, reason in REFUSED.items():
         if getattr(config, name, None):
             raise FamilyError(f"{kind} cannot be trained here: {reason} ({name} is {getattr(config, name)})")
@@ -71,5 +74,17 @@ def check(config: PreTrainedConfig) -> PreTrainedConfig:
     return config
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+def _check_sizes(config: PreTrainedConfig) -> None:
+    sizes = {name: getattr(config, name, None) for name in SIZES}
+    for name, size in sizes.items():
+        if isinstance(size, int | float) and (size != int(size) or size < 1):
+            raise FamilyError(f"{config.model_type}: {name} must be a whole number of at least 1, not {size}")
+    heads, shared = sizes["num_attention_heads"], sizes["num_key_value_heads"]
+    if isinstance(heads, int) and isinstance(shared, int) and heads % shared:
+        raise FamilyError(f"{config.model_type}: {heads} heads cannot share {shared} key/value heads evenly")
+
+
+def reason_of(error: Exception) -> str:
+    """In one line; of a check of transformers' fields, what it found."""
+    found = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
+    return str(found).strip().partition("\n")[0] or type(error).__name__

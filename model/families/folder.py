@@ -31,7 +31,9 @@ def save(
         for name in names:
             setattr(config, name, special_tokens.get(name))
     with torch.device("meta"):
-        lm = AutoModelForCausalLM.from_config(config, dtype=next(iter(weights.values())).dtype)
+        lm = AutoModelForCausalLM.from_config(
+            config, dtype=next(iter(weights.values())).dtype, trust_remote_code=False
+        )
     if init_from is not None and (Path(init_from) / "generation_config.json").is_file():
         lm.generation_config = GenerationConfig.from_pretrained(init_from)
     elif init_from is None and special_tokens:

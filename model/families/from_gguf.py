@@ -62,7 +62,9 @@ def _weights(file: Path, folder: Path) -> None:
 
     logging.disable_progress_bar()
     try:
-        lm = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+        lm = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=torch.float32, trust_remote_code=False
+        )
     except (ValueError, KeyError, OSError, NotImplementedError) as error:
         raise FamilyError(
             f"{file}: transformers cannot read this model: {str(error).partition(chr(10))[0]}"
@@ -82,7 +84,8 @@ def _tokenizer(file: Path, folder: Path, facts: dict[str, Any]) -> list[str]:
             f"no tokenizer was written: how {kind} ({pre}) cuts text is not known here; copy the model's own tokenizer "
             f"files into {folder.with_suffix('')}"
         ]
-    AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
+    tokenizer.save_pretrained(folder)
     tree = json.loads((folder / WRITTEN[0]).read_text("utf-8"))
     tree["pre_tokenizer"] = CUTS[pre]
     (folder / WRITTEN[0]).write_text(json.dumps(tree, ensure_ascii=False, indent=2), "utf-8")

@@ -10,12 +10,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from model.families.attention import PACKED
 from model.families.configuration import FamilyError
+from model.place import ModelError, open_weights
 
 log = logging.getLogger("steel.training")
 
@@ -27,9 +27,12 @@ def build(config: PreTrainedConfig) -> PreTrainedModel:
     try:
         with _parameters_on_meta():
             lm = AutoModelForCausalLM.from_config(
-                copy.deepcopy(config), attn_implementation="eager", dtype=torch.float32
+                copy.deepcopy(config),
+                attn_implementation="eager",
+                dtype=torch.float32,
+                trust_remote_code=False,
             )
-    except (ValueError, TypeError, ZeroDivisionError, RuntimeError, ImportError) as error:
+    except Exception as error:  # transformers and torch refuse sizes with errors of any kind
         raise FamilyError(f"{kind} cannot be built: {str(error).partition(chr(10))[0]}") from error
     if not getattr(lm, "_supports_attention_backend", False):
         raise FamilyError(f"{kind} cannot be trained here: its attention cannot keep packed documents apart")
@@ -99,14 +102,16 @@ def from_folder(folder: Path, lm: PreTrainedModel) -> Callable[[str], Tensor]:
     """FP32 weights of a folder: tensor by tensor where the files have the model's names, else as transformers reads
     them (experts merged, prefixes added), in the folder's own precision. Call it before the model is sharded."""
     names = [name for name, _ in lm.named_parameters()]
-    place = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        handle = safe_open(file, framework="pt")
-        place |= dict.fromkeys(handle.keys(), handle)
+    try:
+        place = open_weights(folder)
+    except ModelError as error:
+        raise FamilyError(f"init_from: {error}") from error
     if all(name in place for name in names):
         return lambda name: place[name].get_tensor(name).float()
     try:
-        whole, report = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True)
+        whole, report = AutoModelForCausalLM.from_pretrained(
+            folder, dtype="auto", output_loading_info=True, use_safetensors=True, trust_remote_code=False
+        )
     except (OSError, ValueError, RuntimeError) as error:
         raise FamilyError(f"init_from: {folder}: {str(error).partition(chr(10))[0]}") from error
     tensors = {name: parameter.detach() for name, parameter in whole.named_parameters()}

@@ -15,6 +15,16 @@ FFN_KINDS = ("dense", "token", "prefix", "merge", "paper", "released")
 LEAKY_KINDS = ("paper", "released")
 EXPERT_KINDS = ("double_swiglu", "swiglu")
 ROUTER_KINDS = ("cosine", "linear")
+WHOLE = (
+    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    *("max_position_embeddings", "num_experts", "slots_per_expert", "expert_width", "merge_segment"),
+)
+POSITIVE = (
+    *("rope_theta", "rms_norm_eps", "initializer_range", "embedding_initializer_range"),
+    "embedding_multiplier",
+)
+OPTIONAL = ("num_key_value_heads", "expert_width", "embedding_initializer_range")
+"""Of these numbers, those that may be None."""
 
 
 class SteelConfig(PreTrainedConfig):
@@ -67,12 +77,23 @@ class SteelConfig(PreTrainedConfig):
     """Training refuses the leaky kinds `paper` and `released` unless this says that they are wanted as they are."""
 
     def __post_init__(self, **kwargs):
+        self._check_numbers()
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         if self.expert_width is None:
             self.expert_width = self.hidden_size // 4
         super().__post_init__(**kwargs)
         self._check()
+
+    def _check_numbers(self) -> None:
+        given = {name: getattr(self, name) for name in (*WHOLE, *POSITIVE)}
+        for name, value in given.items():
+            if value is None and name in OPTIONAL:
+                continue
+            if name in WHOLE and (type(value) is not int or value < 1):
+                raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}.")
+            if type(value) not in (int, float) or not value > 0:
+                raise ValueError(f"{name} must be a number above 0, not {value!r}.")
 
     def _check(self) -> None:
         if self.ffn not in FFN_KINDS:
@@ -88,10 +109,6 @@ class SteelConfig(PreTrainedConfig):
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"{self.num_attention_heads} heads cannot share {self.num_key_value_heads} key/value heads evenly."
-            )
-        if min(self.num_experts, self.slots_per_expert, self.expert_width, self.merge_segment) < 1:
-            raise ValueError(
-                "num_experts, slots_per_expert, expert_width and merge_segment must be at least 1."
             )
 
     def to_dict(self) -> dict:

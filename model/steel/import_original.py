@@ -29,6 +29,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import GenerationConfig
 
+from model.place import weight_files
 from model.steel import SteelConfig, SteelForCausalLM
 
 EXPERT = re.compile(r"(?P<layer>.*\.mlp\.experts)\.(?P<number>\d+)\.(?P<name>\w+)\.weight")
@@ -109,9 +110,8 @@ def convert_weights(original: Mapping[str, Tensor], config: SteelConfig) -> dict
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """All weights of a checkpoint folder: safetensors, or PyTorch files without code in them."""
-    files = sorted(folder.glob("*.safetensors"))
-    if files:
-        return {name: tensor for file in files for name, tensor in load_file(file).items()}
+    if any(folder.glob("*.safetensors")):
+        return {name: tensor for file in weight_files(folder) for name, tensor in load_file(file).items()}
     files = sorted(folder.glob("pytorch_model*.bin"))
     if not files:
         raise FileNotFoundError(f"{folder} holds neither *.safetensors nor pytorch_model*.bin")

@@ -1,19 +1,20 @@
 """The engine's own configuration: what one training run is, as the JSON file it is started with.
 
 Plain dataclasses, because the engine runs where pydantic may be missing, and without torch, because whoever starts the
-engine builds them too. Unknown keys, wrong types and contradictions are refused when the file is read, with one line
-that names the place. tasks.settings.config has the same names and defaults (a test compares them).
+engine builds them too. Unknown keys, wrong types, numbers out of bounds and contradictions are refused when the file is
+read, with one line that names the place. tasks.settings.config has the same names and defaults (a test compares them).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 OBJECTIVES = ("pretrain", "sft", "dpo", "logprobs", "grpo")
 OPTIMIZERS = ("adamw", "muon")
@@ -27,6 +28,11 @@ FLOAT8 = ("off", "tensorwise", "rowwise")
 EXPORT_DTYPES = ("float32", "bfloat16")
 ADVANTAGES = ("group", "right")
 DPO_LOSSES = ("sigmoid", "sigmoid_norm", "ipo")
+POSITIVE, NOT_NEGATIVE, COUNT, GROUP = "(0, inf)", "[0, inf)", "[1, inf)", "[2, inf)"
+SHARE, DECAY, INSIDE, FLIPPED = "[0, 1]", "[0, 1)", "(0, 1)", "[0, 0.5)"
+SECONDS, SOME_SECONDS = "[0, 1e9]", "(0, 1e9]"
+"""Bounds of numbers, written as intervals: a bracket takes the end in, a parenthesis leaves it out. 1e9 seconds are 31
+years: clocks of C have an end."""
 
 
 class ConfigError(ValueError):
@@ -66,41 +72,41 @@ class OptimConfig:
 
     name: str = "adamw"
     """`muon`: Muon for the matrices of the blocks, AdamW for all else (model/training/muon.py)."""
-    lr: float = 3e-4
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
-    eps: float = 1e-8
-    adamw_lr: float | None = None
+    lr: Annotated[float, POSITIVE] = 3e-4
+    betas: Annotated[list[float], DECAY] = field(default_factory=lambda: [0.9, 0.95])
+    eps: Annotated[float, POSITIVE] = 1e-8
+    adamw_lr: Annotated[float | None, POSITIVE] = None
     """muon: the largest rate of what AdamW updates; the schedule is the same. None: lr."""
-    momentum: float = 0.95
+    momentum: Annotated[float, DECAY] = 0.95
     """muon: decay of the average of the gradient (Nesterov's form)."""
-    weight_decay: float = 0.05
+    weight_decay: Annotated[float, NOT_NEGATIVE] = 0.05
     """Not applied to norms, biases, phi and scale."""
     decay_embeddings: bool = True
-    grad_clip: float = 1.0
+    grad_clip: Annotated[float, NOT_NEGATIVE] = 1.0
     """Largest norm of the whole gradient; 0: no clipping."""
     schedule: str = "wsd"
-    warmup_steps: int = 100
+    warmup_steps: Annotated[int, NOT_NEGATIVE] = 100
     """Steps in which the rate rises linearly to lr; 0: none."""
-    decay_share: float = 0.6
+    decay_share: Annotated[float, SHARE] = 0.6
     """wsd: the last share of all steps, in which the rate falls linearly."""
-    min_lr_ratio: float = 0.0
+    min_lr_ratio: Annotated[float, SHARE] = 0.0
     """The rate at the end, as a share of lr."""
-    max_skipped: int = 0
+    max_skipped: Annotated[int, NOT_NEGATIVE] = 0
     """So many steps in a row may be left out whose gradient is not finite (or a spike); 0: the first one ends the run."""
-    spike_factor: float = 0.0
+    spike_factor: Annotated[float, NOT_NEGATIVE] = 0.0
     """With max_skipped: a loss or gradient norm of more than so many times the mean of the last 128 steps is a spike; 0:
     none is."""
-    z_loss: float = 0.0
+    z_loss: Annotated[float, NOT_NEGATIVE] = 0.0
     """Weight of logsumexp^2 per target (pretrain, sft)."""
 
 
 @dataclass(frozen=True)
 class DpoConfig:
-    beta: float = 0.1
-    nll_weight: float = 0.0
+    beta: Annotated[float, POSITIVE] = 0.1
+    nll_weight: Annotated[float, NOT_NEGATIVE] = 0.0
     """Weight of the chosen reply's negative log-likelihood per token."""
     loss: str = "sigmoid"
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, FLIPPED] = 0.0
     """Share of the pairs that are taken to be the wrong way round."""
     reference: str = ""
     """The file that the objective `logprobs` wrote with the reference model."""
@@ -110,16 +116,16 @@ class DpoConfig:
 class RlConfig:
     """Reinforcement learning (grpo)."""
 
-    group: int = 8
+    group: Annotated[int, GROUP] = 8
     """Replies sampled to each prompt."""
-    max_new_tokens: int = 64
+    max_new_tokens: Annotated[int, COUNT] = 64
     """Of a reply."""
-    inner_steps: int = 1
+    inner_steps: Annotated[int, COUNT] = 1
     """Updates on the same replies."""
-    clip_low: float = 0.2
-    clip_high: float = 0.28
+    clip_low: Annotated[float, INSIDE] = 0.2
+    clip_high: Annotated[float, POSITIVE] = 0.28
     """The ratio's part in the loss is clipped to 1 - clip_low ... 1 + clip_high."""
-    kl_weight: float = 0.0
+    kl_weight: Annotated[float, NOT_NEGATIVE] = 0.0
     """Of the divergence from the start model; 0: no reference model."""
     advantage: str = "group"
     mask_truncated: bool = True
@@ -130,8 +136,8 @@ class RlConfig:
 class ParallelConfig:
     """How the ranks share the model: `replicate` copies of it, each cut into `shard` parts (HSDP)."""
 
-    replicate: int = 1
-    shard: int | None = None
+    replicate: Annotated[int, COUNT] = 1
+    shard: Annotated[int | None, COUNT] = None
     """None: all ranks of a copy."""
 
 
@@ -152,17 +158,17 @@ class TrainConfig:
     tokenizer_dir: str | None = None
     """Copied into the export, and gives the special tokens' ids."""
     data: DataConfig = field(default_factory=DataConfig)
-    batch_size: int = 8
+    batch_size: Annotated[int, COUNT] = 8
     """Blocks, pairs or prompts per optimizer step over all ranks."""
-    micro_batch_size: int | None = None
+    micro_batch_size: Annotated[int | None, COUNT] = None
     """Of one rank and micro-step; None: all of the rank's share at once."""
-    steps: int | None = None
-    epochs: float | None = None
+    steps: Annotated[int | None, COUNT] = None
+    epochs: Annotated[float | None, POSITIVE] = None
     """Choose steps or epochs."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     dpo: DpoConfig = field(default_factory=DpoConfig)
     rl: RlConfig = field(default_factory=RlConfig)
-    neftune_alpha: float = 0.0
+    neftune_alpha: Annotated[float, NOT_NEGATIVE] = 0.0
     """Of sft: the noise on the embeddings (model/training/neftune.py); 0: none."""
     precision: str = "auto"
     """`auto`: bf16 where the device computes it natively, else fp32."""
@@ -186,39 +192,40 @@ class TrainConfig:
     seed: int = 1234
     """Of the fresh weights and the order of the data."""
     device: str = "auto"
-    log_every: int = 10
+    log_every: Annotated[int, COUNT] = 10
     """Steps between two lines of metrics."""
-    detail_every: int = 50
+    detail_every: Annotated[int, NOT_NEGATIVE] = 50
     """Steps between two lines of what costs more to know: norms by group, loss by source, the experts' use, waiting
     ranks, memory of all (0: none)."""
-    peak_tflops: float | None = None
+    peak_tflops: Annotated[float | None, POSITIVE] = None
     """Peak of a device in the precision of the training, for `mfu`; None: BF16 by a table of GPUs, and none for a CPU."""
-    profile_steps: list[int] | None = None
+    profile_steps: Annotated[list[int] | None, COUNT] = None
     """[first, last] step, from 1, that is traced by torch.profiler (model/training/trace.py)."""
-    eval_every: int = 100
+    eval_every: Annotated[int, NOT_NEGATIVE] = 100
     """Validation loss every so many steps and at the end (0: at the end only)."""
-    save_every: int = 200
-    keep_checkpoints: int = 2
-    keep_every: int = 0
+    save_every: Annotated[int, COUNT] = 200
+    keep_checkpoints: Annotated[int, COUNT] = 2
+    keep_every: Annotated[int, NOT_NEGATIVE] = 0
     """Every so many saves one is kept for good (0: none)."""
     keep_final: bool = False
     """Save a checkpoint after the last step, too, and keep the one with which the decay of wsd begins: another run can
     continue from them."""
     export_dtype: str = "float32"
-    export_every: int = 0
+    export_every: Annotated[int, NOT_NEGATIVE] = 0
     """Every so many steps the model is exported to exports/step-…, beside the training (0: at the end only)."""
-    export_steps: list[int] = field(default_factory=list)
+    export_steps: Annotated[list[int], COUNT] = field(default_factory=list)
     """Steps at which it is, too."""
     allow_changed: list[str] = field(default_factory=list)
     """Fields that define the result (`optim.lr`, `precision`; model/training/resume.py lists them) and may differ from
     those of the checkpoint to go on from; any other that differs is refused."""
-    watchdog_seconds: float = 1800.0
+    watchdog_seconds: Annotated[float, SECONDS] = 1800.0
     """Without a step, or a batch of the validation, for so long all ranks log where they are and end, so that torchrun
     starts them again (0: never). More than the first step takes, with what it compiles."""
-    backend_timeout_seconds: float | None = None
+    backend_timeout_seconds: Annotated[float | None, SOME_SECONDS] = None
     """How long a collective may wait for a rank; more than a save takes. None: torch's own (30 minutes for gloo, 10 for NCCL)."""
 
     def __post_init__(self) -> None:
+        _check_bounds(self, "")
         _one_of("objective", self.objective, OBJECTIVES)
         _one_of("optim.schedule", self.optim.schedule, SCHEDULES)
         _one_of("precision", self.precision, PRECISIONS)
@@ -230,8 +237,8 @@ class TrainConfig:
         _one_of("activation_checkpointing", self.activation_checkpointing, CHECKPOINTING)
         _one_of("export_dtype", self.export_dtype, EXPORT_DTYPES)
         _one_of("dpo.loss", self.dpo.loss, DPO_LOSSES)
-        if not 0 <= self.dpo.label_smoothing < 0.5 or (self.dpo.label_smoothing and self.dpo.loss == "ipo"):
-            raise ConfigError("dpo.label_smoothing is at least 0 and below 0.5, and not for the loss ipo")
+        if self.dpo.label_smoothing and self.dpo.loss == "ipo":
+            raise ConfigError("dpo.label_smoothing is not for the loss ipo")
         if (self.model is None) == (self.init_from is None):
             raise ConfigError("give model or init_from. Choose one.")
         if not self.data.files:
@@ -242,8 +249,8 @@ class TrainConfig:
             raise ConfigError(
                 "dpo.reference is missing: run the objective logprobs with the reference model first"
             )
-        if self.neftune_alpha < 0 or (self.neftune_alpha and self.objective != "sft"):
-            raise ConfigError("neftune_alpha is for the objective sft, and not negative")
+        if self.neftune_alpha and self.objective != "sft":
+            raise ConfigError("neftune_alpha is for the objective sft")
         if self.objective == "grpo":
             self._check_rl()
         if self.optim.z_loss and self.objective in ("dpo", "grpo"):
@@ -252,36 +259,15 @@ class TrainConfig:
             )
         if self.objective in ("dpo", "logprobs", "grpo") and self.init_from is None:
             raise ConfigError(f"the objective {self.objective} needs a trained model: give init_from")
-        for name in (
-            "batch_size",
-            "micro_batch_size",
-            "steps",
-            "log_every",
-            "save_every",
-            "keep_checkpoints",
-        ):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, not {value}")
         span = self.profile_steps
-        if span is not None and (len(span) != 2 or not 1 <= span[0] <= span[1]):
+        if span is not None and (len(span) != 2 or span[0] > span[1]):
             raise ConfigError(
                 f"profile_steps must be the first and the last step, from 1, such as [100, 102]: {span}"
             )
-        if self.peak_tflops is not None and self.peak_tflops <= 0:
-            raise ConfigError(f"peak_tflops must be above 0, not {self.peak_tflops}")
-        if any(step < 1 for step in self.export_steps):
-            raise ConfigError(f"export_steps must be at least 1, not {min(self.export_steps)}")
-        counts = ("detail_every", "keep_every", "export_every", "watchdog_seconds", "backend_timeout_seconds")
-        for name in counts:
-            if (value := getattr(self, name)) is not None and value < 0:
-                raise ConfigError(f"{name} must not be negative: {value}")
         if self.continue_from is not None and self.objective != "pretrain":
             raise ConfigError(
                 f"continue_from is for the objective pretrain; {self.objective} takes init_from"
             )
-        if self.optim.max_skipped < 0 or self.optim.spike_factor < 0:
-            raise ConfigError("optim.max_skipped and optim.spike_factor must not be negative")
         if self.optim.spike_factor and not self.optim.max_skipped:
             raise ConfigError(
                 "optim.spike_factor needs optim.max_skipped: how many steps in a row may be left out"
@@ -294,28 +280,13 @@ class TrainConfig:
         """Options that cannot go together."""
         if self.optim.adamw_lr is not None and self.optim.name != "muon":
             raise ConfigError("optim.adamw_lr is for optim.name muon; AdamW alone has optim.lr")
-        if self.optim.adamw_lr is not None and self.optim.adamw_lr <= 0:
-            raise ConfigError(f"optim.adamw_lr must be above 0, not {self.optim.adamw_lr}")
-        if not 0 <= self.optim.momentum < 1:
-            raise ConfigError(f"optim.momentum must be from 0 to below 1, not {self.optim.momentum}")
         if self.float8 != "off":
             for name, value in (("precision", "fp32"), ("device", "cpu")):
                 if getattr(self, name) == value:
                     raise ConfigError(f"float8: {self.float8} and {name}: {value} cannot go together")
-        for name in ("replicate", "shard"):
-            if (value := getattr(self.parallel, name)) is not None and value < 1:
-                raise ConfigError(f"parallel.{name} must be at least 1, not {value}")
 
     def _check_rl(self) -> None:
-        rl = self.rl
-        _one_of("rl.advantage", rl.advantage, ADVANTAGES)
-        for name, least in (("group", 2), ("max_new_tokens", 1), ("inner_steps", 1)):
-            if getattr(rl, name) < least:
-                raise ConfigError(f"rl.{name} must be at least {least}, not {getattr(rl, name)}")
-        if not 0 < rl.clip_low < 1 or rl.clip_high <= 0 or rl.kl_weight < 0:
-            raise ConfigError(
-                "rl.clip_low lies between 0 and 1, clip_high is above 0, kl_weight is not negative"
-            )
+        _one_of("rl.advantage", self.rl.advantage, ADVANTAGES)
         if self.tokenizer_dir is None:
             raise ConfigError("the objective grpo needs tokenizer_dir: replies are graded as text")
         if self.optim.max_skipped or self.data.val_files:
@@ -351,13 +322,16 @@ def from_json(path: str | Path) -> TrainConfig:
         values = json.loads(Path(path).read_text("utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"there is no configuration file {path}") from None
-    except json.JSONDecodeError as error:
+    except OSError as error:
+        raise ConfigError(f"the configuration file {path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # UTF-8's errors among them
         raise ConfigError(f"{path} is not JSON: {error}") from None
     return from_dict(values)
 
 
 def from_dict(values: dict[str, Any]) -> TrainConfig:
     """The same from parsed JSON."""
+    _refuse_infinite(values, "")
     return _build(TrainConfig, values, "")
 
 
@@ -368,7 +342,9 @@ def to_dict(config: TrainConfig) -> dict[str, Any]:
 
 def _build(cls: type, values: Any, where: str) -> Any:
     if not isinstance(values, dict):
-        raise ConfigError(f"{where or 'the configuration'} must be an object of named values")
+        raise ConfigError(
+            f"{where.removesuffix('.') or 'the configuration'} must be an object of named values"
+        )
     hints = typing.get_type_hints(cls)
     for key in values:
         if key not in hints:
@@ -400,10 +376,48 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return [_value(item, v, f"{where}[{i}]") for i, v in enumerate(value)]
     plain = dict if origin is dict else hint
     if plain is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ConfigError(f"{where} is too large a number") from None
     if not isinstance(value, plain) or (plain is int and isinstance(value, bool)):
         raise ConfigError(f"{where} must be {plain.__name__}, not {value!r}")
     return value
+
+
+def _refuse_infinite(values: Any, where: str) -> None:
+    """JSON as Python reads it may hold NaN and Infinity, which pass every comparison or none; of `model`, too."""
+    if isinstance(values, dict):
+        for key, value in values.items():
+            _refuse_infinite(value, f"{where}.{key}" if where else key)
+    elif isinstance(values, list):
+        for i, value in enumerate(values):
+            _refuse_infinite(value, f"{where}[{i}]")
+    elif isinstance(values, float) and not math.isfinite(values):
+        raise ConfigError(f"{where} must be a finite number, not {values}")
+
+
+def _check_bounds(section: Any, where: str) -> None:
+    """Every number lies in the interval that stands beside its field."""
+    for name, hint in typing.get_type_hints(type(section), include_extras=True).items():
+        value = getattr(section, name)
+        if dataclasses.is_dataclass(value):
+            _check_bounds(value, f"{where}{name}.")
+        elif typing.get_origin(hint) is Annotated and value is not None:
+            for each in value if isinstance(value, list) else [value]:
+                _refuse_outside(hint.__metadata__[0], each, f"{where}{name}")
+
+
+def _refuse_outside(interval: str, value: float, where: str) -> None:
+    low, high = interval[1:-1].split(", ")
+    above, below = interval.startswith("("), interval.endswith(")")
+    reaches = value > float(low) if above else value >= float(low)
+    stays = value < float(high) if below else value <= float(high)
+    if not (reaches and stays):
+        due = f"{'above' if above else 'at least'} {low}"
+        if high != "inf":
+            due += f" and {'below' if below else 'at most'} {high}"
+        raise ConfigError(f"{where} must be {due}, not {value}")
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:

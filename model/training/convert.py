@@ -32,11 +32,13 @@ from model.steel.configuration import SteelConfig
 from model.steel.modeling import SteelForCausalLM
 from model.training.checkpoint import DamagedError, check, read_state
 from model.training.config import EXPORT_DTYPES, ConfigError
-from model.training.export import write_export
+from model.training.export import TOKENIZER_FILES, write_export
 
 PR_SET_PDEATHSIG = 1
 PREFIX = "weight.lm."
 """Of a weight's name in a checkpoint (checkpoint._tensors, of the scorer)."""
+OF_AN_EXPORT = (".json", ".safetensors", ".jinja", ".py")
+"""Suffixes of an export's files, besides README.md and those of the tokenizer."""
 
 
 def convert(checkpoint: Path, folder: Path, dtype: str | None = None) -> None:
@@ -46,17 +48,44 @@ def convert(checkpoint: Path, folder: Path, dtype: str | None = None) -> None:
     """
     if not checkpoint.is_dir():
         raise ConfigError(f"there is no checkpoint {checkpoint}")
+    folder = folder.resolve()
+    _refuse_loss(folder, checkpoint)
     with _Alone():
         check(checkpoint)
     settings = read_state(checkpoint).get("config")
     if settings is None:
         raise ConfigError(f"{checkpoint}: it was written by an engine that kept no settings in it")
+    if settings["init_from"] is not None:
+        _refuse_loss(folder, Path(settings["init_from"]))
     geometry, lm = _model(settings)
     weights = _weights(checkpoint, lm)
     kind = getattr(torch, dtype or settings["export_dtype"])
     weights = {name: weights.pop(name).to(kind) for name in list(weights)}
     folder.parent.mkdir(parents=True, exist_ok=True)
     write_export(folder, geometry, weights, settings["tokenizer_dir"], settings["init_from"])
+
+
+def _refuse_loss(folder: Path, source: Path) -> None:
+    """What is in `folder` will be gone: ConfigError where that is `source`, or anything but an earlier export."""
+    kept = source.resolve()
+    if folder == kept or folder in kept.parents or kept in folder.parents:
+        raise ConfigError(f"{folder} is, holds or lies in {source}, which is read: name another folder")
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is no folder")
+    there = sorted(folder.iterdir())
+    own = [
+        path
+        for path in there
+        if path.is_file()
+        and (path.suffix in OF_AN_EXPORT or path.name in TOKENIZER_FILES or path.name == "README.md")
+    ]
+    if stray := [path.name for path in there if path not in own]:
+        raise ConfigError(f"{folder} holds {stray[0]}, which is of no export: name another folder")
+    kinds = {path.name for path in own} | {path.suffix for path in own}
+    if there and not {"config.json", ".safetensors"} <= kinds:
+        raise ConfigError(f"{folder} holds files and is no earlier export: name another folder")
 
 
 class _Alone:
@@ -122,7 +151,9 @@ def main(arguments: list[str]) -> int:
         prog="python -m model.training.convert", description=__doc__.partition("\n")[0]
     )
     parser.add_argument("checkpoint", type=Path, help="a folder step-… of a training's checkpoints/")
-    parser.add_argument("folder", type=Path, help="the folder to make; one that is there is replaced")
+    parser.add_argument(
+        "folder", type=Path, help="the folder to make; an earlier export that is there is replaced"
+    )
     parser.add_argument(
         "--dtype", choices=EXPORT_DTYPES, help="of the weights (default: the run's export_dtype)"
     )

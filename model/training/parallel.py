@@ -18,13 +18,14 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
+from pyarrow.compute import list_value_length
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedConfig
 
 from model.families import FamilyError, configuration, counts, network, probe
+from model.place import ModelError, open_weights
 from model.steel.attention import KERNELS
 from model.steel.attention_choice import choose
 from model.steel.configuration import SteelConfig
@@ -32,9 +33,13 @@ from model.steel.modeling import SteelForCausalLM, initial_distribution
 from model.steel.ops import PLAIN
 from model.training.config import ConfigError, TrainConfig, unshardable
 from model.training.fused import operators
+from model.training.loader import DataError
 from model.training.objectives import FamilyScorer, Scorer
+from model.training.pairs import PAIRS, read_table
+from model.training.prompts import PROMPTS
 from model.training.rendezvous import meet
 from model.training.sharding import make_mesh, prepare, reshard, whole
+from model.training.shards import ShardError, ShardFile
 from model.training.wide_products import cpu_has_bf16
 
 log = logging.getLogger("steel.training")
@@ -202,12 +207,52 @@ def read_geometry(config: TrainConfig, folder: Path | None) -> SteelConfig | Pre
         return geometry
     except (ConfigError, FamilyError):
         raise
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"model: {error}") from None
+    except Exception as error:  # of transformers' fields, of any kind
+        where = "model" if folder is None else f"init_from: {folder}"
+        raise ConfigError(f"{where}: {configuration.reason_of(error)}") from error
 
 
 def _model_type(folder: Path) -> str:
-    return str(json.loads((folder / "config.json").read_text("utf-8")).get("model_type"))
+    file = folder / "config.json"
+    try:
+        values = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"init_from: {file} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"init_from: {file} must hold an object of named values")
+    return str(values.get("model_type"))
+
+
+def refuse_longer(config: TrainConfig, world: World) -> None:
+    """ConfigError where a text of the data is longer than the positions of the model, which would end the run at some
+    step. Each rank looks at its share of the files. Steel's own network has no such limit."""
+    geometry = read_geometry(config, None if config.init_from is None else Path(config.init_from))
+    most = getattr(geometry, "max_position_embeddings", None)
+    if isinstance(geometry, SteelConfig) or not isinstance(most, int):
+        return
+    files = [file.path for file in (*config.data.files, *config.data.val_files)]
+    for path in files[world.rank :: world.size]:
+        if (longest := _longest(config, path)) > most:
+            raise ConfigError(
+                f"{path} holds texts of up to {longest} tokens; {geometry.model_type} has {most} positions"
+            )
+
+
+def _longest(config: TrainConfig, path: str) -> int:
+    """Tokens of the longest text that the model is given of a file."""
+    if config.objective in ("pretrain", "sft"):
+        try:
+            return ShardFile(Path(path)).block_size
+        except ShardError as error:
+            raise DataError(str(error)) from error
+    if config.objective == "grpo":
+        prompts = list_value_length(read_table(path, PROMPTS)["prompt"]).to_numpy()
+        return int(prompts.max(initial=0)) + config.rl.max_new_tokens
+    pairs = read_table(path, PAIRS)
+    prompt, *replies = (
+        list_value_length(pairs[name]).to_numpy() for name in ("prompt", "chosen", "rejected")
+    )
+    return max(int((prompt + reply).max(initial=0)) for reply in replies)
 
 
 def fill(model: nn.Module, world: World, tensor_of: Callable[[str], Tensor]) -> None:
@@ -248,11 +293,10 @@ def from_seed(geometry: SteelConfig, model: nn.Module, seed: int) -> Callable[[s
 
 def from_folder(folder: Path) -> Callable[[str], Tensor]:
     """Weights of an export folder, read tensor by tensor."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ConfigError(f"init_from: {folder} holds no *.safetensors")
-    handles = [safe_open(file, framework="pt") for file in files]
-    place = {name: handle for handle in handles for name in handle.keys()}  # noqa: SIM118
+    try:
+        place = open_weights(folder)
+    except ModelError as error:
+        raise ConfigError(f"init_from: {error}") from error
 
     def tensor_of(name: str) -> Tensor:
         if name not in place:

@@ -20,15 +20,17 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from tokenizers import Tokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from model.families import FamilyError
 from model.guard import refuse_foreign_kernels
+from model.tokenizer import TextTokenizer
 from model.training.config import ConfigError, TrainConfig, from_json
 from model.training.loader import DataError
 from model.training.lock import locked
 from model.training.loop import TrainingError, logprobs, train
-from model.training.parallel import start
+from model.training.parallel import refuse_longer, start
 from model.training.reinforce import reinforce
 from model.training.stop import STOPPED, StopFlag
 from model.training.watch import Watch, leave
@@ -72,7 +74,7 @@ def main(arguments: list[str]) -> int:
 
 def run(config: TrainConfig, stop: StopFlag, watch: Watch | None = None) -> int:
     """One run of the engine in this process group."""
-    Path(config.work_dir).mkdir(parents=True, exist_ok=True)
+    _make(Path(config.work_dir))
     keep_memory()
     disable_progress_bar()
     if config.device != "cpu":
@@ -96,6 +98,8 @@ def run(config: TrainConfig, stop: StopFlag, watch: Watch | None = None) -> int:
         alone = locked(Path(config.work_dir)) if world.first else contextlib.nullcontext()
         with alone, widened(world.dtype, world.device):
             world.sum(0.0)  # no rank reads what another run is writing
+            _check_tokenizer(config)
+            refuse_longer(config, world)
             finished = work(config, world, stop, watch or Watch())
     except BaseException:
         if world.store is None:  # others may wait in a collective, and an orderly end would wait for them
@@ -105,6 +109,31 @@ def run(config: TrainConfig, stop: StopFlag, watch: Watch | None = None) -> int:
         watch.close()
     dist.destroy_process_group()
     return 0 if finished else STOPPED
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"work_dir: the folder {folder} cannot be made: {error.strerror}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"work_dir: {folder} cannot be written")
+
+
+def _check_tokenizer(config: TrainConfig) -> None:
+    """It can be read: the export takes it at the end, and RL grades by it."""
+    if config.tokenizer_dir is None:
+        return
+    file = Path(config.tokenizer_dir) / "tokenizer.json"
+    if not file.is_file():
+        raise ConfigError(f"tokenizer_dir: {config.tokenizer_dir} has no tokenizer.json")
+    try:
+        if config.objective == "grpo":
+            TextTokenizer.open(file.parent)
+        else:
+            Tokenizer.from_file(str(file))
+    except Exception as error:  # tokenizers raises bare ones
+        raise ConfigError(f"tokenizer_dir: {file} cannot be read: {error}") from error
 
 
 def with_expandable_segments(settings: str) -> str:

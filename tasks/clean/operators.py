@@ -132,4 +132,6 @@ def load_kenlm(path: Path) -> Any:
 def _load_tokenizer(path: Path) -> Any:
     import transformers
 
-    return transformers.AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+    return transformers.AutoTokenizer.from_pretrained(
+        str(path), local_files_only=True, trust_remote_code=False
+    )

@@ -55,7 +55,7 @@ GPUS = {
 }
 NETWORK = 50.0
 """GB/s between nodes for each GPU: 400 Gbit/s."""
-_ASKED = re.compile(r"(?:(?:(\d+)x)?(\d+)x)?(\S+)")
+_ASKED = re.compile(r"(?:(?:([0-9]+)[xX])?([0-9]+)[xX])?(\S+)")
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,11 @@ def fleet(text: str) -> Fleet:
     found = _ASKED.fullmatch(text.strip())
     name = found[3].lower() if found else ""
     gpu = next((gpu for gpu in GPUS.values() if gpu.name.lower() == name), None)
+    if name.isdecimal() and gpu is None:
+        raise NodeError(
+            f"GPUS={text}: which GPUs? A number alone is enough for make check; make plan wants {name}xH100, or another of "
+            f"{', '.join(GPUS)}"
+        )
     if gpu is None or not found:
         raise NodeError(f"GPUS={text}: write 8xH100, or 2x8xH100 for two nodes; known are {', '.join(GPUS)}")
     nodes, per_node = int(found[1] or 1), int(found[2] or 1)

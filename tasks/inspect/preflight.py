@@ -23,6 +23,7 @@ from tasks.training import engine
 
 _ATTENTION = {"flash_attention_4": "flash_attn.cute", "flash_attention_2": "flash_attn", "varlen": ""}
 """Attention that needs CUDA, and the module that it is imported from."""
+CONTEXT = "max_position_embeddings"
 OWN_LANGUAGE = ("infinity_instruct",)
 """Readers of dialogues that name each record's language."""
 
@@ -30,7 +31,9 @@ OWN_LANGUAGE = ("infinity_instruct",)
 def complaints(config: SteelRun, stages: tuple[str, ...], gpus: int) -> Iterator[str]:
     """Why this run cannot work on a machine with so many GPUs; `stages` are those that will run."""
     yield from _device(config, gpus)
-    yield from _context(config, stages)
+    yield from (
+        _context(config, stages, config.model.context) if config.model.own else _other_model(config, stages)
+    )
     yield from _mixtures(config, stages)
     yield from _batches(config, stages, gpus)
     yield from _data(config, stages)
@@ -111,8 +114,30 @@ def _device(config: SteelRun, gpus: int) -> Iterator[str]:
         yield "runtime.kernels is on, and the fused operators run on GPUs only: set runtime.kernels=auto"
 
 
-def _context(config: SteelRun, stages: tuple[str, ...]) -> Iterator[str]:
-    most = config.model.context
+def _other_model(config: SteelRun, stages: tuple[str, ...]) -> Iterator[str]:
+    """Another model than Steel's can be built, and has positions enough. transformers knows, and takes seconds to load."""
+    given = config.model.geometry
+    if given.get("model_type") == "steel":  # an export of Steel's own, to continue from
+        yield from _context(config, stages, config.model.context)
+        return
+    from model.families import FamilyError, configuration
+
+    folder = config.model.pretrained
+    try:
+        if folder is None:
+            built = configuration.from_fields({"vocab_size": config.tokenize.vocab_size, **given})
+        else:
+            built = configuration.from_folder(folder)
+    except FamilyError as error:
+        yield str(error)
+        return
+    name = built.attribute_map.get(CONTEXT, CONTEXT)
+    yield from _context(config, stages, getattr(built, CONTEXT, None), name)
+
+
+def _context(
+    config: SteelRun, stages: tuple[str, ...], most: int | None, called: str = f"model.{CONTEXT}"
+) -> Iterator[str]:
     lengths = {"tokenize.block_size": config.tokenize.block_size}
     if ("sft" in stages and config.sft.variants) or "ratio" in stages:
         lengths["sft.max_tokens"] = config.sft.max_tokens
@@ -130,7 +155,7 @@ def _context(config: SteelRun, stages: tuple[str, ...]) -> Iterator[str]:
         )
     for name, length in lengths.items():
         if most and length > most:
-            yield f"{name} is {length}, more than the model's context: model.max_position_embeddings is {most}"
+            yield f"{name} is {length}, more than the model's context: {called} is {most}"
     given, own = config.model.vocabulary, config.tokenize.vocab_size
     if given and config.tokenize.tokenizer == "train" and given < own:
         yield f"the model's vocab_size is {given}, fewer than the tokenizer's {own} (tokenize.vocab_size)"

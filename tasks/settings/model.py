@@ -130,11 +130,16 @@ class Model(Section):
     def _brought(self) -> dict[str, Any]:
         assert self.pretrained is not None
         try:
-            return json.loads((self.pretrained / "config.json").read_text("utf-8"))
+            values = json.loads((self.pretrained / "config.json").read_text("utf-8"))
         except (OSError, ValueError) as error:
             raise NodeError(
                 f"model.pretrained: {self.pretrained}/config.json cannot be read ({error})"
             ) from None
+        if not isinstance(values, dict):
+            raise NodeError(
+                f"model.pretrained: {self.pretrained}/config.json must hold an object of named values"
+            )
+        return values
 
     @model_validator(mode="after")
     def _geometry(self) -> Model:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tasks.settings.paths import ROOT
 from tasks.settings.section import Address, Section
 
+Step = Annotated[int, Field(gt=0)]
+"""Of a training, from 1."""
+LONGEST = 1e9
+"""Seconds, 31 years: clocks of C have an end."""
 RUNS_MODEL = re.compile(r"([\w.-]+):(base|sft|dpo|rl)")
 """A model of a profile's last run, instead of a path."""
 
@@ -105,9 +109,9 @@ class Runtime(Section):
     """Number of times that a training itself starts its ranks again after one died."""
     grace_seconds: float = Field(120.0, gt=0)
     """Seconds that a training has to save when it is told to stop: longer than two saves take."""
-    watchdog_seconds: float = Field(1800.0, ge=0)
+    watchdog_seconds: float = Field(1800.0, ge=0, le=LONGEST)
     """Seconds without a step after which the ranks log their stacks, end, and are started again. 0: never."""
-    backend_timeout_seconds: float | None = Field(None, gt=0)
+    backend_timeout_seconds: float | None = Field(None, gt=0, le=LONGEST)
     """Seconds that a collective waits for a rank. Not set: torch's own (gloo 30 minutes, NCCL 10)."""
     detail_every: int = Field(50, ge=0)
     """Number of steps between two lines of the metrics that cost more: norms by group, loss by source, the experts' use,
@@ -115,7 +119,7 @@ class Runtime(Section):
     peak_tflops: float | None = Field(None, gt=0)
     """Peak of one device in 1e12 operations a second, for the share of it that a training reaches (mfu). Not set: BF16
     by a table of known GPUs, and no mfu on a CPU."""
-    profile_steps: list[int] | None = Field(None, min_length=2, max_length=2)
+    profile_steps: list[Step] | None = Field(None, min_length=2, max_length=2)
     """First and last step, from 1, of which torch.profiler writes a trace into logs/profile of the training's folder.
     Not set: none."""
     allow_changed: list[str] = []
@@ -126,7 +130,7 @@ class Runtime(Section):
     export_every: int = Field(0, ge=0)
     """Every so many steps of a training its model is exported to exports/step-…, while the training goes on. 0: at the
     end only."""
-    export_steps: list[int] = Field([])
+    export_steps: list[Step] = Field([])
     """Steps at which a training exports its model, too."""
     encoder: Literal["auto", "fastokens", "tokenizers"] = "auto"
     """Library that turns text into token ids; the result is the same. `auto`: fastokens where it agrees with
@@ -139,6 +143,12 @@ class Runtime(Section):
     """Addresses of the hubs."""
     downloads: int = Field(4, gt=0)
     """Number of files of one source that are downloaded side by side."""
+
+    @model_validator(mode="after")
+    def _first_before_last(self) -> Runtime:
+        if self.profile_steps and self.profile_steps[0] > self.profile_steps[1]:
+            raise ValueError(f"profile_steps must be the first and the last step: {self.profile_steps}")
+        return self
 
     def model(self, name: str) -> Path:
         """Where the model of that name in `models` is."""

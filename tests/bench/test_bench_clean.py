@@ -30,3 +30,12 @@ def test_the_bench_of_cleaning(tmp_path):
         assert result[name] > 0
     assert len(result["megabytes"]) == len(result["ratios_by_size"]) == 3
     assert set(result["startup_seconds"]) == {"steel", "stock"}
+
+
+def test_a_folder_of_something_else_is_not_emptied(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(SystemExit, match="holds something else"):
+        common.emptied(tmp_path, "few.jsonl")
+    assert (tmp_path / "thesis.txt").is_file()
+    (tmp_path / "few.jsonl").touch()  # of an earlier run
+    assert not list(common.emptied(tmp_path, "few.jsonl").iterdir())

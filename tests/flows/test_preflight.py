@@ -115,13 +115,8 @@ def test_help_needs_neither_servers_nor_prefect():
 
 
 def test_gpus_of_another_machine():
-    assert [preflight.gpus(text) for text in ("", "8", "8xH100", "2x8xA100-80", "4x4090")] == [
-        None,
-        8,
-        8,
-        16,
-        4,
-    ]
+    read = {"": None, "0": 0, "8": 8, "8xH100": 8, "8XH100": 8, "2x8xA100-80": 16, "4x4090": 4, "4090": 1}
+    assert {text: preflight.gpus(text) for text in read} == read
     with pytest.raises(Wrong, match="known are"):
         preflight.gpus("8xH1000")
     with pytest.raises(Wrong, match="GPUs|evenly"):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -143,3 +144,46 @@ def test_what_is_no_model_is_one_line(tmp_path):
         (tmp_path / "two").mkdir(exist_ok=True)
         (tmp_path / "two" / name).write_bytes(b"")
     refused(tmp_path / "two", "2 .gguf files")
+
+
+def test_only_the_files_that_are_the_model_are_read(tmp_path):
+    """Of a folder in which other weights lie, too: an adapter, an older copy, half a download."""
+
+    def weights(name, value):
+        save_file({"a": torch.full((2,), float(value))}, tmp_path / name)
+
+    def read():
+        return place.open_weights(tmp_path)["a"].get_tensor("a").tolist()
+
+    def index(**places):
+        (tmp_path / place.INDEX).write_text(json.dumps({"weight_map": places}))
+
+    with pytest.raises(ModelError, match=r"has no \*\.safetensors"):
+        read()
+    weights("other.safetensors", 1)
+    assert read() == [1, 1]
+    weights("zz_adapter.safetensors", 2)
+    with pytest.raises(ModelError, match="2 files"):
+        read()
+    weights("model.safetensors", 3)
+    assert read() == [3, 3]
+    index(a="other.safetensors")
+    with pytest.raises(ModelError, match="remove one of them"):
+        read()
+    (tmp_path / "model.safetensors").unlink()
+    assert read() == [1, 1]
+    index(a="other.safetensors", b="lost.safetensors")
+    with pytest.raises(ModelError, match=r"has no lost\.safetensors"):
+        read()
+    for broken in ("", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 3}}'):
+        (tmp_path / place.INDEX).write_text(broken)
+        with pytest.raises(ModelError, match="no index of weights"):
+            read()
+
+
+@pytest.mark.parametrize("kept", [0, 7, -3])
+def test_weights_that_were_cut_off_are_named(tmp_path, kept):
+    save_file({"a": torch.ones(2)}, tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:kept])
+    with pytest.raises(ModelError, match=r"model\.safetensors cannot be read"):
+        place.open_weights(tmp_path)

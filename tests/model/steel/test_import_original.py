@@ -107,13 +107,15 @@ def test_a_folder_is_imported_whole(tmp_path, as_bin):
     source.mkdir()
     (source / "config.json").write_text(json.dumps(original_config()), "utf-8")
     weights = original_weights()
-    names = sorted(weights)
+    names, places = sorted(weights), {}
     for part in range(2):
         shard = {name: weights[name] for name in names[part::2]}
         if as_bin:
             torch.save(shard, source / f"pytorch_model-{part}.bin")
         else:
             save_file(shard, source / f"model-{part}.safetensors")
+            places |= dict.fromkeys(shard, f"model-{part}.safetensors")
+            (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
     made = import_folder(source, target).eval()
     read = SteelForCausalLM.from_pretrained(target).eval()
     assert (read.config.ffn, read.config.expert, read.config.expert_width) == (

@@ -184,3 +184,43 @@ def test_as_a_command(data, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "out/config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_no_folder_is_replaced_that_is_no_export(data, tmp_path, capsys):
+    assert tiny.engine(tiny.settings(tmp_path / "run", data=data, steps=2, keep_final=True)) == 0
+    checkpoint = tmp_path / "run/checkpoints/step-000002"
+    mixed, half = tmp_path / "mixed", tmp_path / "half"
+    shutil.copytree(tmp_path / "run/export", mixed)
+    (mixed / "thesis.txt").write_text("years of work")
+    half.mkdir()
+    (half / "package.json").write_text("{}")
+    (tmp_path / "file").write_text("x")
+    before = sorted(tmp_path.rglob("*"))
+    refused = {
+        checkpoint: "which is read",
+        checkpoint / "inside": "which is read",
+        tmp_path / "run": "which is read",
+        tmp_path / "half/../run": "which is read",
+        mixed: "thesis.txt, which is of no export",
+        half: "no earlier export",
+        tmp_path / "file": "is no folder",
+    }
+    for target, why in refused.items():
+        assert main([str(checkpoint), str(target)]) == 2
+        line = capsys.readouterr().err
+        assert why in line
+        assert line.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+    (tmp_path / "empty").mkdir()
+    for target in (tmp_path / "empty", tmp_path / "run/export"):  # the second: an earlier export
+        convert(checkpoint, target)
+    same(tmp_path / "empty", tmp_path / "run/export")
+
+
+def test_the_model_that_the_run_began_with_is_not_replaced(data, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert tiny.engine(tiny.settings(first, data=data, steps=1)) == 0
+    values = tiny.settings(second, data=data, steps=2, init_from=str(first / "export"), keep_final=True)
+    assert tiny.engine(values) == 0
+    with pytest.raises(ConfigError, match="which is read"):
+        convert(second / "checkpoints/step-000002", first / "export")

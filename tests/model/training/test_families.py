@@ -2,16 +2,22 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
-from model.families import FamilyError, counts
+from model.families import FamilyError, configuration, counts
 from model.training.batch import Batch
+from model.training.config import ConfigError, DataConfig, FileConfig, RlConfig, TrainConfig
 from model.training.loader import DataError
 from model.training.objectives import FamilyScorer
+from model.training.pairs import Pair, write_pairs
+from model.training.parallel import refuse_longer
+from model.training.prompts import Prompt, write_prompts
 from tests.support import engine_helpers as tiny
 from tests.support.families import BASE, MODELS, built, loss_of_documents
 
@@ -237,3 +243,96 @@ def test_two_ranks_train_the_same_model(name, data, tmp_path):
     assert val_loss(work) == pytest.approx(
         val_loss(alone), abs=1e-2 if "output_router_logits" in MODELS[name] else 1e-4
     )
+
+
+GPT2 = {"model_type": "gpt2", "vocab_size": tiny.VOCAB, "n_embd": 32, "n_layer": 1, "n_head": 4}
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({**MODELS["qwen2"], "hidden_size": "32"}, "Field 'hidden_size' expected int"),
+        ({**MODELS["qwen2"], "num_hidden_layers": -1}, "num_hidden_layers"),
+        (
+            {**MODELS["qwen2"], "num_hidden_layers": 0},
+            "num_hidden_layers must be a whole number of at least 1",
+        ),
+        ({**MODELS["qwen2"], "num_attention_heads": 3}, "3 heads cannot share 2 key/value heads evenly"),
+        ({"model_type": "phi3", "vocab_size": tiny.VOCAB}, "Padding_idx"),
+        ({**GPT2, "n_positions": 8}, f"texts of up to {tiny.BLOCK} tokens; gpt2 has 8 positions"),
+    ],
+)
+def test_a_geometry_that_cannot_be_trained_is_one_line(model, words, data, tmp_path):
+    with pytest.raises((FamilyError, ConfigError), match=words) as error:
+        tiny.engine(settings(tmp_path, data, model=model))
+    assert "\n" not in str(error.value)
+
+
+def test_pairs_and_prompts_are_held_against_the_positions_too(tmp_path):
+    model = {"model_type": "gpt2", "n_positions": 8}
+    pair = Pair("a", [1, 2, 3], [4, 5], [4, 5, 6, 7, 8, 9])
+    prompt = Prompt("a", [1, 2, 3], "7", "exact")
+    write_pairs(tmp_path / "pairs.arrow", [pair])
+    write_prompts(tmp_path / "prompts.arrow", [prompt])
+    for name, objective, rl, longest in [
+        ("pairs", "logprobs", RlConfig(), 9),
+        ("prompts", "grpo", RlConfig(max_new_tokens=6), 9),
+    ]:
+        file = str(tmp_path / f"{name}.arrow")
+        (tmp_path / "config.json").write_text(json.dumps(model))
+        config = TrainConfig(
+            objective, "", init_from=str(tmp_path), tokenizer_dir="", steps=1, rl=rl,
+            data=DataConfig([FileConfig(file)]),
+        )  # fmt: skip
+        world = SimpleNamespace(rank=0, size=1)
+        with pytest.raises(ConfigError, match=f"texts of up to {longest} tokens; gpt2 has 8 positions"):
+            refuse_longer(config, world)
+        (tmp_path / "config.json").write_text(json.dumps({**model, "n_positions": 9}))
+        refuse_longer(config, world)
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"[]", b"{", b"\xff\xfe", b'{"model_type": "qwen2", "hidden_size": "16"}']
+)
+def test_a_config_that_cannot_be_read_is_named(text, data, tmp_path):
+    (tmp_path / "config.json").write_bytes(text)
+    with pytest.raises((FamilyError, ConfigError), match=f"init_from: {tmp_path}") as error:
+        tiny.engine(settings(tmp_path / "run", data, init_from=str(tmp_path)))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("model", [tiny.MODEL, MODELS["qwen2"]], ids=["steel", "qwen2"])
+def test_weights_that_were_cut_off_are_one_line(model, data, tmp_path):
+    assert tiny.engine(settings(tmp_path / "first", data, model=model)) == 0
+    file = tmp_path / "first/export/model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises((FamilyError, ConfigError), match=r"init_from: .*model\.safetensors cannot be read"):
+        tiny.engine(settings(tmp_path / "second", data, init_from=str(tmp_path / "first/export")))
+
+
+def beside(folder: Path, change) -> Path:
+    """A file of other weights beside those of a model."""
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: change(w) for name, w in weights.items()}, folder / "zz_old.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("model", [tiny.MODEL, MODELS["qwen2"]], ids=["steel", "qwen2"])
+def test_weights_of_another_model_beside_are_not_read(model, data, tmp_path):
+    assert tiny.engine(settings(tmp_path / "first", data, model=model)) == 0
+    folder = beside(tmp_path / "first/export", torch.zeros_like)
+    frozen = {"lr": 1e-30, "warmup_steps": 0, "weight_decay": 0.0}
+    assert tiny.engine(settings(tmp_path / "second", data, init_from=str(folder), optim=frozen)) == 0
+    assert val_loss(tmp_path / "second") == pytest.approx(val_loss(tmp_path / "first"), abs=1e-5)
+
+
+def test_no_code_of_a_folder_is_run(tmp_path, monkeypatch):
+    """transformers would ask on the terminal."""
+    auto = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": auto}))
+    (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: pass\n")
+    monkeypatch.setattr("builtins.input", lambda _: "y")
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(FamilyError, match="custom code"):
+        configuration.from_folder(tmp_path)
+    assert not (tmp_path / "ran").exists()

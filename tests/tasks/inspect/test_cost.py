@@ -84,6 +84,8 @@ def costs(gpus: str, folder, profile: str = "steel-1b", **more: Any) -> list[cos
         ("2x4090", 1, 2, "4090"),
         ("4090", 1, 1, "4090"),
         (" 8xL40S ", 1, 8, "L40S"),
+        ("8XH100", 1, 8, "H100"),
+        ("2X8xh100", 2, 8, "H100"),
     ],
 )
 def test_gpus_are_read(text: str, nodes: int, per_node: int, name: str):
@@ -91,11 +93,30 @@ def test_gpus_are_read(text: str, nodes: int, per_node: int, name: str):
     assert (found.nodes, found.per_node, found.gpu.name) == (nodes, per_node, name)
 
 
-@pytest.mark.parametrize("text", ["8xH1000", "", "8x", "xH100", "0xH100", "0x8xH100", "1x2x3xH100", "8 H100"])
+@pytest.mark.parametrize(
+    "text", ["8xH1000", "", "8x", "xH100", "0xH100", "0x8xH100", "1x2x3xH100", "8 H100", "8", "²xH100"]
+)
 def test_what_is_no_gpu_is_refused_in_one_line(text: str):
     with pytest.raises(NodeError) as refused:
         fleet(text)
     assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_number_alone_is_said_to_be_one():
+    with pytest.raises(NodeError, match="enough for make check; make plan wants 8xH100"):
+        fleet("8")
+
+
+def test_gpus_that_no_rank_takes_are_said(asked, capsys):
+    def idle(gpus: str, **runtime: int) -> list[str]:
+        assert page.show("demo", {"runtime": {"nproc": 2, "sft_nproc": None, **runtime}}, gpus) == 0
+        lines = capsys.readouterr().out.splitlines()
+        return [line.partition(" GPUs stay idle")[0] for line in lines if "stay idle" in line]
+
+    assert idle("2xH100") == []
+    assert idle("7xH100") == ["pretrain, sft, dpo, rl: 5 of 7"]
+    assert idle("2xH100", sft_nproc=1) == ["sft, dpo, rl: 1 of 2"]
+    assert idle("99999999999xH100") == ["pretrain, sft, dpo, rl: 99,999,999,997 of 99,999,999,999"]
 
 
 def test_the_network_is_the_slower_way_between_nodes():
@@ -279,7 +300,7 @@ def test_every_profile_has_a_plan_without_data(asked, tmp_path, capsys, profile:
     more: dict[str, Any] = {"runtime.nproc": 1}
     if profile == "smollm2":  # its folder is made by whoever wants to run it
         (tmp_path / "config.json").write_text(
-            json.dumps({"vocab_size": 300, "max_position_embeddings": 4096})
+            json.dumps({"model_type": "llama", "vocab_size": 300, "max_position_embeddings": 4096})
         )
         more["model.pretrained"] = str(tmp_path)
     assert page.show(profile, tree(more), "H200") == 0, capsys.readouterr().err

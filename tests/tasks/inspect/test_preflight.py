@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,10 @@ def test_late_failures_are_refused_early(overrides: dict, gpus: int, words: str)
         ("ablation", "kinds", ([], ["dense", "token", "dense"])),
         ("ablation", "seeds", ([], [1, 2, 1], [-1], [1 << 63])),
         ("runtime.endpoints", "huggingface", ([], ["mirror.example"])),
+        ("runtime", "profile_steps", ([5, 2], [0, 1], [1], [1, 2, 3])),
+        ("runtime", "export_steps", ([0], [5, -1])),
+        ("runtime", "watchdog_seconds", (-1, 1e13, "nan")),
+        ("runtime", "backend_timeout_seconds", (0, 1e15)),
         ("sources.skypile", "files", ([],)),
         ("", "seed", (-1, 1 << 64)),
     ],
@@ -148,6 +153,41 @@ def test_a_given_tokenizer_or_model_that_is_none_is_known_before(tmp_path: Path)
     for folder in (None, str(empty), str(tmp_path / "nowhere")):
         overrides = {"clean": {"assets": {"models": "folder"}}, "runtime": {"folders": {"models": folder}}}
         assert "runtime.folders.models" in " ".join(lines(overrides))
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({"model_type": "qwen2", "num_hidden_layers": -1}, "num_hidden_layers"),
+        ({"model_type": "qwen2", "hidden_size": "16"}, "hidden_size"),
+        (
+            {"model_type": "qwen2", "num_attention_heads": 3, "num_key_value_heads": 2},
+            "cannot share 2 key/value",
+        ),
+        ({"model_type": "qwen9"}, "no causal language model 'qwen9'"),
+        (
+            {"model_type": "gpt2", "n_positions": 8},
+            "more than the model's context: n_positions is 8",
+        ),
+    ],
+)
+def test_another_model_that_cannot_be_built_or_is_too_short(model: dict, words: str) -> None:
+    found = lines({"model": {"transformers": model}})
+    assert [line for line in found if words in line]
+    assert all("\n" not in line for line in found)
+
+
+def test_a_folder_to_continue_from_is_looked_at(tmp_path: Path) -> None:
+    def found(values: object) -> str:
+        (tmp_path / "config.json").write_text(json.dumps(values), "utf-8")
+        return " ".join(lines({"model": {"pretrained": str(tmp_path)}}))
+
+    gpt2 = {"model_type": "gpt2", "n_embd": 32, "n_head": 4}
+    assert found({**gpt2, "n_positions": 4096}) == ""
+    assert "more than the model's context" in found({**gpt2, "n_positions": 16})
+    assert "no causal language model" in found({"model_type": "clip_vision_model"})
+    with pytest.raises(NodeError, match="object of named values"):
+        found([])
 
 
 def test_nothing_left_to_train_on_or_to_write_to(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ written twice. What only one side has is listed here, with the reason.
 from __future__ import annotations
 
 import dataclasses
+import math
 import subprocess
 import sys
 import types
@@ -86,6 +87,10 @@ FROM_RUNTIME = {
 }
 FROM_RUN = {"seed"}
 
+BOUNDS = ("gt", "ge", "lt", "le")
+ONLY_RUNS_BOUNDS = ("seed",)
+"""The engine hashes its seed, so that any number will do."""
+
 SHARED = [
     *((runs.Optim, engine.OptimConfig, f.name) for f in dataclasses.fields(engine.OptimConfig)),
     *((Parallel, engine.ParallelConfig, f.name) for f in dataclasses.fields(engine.ParallelConfig)),
@@ -139,6 +144,37 @@ def test_a_field_means_the_same_on_both_sides(section, cls, name):
     assert default(ours_default) == default(engine_default(cls, name))
     if name in CHOICES:
         assert get_args(ours) == CHOICES[name]
+
+
+def bounds(metadata: list[Any], whole: bool) -> tuple[float, bool, float, bool]:
+    """(low, whether it is left out, high, whether it is left out) of pydantic's marks."""
+    marks = {name: getattr(mark, name) for mark in metadata for name in BOUNDS if hasattr(mark, name)}
+    if whole and "gt" in marks:
+        marks["ge"] = marks.pop("gt") + 1
+    low, high = marks.get("gt", marks.get("ge", -math.inf)), marks.get("lt", marks.get("le", math.inf))
+    return low, "gt" in marks, high, "lt" in marks or high == math.inf
+
+
+def bounds_of(section: type[runs.Section], name: str) -> tuple[float, bool, float, bool]:
+    """Of a list, those of its items."""
+    field = section.model_fields[name]
+    hints = (field.annotation, *get_args(field.annotation))
+    items = next((get_args(each)[0] for each in hints if get_origin(each) in (tuple, list)), None)
+    if get_origin(items) is Annotated:
+        return bounds(get_args(items)[1].metadata, normal(items) is int)
+    return bounds(field.metadata, normal(field.annotation) in (int, frozenset({int, type(None)})))
+
+
+@pytest.mark.parametrize(("section", "cls", "name"), SHARED, ids=lambda v: getattr(v, "__name__", v))
+def test_a_number_has_the_same_bounds_on_both_sides(section, cls, name):
+    hint = typing.get_type_hints(cls, include_extras=True)[name]
+    theirs = (-math.inf, False, math.inf, True)
+    if get_origin(hint) is Annotated:
+        interval = hint.__metadata__[0]
+        low, high = map(float, interval[1:-1].split(", "))
+        theirs = (low, interval[0] == "(", high, interval[-1] == ")")
+    if name not in ONLY_RUNS_BOUNDS:
+        assert bounds_of(section, name) == theirs
 
 
 def test_no_field_is_on_one_side_alone_unless_it_is_listed():
