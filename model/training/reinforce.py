@@ -79,6 +79,8 @@ def reinforce(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -
     settings = resolved(
         config, trainer.scorer.lm.config.to_dict(), "bf16" if world.dtype is torch.bfloat16 else "fp32"
     )
+    if begin > steps:
+        raise ConfigError(f"{at} is of step {begin}, and the run is to have {steps} steps: it has had more")
     if at is not None:
         hold(at, state.get("config"), settings, joins=False)
         load(at, trainer.scorer, trainer.optimizer)
@@ -173,9 +175,8 @@ def reinforce(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -
     metrics.close()
     if not checkpoints.wait() and config.keep_final:
         raise TrainingError("the training has ended, but its last checkpoint could not be saved")
-    exports.finish()
     export(config, world, trainer.scorer, work / "export")
-    return True
+    return exports.finish(stop)
 
 
 def prompts_of(config: TrainConfig, world: World) -> PromptLoader:
