@@ -110,7 +110,7 @@ def test_other_settings_or_prompts_are_refused(base, tmp_path, capsys):
     ("more", "reason"),
     [
         ({"rl": {"group": 1}}, "rl.group must be at least 2"),
-        ({"rl": {"clip_low": 1.0}}, "clip_low lies between 0 and 1"),
+        ({"rl": {"clip_low": 1.0}}, "rl.clip_low must be above 0 and below 1"),
         ({"init_from": None, "model": tiny.MODEL}, "needs a trained model"),
         ({"tokenizer_dir": None}, "graded as text"),
         ({"optim": {"max_skipped": 2}}, "not for the objective grpo"),
