@@ -181,7 +181,7 @@ def test_a_reply_ends_where_the_tokenizer_says(tmp_path):
     ("more", "reason"),
     [
         ({"rl": {"group": 1}}, "rl.group must be at least 2"),
-        ({"rl": {"clip_low": 1.0}}, "clip_low lies between 0 and 1"),
+        ({"rl": {"clip_low": 1.0}}, "rl.clip_low must be above 0 and below 1"),
         ({"init_from": None, "model": tiny.MODEL}, "needs a trained model"),
         ({"tokenizer_dir": None}, "graded as text"),
         ({"optim": {"max_skipped": 2}}, "not for the objective grpo"),
