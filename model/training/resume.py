@@ -85,6 +85,11 @@ def hold(at: Path, saved: Mapping[str, Any] | None, now: Mapping[str, Any], *, j
         for name in before
         if name in here and before[name] != here[name] and _within(name, HELD)
     }
+    for was, now_is in ((before, here), (here, before)):  # a field that became a section, or was one
+        for name in was.keys() - now_is.keys():
+            if _within(name, HELD) and any(other.startswith(name + ".") for other in now_is):
+                values = [{k: v for k, v in side.items() if _within(k, [name])} for side in (before, here)]
+                changes[name] = f"{name} was {_told(name, values[0])}, is {_told(name, values[1])}"
     refused = [
         said
         for name, said in changes.items()
@@ -120,6 +125,10 @@ def say_jump(before: float | None, step: int, same: float, rate: float) -> None:
             "the learning rate jumps: step %d was made with %.3g, step %d gets %.3g by this run's steps and schedule",
             step, before, step + 1, rate,
         )  # fmt: skip
+
+
+def _told(name: str, flat: Mapping[str, Any]) -> str:
+    return repr(flat[name] if name in flat else {k.removeprefix(name + "."): v for k, v in flat.items()})
 
 
 def _within(name: str, sections: Any) -> bool:

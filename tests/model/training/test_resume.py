@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from model.training.config import ConfigError
+from model.training.resume import hold
 from tests.support import engine_helpers as tiny
 
 
@@ -52,6 +53,19 @@ def test_what_defines_the_result_is_refused_or_named(stopped, data, tmp_path, ca
     assert tiny.engine({**values, "allow_changed": [name, "model.num_key_value_heads"]}) == 0
     assert f"changed since the checkpoint: {name} was" in caplog.text
     assert tiny.metrics(work)[-1]["step"] == 6
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_a_field_that_becomes_a_section_has_changed(tmp_path, turn):
+    ways = [
+        {"model": {"rope_scaling": None}},
+        {"model": {"rope_scaling": {"factor": 2.0, "type": "linear"}}},
+    ][::turn]
+    with pytest.raises(ConfigError, match=r"model\.rope_scaling was .*, is ") as error:
+        hold(tmp_path, ways[0], {**ways[1], "allow_changed": []}, joins=False)
+    assert "'factor': 2.0, 'type': 'linear'" in str(error.value)
+    hold(tmp_path, ways[0], {**ways[1], "allow_changed": ["model.rope_scaling"]}, joins=False)
+    hold(tmp_path, ways[0], {**ways[0], "allow_changed": []}, joins=False)
 
 
 def test_several_changes_are_all_named_and_a_section_allows_its_fields(stopped, data, tmp_path):
