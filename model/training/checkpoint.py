@@ -6,7 +6,8 @@ Training waits only for a copy in the host's memory; a thread writes it, flushes
 step-000200.partial when every rank is done. So a folder without a suffix is complete, and state.json holds the sha256
 of every file in it (and of itself), whether all numbers are finite, and the configuration of the run. All of that is
 checked before a checkpoint is loaded: a bad one is named and put aside as damaged-step-000200, and the next older one
-is taken; where there is none nothing is begun anew, however often the run is started. A folder is renamed to removed-step-000200 before its files are removed.
+is taken; where there is none nothing is begun anew, however often the run is started. A folder is renamed to
+removed-step-000200 before its files are removed.
 
 A checkpoint can be read by any number of ranks. There is no random state in it: the order of data, the learning rate
 and everything else follow from the step.

@@ -91,7 +91,9 @@ def write_export(
 
 
 def needed_tokens(config: TrainConfig) -> None:
-    """Raise ConfigError where the tokenizer will not do for this run's export."""
+    """Raise ConfigError where the tokenizer cannot be read, or will not do for this run's export."""
+    if special_tokens(config.tokenizer_dir, steel=False) or config.objective == "logprobs":
+        return
     folder = None if config.init_from is None else Path(config.init_from)
     special_tokens(config.tokenizer_dir, steel=isinstance(read_geometry(config, folder), SteelConfig))
 
@@ -104,7 +106,10 @@ def special_tokens(tokenizer_dir: str | Path | None, *, steel: bool = True) -> d
     path = Path(tokenizer_dir) / "tokenizer.json"
     if not path.is_file():
         raise ConfigError(f"tokenizer_dir: {tokenizer_dir} has no tokenizer.json")
-    tokenizer = Tokenizer.from_file(str(path))
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises bare ones
+        raise ConfigError(f"tokenizer_dir: {path} cannot be read: {error}") from error
     ids = {token: tokenizer.token_to_id(token) for token in (DOCUMENT_END, TURN_END)}
     missing = [token for token, number in ids.items() if number is None]
     if missing and not steel:

@@ -202,11 +202,12 @@ class Rows:
             numbers = self._numbers[file]
             if self._listed[file]:
                 named = np.frombuffer(shard.bytes[sourced + first : sourced + last], np.uint8)
-                if (most := int(named.max(initial=0))) >= len(numbers):
+                try:
+                    sources.append(numbers[named])
+                except IndexError:
                     raise DataError(
-                        f"{self.paths[file]} has a document of source {most}; {len(numbers)} are named"
-                    )
-                sources.append(numbers[named])
+                        f"{self.paths[file]} has a document of source {named.max()}; {len(numbers)} are named"
+                    ) from None
             else:
                 sources.append(numbers)
             if masked >= 0:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +18,23 @@ import torch
 
 from model.families import counts
 from model.training import lines
-from model.training.batch import Batch
 from model.training.checkpoint import STATE, Checkpoints, DamagedError, check, load, read_state
 from model.training.config import ConfigError, TrainConfig
 from model.training.detail import Detail
-from model.training.export import full_weights, needed_tokens, write_export
+from model.training.export import full_weights, write_export
 from model.training.exports import Exports
-from model.training.gather import DataError, Rows
-from model.training.loader import BlockLoader, Prefetch, val_batches
+from model.training.inputs import fitting_files, make_loader, validation_batches, verify_files
+from model.training.loader import Prefetch
 from model.training.metrics import Metrics, Window, peak_flops
 from model.training.neftune import Neftune
 from model.training.objectives import Scorer, make_objective
 from model.training.optim import clip, decay_begins, learning_rate, local_gradients, make_optimizer, set_rate
 from model.training.pace import Pace, memory
 from model.training.pairs import PairLoader, write_logprobs
-from model.training.parallel import World, build, read_geometry
+from model.training.parallel import World, build
 from model.training.preference import reply_logprobs
 from model.training.resume import check_allowed, hold, hold_order, resolved, say_jump
 from model.training.sharding import begin_micro_step, reshard
-from model.training.shards import ShardError, look_over, verify
 from model.training.sources import SourceLoss
 from model.training.spikes import Skips
 from model.training.stop import StopFlag
@@ -54,7 +51,6 @@ class TrainingError(RuntimeError):
 def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bool:
     """Run or resume; True when finished, False when stopped at a checkpoint."""
     work = Path(config.work_dir)
-    needed_tokens(config)  # what will not do is refused before the training, not after
     check_allowed(config.allow_changed)
     verify_files(config, world)
     fitting_files(config, world)
@@ -82,8 +78,7 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
         raise ConfigError(
             f"the run to continue was at step {begin}: steps count on from there, {steps} are too few"
         )
-    if begin > steps:
-        raise ConfigError(f"{at} is of step {begin}, and the run is to have {steps} steps: it has had more")
+    refuse_fewer(at, begin, steps)
     scorer = build(config, world)
     if isinstance(loader, PairLoader):
         loader.share_prompts = scorer.shares_prompts
@@ -99,10 +94,7 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
     rate = state.get("rate")
     if begin and begin < steps:
         say_jump(rate, begin, *(learning_rate(config.optim, step, steps) for step in (begin - 1, begin)))
-    # where another run would continue: with the rate still up, and at the end
-    spare = (
-        decay_begins(config.optim, steps) if config.keep_final and config.optim.schedule == "wsd" else None
-    )
+    spare = spare_step(config, steps)
     ready = Prefetch(loader, 2 if world.device.type == "cuda" else 0, steps, world.device)
     exports = Exports(config, checkpoints, begin, active=world.first)
     skips = Skips(config.optim, state.get("skips"))
@@ -129,16 +121,8 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
         return found is not None
 
     def stopped(step: int) -> bool:
-        """Save, and end; the step is the next one to make."""
-        trace.close(step)
-        exports.stop()
-        save(step)
         ready.close()
-        metrics.close()
-        if not checkpoints.wait():
-            raise TrainingError(f"stopped by a signal before step {step + 1}, without a checkpoint of it")
-        log.info("stopped by a signal before step %d of %d", step + 1, steps)
-        return False
+        return end_early(step, steps, trace, exports, metrics, checkpoints, save)
 
     due = bool(state.get("validation_due")) and not validated(begin)
     for step in range(begin, steps):
@@ -223,23 +207,15 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
         trace.end(done)
         if config.data.val_files and (done == steps or (config.eval_every and done % config.eval_every == 0)):
             due = not validated(done)
-        if (
-            (done % config.save_every == 0 and done < steps)
-            or done == spare
-            or (done == steps and config.keep_final)
-            or (exports.due(done) and done < steps)
-        ):
+        if saves(config, exports, done, steps, spare):
             exports.add(done)
             save(done)
 
     if due:
         return stopped(steps)
     watch.rest()
-    trace.close(steps)
     ready.close()
-    metrics.close()
-    if not checkpoints.wait() and config.keep_final:
-        raise TrainingError("the training has ended, but its last checkpoint could not be saved")
+    finish_saving(config, steps, trace, metrics, checkpoints)
     export(config, world, scorer, work / "export")
     return exports.finish(stop)
 
@@ -281,132 +257,6 @@ def logprobs(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) ->
     return True
 
 
-def verify_files(config: TrainConfig, world: World) -> None:
-    """Refuse a file whose content is not what its digest says, a shard with a token that the model does not have, and
-    shards without any target: each rank reads its share of them."""
-    if not config.data.verify:
-        return
-    shards = config.objective in ("pretrain", "sft")
-    files = [f for f in (*config.data.files, *config.data.val_files) if f.digest or shards]
-    begin = time.perf_counter()
-    seen = torch.zeros(2, len(files), dtype=torch.int64, device=world.device)  # largest id, targets
-    reasons: dict[int, str] = {}
-    for i in range(world.rank, len(files), world.size):
-        try:
-            if files[i].digest:
-                verify(files[i].path, files[i].digest)
-            if shards:
-                seen[:, i] = torch.tensor(look_over(files[i].path))
-        except ShardError as error:
-            log.error("%s", error)
-            reasons[i] = str(error)
-    torch.distributed.all_reduce(seen)
-    if wrong := _of_all_ranks(reasons, world):
-        raise DataError(
-            f"{len(wrong)} of {len(files)} data files have changed since they were written or cannot be read: "
-            f"{wrong[min(wrong)]}"
-        )
-    largest, targets = seen.tolist()
-    for file, number in zip(files, largest, strict=True):
-        _known_ids(file.path, number, vocabulary(config))
-    count = len(config.data.files)
-    for name, found in (("files", targets[:count]), ("val_files", targets[count:])) if shards else ():
-        if found and not any(found):
-            raise DataError(f"data.{name} hold nothing to predict: no rows, or nothing but masked tokens")
-    log.info(
-        "%d data files have the content their digests name (%.1f s)",
-        sum(f.digest is not None for f in files), time.perf_counter() - begin,
-    )  # fmt: skip
-
-
-def _of_all_ranks(reasons: dict[int, str], world: World) -> dict[int, str]:
-    """What any rank has against a file, by the file's number."""
-    told: list[dict[int, str]] = [{}] * world.size
-    torch.distributed.all_gather_object(told, reasons)
-    return {i: reason for each in told for i, reason in each.items()}
-
-
-def vocabulary(config: TrainConfig) -> int:
-    """The number of tokens that the model has."""
-    return read_geometry(config, None if config.init_from is None else Path(config.init_from)).vocab_size
-
-
-def _known_ids(where: str, largest: int, size: int) -> None:
-    if largest >= size:
-        raise DataError(f"{where} holds the token id {largest}; the model has {size} tokens, 0 to {size - 1}")
-
-
-def fitting_files(config: TrainConfig, world: World) -> None:
-    """Refuse, before the first step, files that do not fit each other or what is said of them, and validation files
-    without a target (DataError on all ranks alike). Each rank opens its share."""
-    reason, targets = None, not config.data.val_files
-    try:
-        if config.objective in ("pretrain", "sft"):
-            _fitting_shards(config, world)
-        targets = targets or any(_units(batch) for batch in validation_batches(config, world))
-    except DataError as error:
-        reason = str(error)
-    told: list[Any] = [None] * world.size
-    torch.distributed.all_gather_object(told, (reason, targets))
-    if reasons := [reason for reason, _ in told if reason is not None]:
-        raise DataError(reasons[0])
-    if not any(targets for _, targets in told):
-        raise DataError("data.val_files hold nothing to predict")
-
-
-def _fitting_shards(config: TrainConfig, world: World) -> None:
-    known = None
-    for files in filter(None, (config.data.files, config.data.val_files)):
-        rows = Rows(_entries(files))
-        if known is not None and rows.tokenizer != known:
-            raise DataError(
-                f"{rows.paths[0]} was made with another tokenizer than {config.data.files[0].path}"
-            )
-        known = rows.tokenizer
-        for i in range(world.rank, len(rows.paths), world.size):
-            rows.shard(i)
-
-
-def _units(batch: Any) -> int:
-    """Targets of a batch of rows; of pairs, those that are none of the fillers."""
-    return batch.targets if isinstance(batch, Batch) else int((batch.index >= 0).sum())
-
-
-def make_loader(
-    config: TrainConfig, world: World, state: dict[str, Any] | None = None, *, append: bool = False
-) -> BlockLoader | PairLoader:
-    """The loader of this objective's data, which goes on where `state` was taken."""
-    settings = {
-        "seed": config.seed,
-        "batch_size": config.batch_size,
-        "rank": world.rank,
-        "world_size": world.size,
-        "micro_batch_size": config.micro_batch_size,
-    }
-    files = _entries(config.data.files)
-    if config.objective in ("dpo", "logprobs"):
-        loader = PairLoader(files, reference=config.dpo.reference, **settings)
-        _known_ids("data.files", loader.largest_id, vocabulary(config))
-        if state is not None:
-            loader.check_state(state)
-        return loader
-    return BlockLoader(files, state=state, append=append, pin=world.device.type == "cuda", **settings)
-
-
-def validation_batches(config: TrainConfig, world: World, *, share_prompts: bool = False) -> Iterator[Any]:
-    """This rank's batches of the validation files, each row (or pair) once; as many and as large on every rank."""
-    files = _entries(config.data.val_files)
-    micro = config.micro_batch_size or max(1, config.batch_size // world.size)
-    if config.objective != "dpo":
-        return val_batches(files, micro, world.rank, world.size)
-    loader = PairLoader(
-        files, seed=0, batch_size=micro * world.size, rank=world.rank, world_size=world.size,
-        reference=config.dpo.reference,
-    )  # fmt: skip
-    loader.share_prompts = share_prompts
-    return loader.in_order()
-
-
 @torch.no_grad()
 def validate(
     config: TrainConfig, world: World, scorer: Scorer, objective: Any, watch: Watch, stop: StopFlag
@@ -434,6 +284,54 @@ def validate(
     return {"val_loss": total / units, **({"val_loss_by_source": by_source} if by_source else {})}
 
 
+# ---------------------------------------------------------- of every training with steps, GRPO's too
+def refuse_fewer(at: Path | None, begin: int, steps: int) -> None:
+    """ConfigError where the checkpoint `at` is of a later step than the last one."""
+    if begin > steps:
+        raise ConfigError(f"{at} is of step {begin}, and the run is to have {steps} steps: it has had more")
+
+
+def spare_step(config: TrainConfig, steps: int) -> int | None:
+    """Where another run would continue with the rate still up: the checkpoint of this step stays."""
+    return decay_begins(config.optim, steps) if config.keep_final and config.optim.schedule == "wsd" else None
+
+
+def saves(config: TrainConfig, exports: Exports, done: int, steps: int, spare: int | None) -> bool:
+    """Whether a checkpoint is saved after so many steps."""
+    due = done % config.save_every == 0 or exports.due(done)
+    return (due and done < steps) or done == spare or (done == steps and config.keep_final)
+
+
+def end_early(
+    step: int,
+    steps: int,
+    trace: Trace,
+    exports: Exports,
+    metrics: Metrics,
+    checkpoints: Checkpoints,
+    save: Callable[[int], None],
+) -> bool:
+    """Save, and end as a run that was told to stop; `step` is the next one to make."""
+    trace.close(step)
+    exports.stop()
+    save(step)
+    metrics.close()
+    if not checkpoints.wait():
+        raise TrainingError(f"stopped by a signal before step {step + 1}, without a checkpoint of it")
+    log.info("stopped by a signal before step %d of %d", step + 1, steps)
+    return False
+
+
+def finish_saving(
+    config: TrainConfig, steps: int, trace: Trace, metrics: Metrics, checkpoints: Checkpoints
+) -> None:
+    """After the last step, before the export."""
+    trace.close(steps)
+    metrics.close()
+    if not checkpoints.wait() and config.keep_final:
+        raise TrainingError("the training has ended, but its last checkpoint could not be saved")
+
+
 def export(config: TrainConfig, world: World, scorer: Scorer, folder: Path) -> None:
     """Gather the weights and write the export folder (first rank)."""
     weights = full_weights(scorer.lm, getattr(torch, config.export_dtype), keep=world.first)
@@ -446,7 +344,3 @@ def export(config: TrainConfig, world: World, scorer: Scorer, folder: Path) -> N
             ) from error
         log.info("exported to %s", folder)
     torch.distributed.barrier()
-
-
-def _entries(files: list[Any]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in asdict(f).items() if v is not None} for f in files]

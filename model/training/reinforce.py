@@ -33,13 +33,21 @@ from model.training import lines
 from model.training.checkpoint import Checkpoints, load, read_state
 from model.training.config import ConfigError, TrainConfig
 from model.training.detail import Detail, Look
-from model.training.export import needed_tokens
 from model.training.exports import Exports
 from model.training.grpo import STATS, Group, GroupBatch, Grpo, batch_of
-from model.training.loop import TrainingError, export, verify_files, vocabulary
+from model.training.inputs import verify_files, vocabulary
+from model.training.loop import (
+    TrainingError,
+    end_early,
+    export,
+    finish_saving,
+    refuse_fewer,
+    saves,
+    spare_step,
+)
 from model.training.metrics import Metrics, Window, peak_flops
 from model.training.objectives import Scorer
-from model.training.optim import clip, decay_begins, learning_rate, local_gradients, make_optimizer, set_rate
+from model.training.optim import clip, learning_rate, local_gradients, make_optimizer, set_rate
 from model.training.pace import Pace, memory
 from model.training.parallel import World, build, read_geometry
 from model.training.prompts import Prompt, PromptLoader
@@ -59,7 +67,6 @@ the sum of entropies, and the model's operations."""
 def reinforce(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bool:
     """Run or resume; True when finished, False when stopped at a checkpoint."""
     work = Path(config.work_dir)
-    needed_tokens(config)
     check_allowed(config.allow_changed)
     verify_files(config, world)
     checkpoints = Checkpoints(
@@ -79,17 +86,14 @@ def reinforce(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -
     settings = resolved(
         config, trainer.scorer.lm.config.to_dict(), "bf16" if world.dtype is torch.bfloat16 else "fp32"
     )
-    if begin > steps:
-        raise ConfigError(f"{at} is of step {begin}, and the run is to have {steps} steps: it has had more")
+    refuse_fewer(at, begin, steps)
     if at is not None:
         hold(at, state.get("config"), settings, joins=False)
         load(at, trainer.scorer, trainer.optimizer)
     rate = state.get("rate")
     if begin and begin < steps:
         say_jump(rate, begin, *(learning_rate(config.optim, step, steps) for step in (begin - 1, begin)))
-    spare = (
-        decay_begins(config.optim, steps) if config.keep_final and config.optim.schedule == "wsd" else None
-    )
+    spare = spare_step(config, steps)
     sampler = Sampler(config, world)
     exports = Exports(config, checkpoints, begin, active=world.first)
     metrics = Metrics(work / "metrics.jsonl", active=world.first, step=begin)
@@ -116,14 +120,7 @@ def reinforce(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -
         stopping, *seconds = world.sum(stop.requested, *pace.arrive())
         pace.meet(seconds)
         if stopping:
-            trace.close(step)
-            exports.stop()
-            save(step)
-            metrics.close()
-            if not checkpoints.wait():
-                raise TrainingError(f"stopped by a signal before step {step + 1}, without a checkpoint of it")
-            log.info("stopped by a signal before step %d of %d", step + 1, steps)
-            return False
+            return end_early(step, steps, trace, exports, metrics, checkpoints, save)
         sampler.refresh(trainer.scorer.lm)
         pace.part()
         groups, seen = sampler.groups(prompts)
@@ -162,19 +159,11 @@ def reinforce(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -
         if learned.look is not None:
             metrics.write({"step": done, **learned.look.close()})
         trace.end(done)
-        if (
-            (done % config.save_every == 0 and done < steps)
-            or done == spare
-            or (done == steps and config.keep_final)
-            or (exports.due(done) and done < steps)
-        ):
+        if saves(config, exports, done, steps, spare):
             exports.add(done)
             save(done)
     watch.rest()
-    trace.close(steps)
-    metrics.close()
-    if not checkpoints.wait() and config.keep_final:
-        raise TrainingError("the training has ended, but its last checkpoint could not be saved")
+    finish_saving(config, steps, trace, metrics, checkpoints)
     export(config, world, trainer.scorer, work / "export")
     return exports.finish(stop)
 
@@ -207,7 +196,10 @@ class Sampler:
         assert config.init_from is not None  # TrainConfig has seen to both
         assert config.tokenizer_dir is not None
         self.rl, self.model = config.rl, scoring.load(config.init_from, str(world.device), world.dtype)
-        self.tokenizer = TextTokenizer.open(config.tokenizer_dir)
+        try:
+            self.tokenizer = TextTokenizer.open(config.tokenizer_dir)
+        except Exception as error:  # tokenizers raises bare ones
+            raise ConfigError(f"tokenizer_dir: {config.tokenizer_dir} cannot be read: {error}") from error
         self.stops = self.tokenizer.stops
         if not self.stops:
             raise ConfigError(

@@ -20,13 +20,12 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from tokenizers import Tokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from model.families import FamilyError
 from model.guard import refuse_foreign_kernels
-from model.tokenizer import TextTokenizer
 from model.training.config import ConfigError, TrainConfig, from_json
+from model.training.export import needed_tokens
 from model.training.loader import DataError
 from model.training.lock import locked
 from model.training.loop import TrainingError, logprobs, train
@@ -98,7 +97,7 @@ def run(config: TrainConfig, stop: StopFlag, watch: Watch | None = None) -> int:
         alone = locked(Path(config.work_dir)) if world.first else contextlib.nullcontext()
         with alone, widened(world.dtype, world.device):
             world.sum(0.0)  # no rank reads what another run is writing
-            _check_tokenizer(config)
+            needed_tokens(config)  # what will not do is refused before the training, not after
             refuse_longer(config, world)
             finished = work(config, world, stop, watch or Watch())
     except BaseException:
@@ -118,22 +117,6 @@ def _make(folder: Path) -> None:
         raise ConfigError(f"work_dir: the folder {folder} cannot be made: {error.strerror}") from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ConfigError(f"work_dir: {folder} cannot be written")
-
-
-def _check_tokenizer(config: TrainConfig) -> None:
-    """It can be read: the export takes it at the end, and RL grades by it."""
-    if config.tokenizer_dir is None:
-        return
-    file = Path(config.tokenizer_dir) / "tokenizer.json"
-    if not file.is_file():
-        raise ConfigError(f"tokenizer_dir: {config.tokenizer_dir} has no tokenizer.json")
-    try:
-        if config.objective == "grpo":
-            TextTokenizer.open(file.parent)
-        else:
-            Tokenizer.from_file(str(file))
-    except Exception as error:  # tokenizers raises bare ones
-        raise ConfigError(f"tokenizer_dir: {file} cannot be read: {error}") from error
 
 
 def with_expandable_segments(settings: str) -> str:

@@ -111,8 +111,9 @@ def launch(ctx: Context, config: TrainConfig, *, nproc: int, machine: Machine) -
     """Train with `nproc` ranks to the end; returns when the engine has finished well.
 
     Of the config only `work_dir` (where the metrics appear) and `steps` (of the progress) are used here. On GPUs each
-    rank has one of its own, for which it may have to wait. Raises `Stopped` after a checkpoint that was asked for, NodeError with the end of the log after a
-    failure, and re-raises whatever interrupts the wait once the training has stopped.
+    rank has one of its own, for which it may have to wait. Raises `Stopped` after a checkpoint that was asked for,
+    NodeError with the end of the log after a failure, and re-raises whatever interrupts the wait once the training has
+    stopped.
     """
     file = ctx.out / CONFIG
     write_json(file, to_dict(config))

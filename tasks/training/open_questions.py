@@ -2,8 +2,8 @@
 
 The questions are held-out prompts of its own data sets, and the reported questions of benchmarks without their options,
 with the text of the right option as the answer, or the number where they have no options (reader `arithmetic`). An
-answer that no reward can grade is left out and counted. `exact` is the reward. `lenient` wants the answer anywhere in the reply:
-it is no reward, because any list of answers would earn it, and shows how much of a gain is form.
+answer that no reward can grade is left out and counted. `exact` is the reward. `lenient` wants the answer anywhere in
+the reply: it is no reward, because any list of answers would earn it, and shows how much of a gain is form.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from model.rewards import REWARDS, Reply, normal
-from tasks.training.prompts import Line, right
+from tasks.training.prompts import Line, right, subject
 
 HELD_OUT = "held-out prompts"
 UNTRAINED = "held-out-facts"
@@ -52,8 +52,7 @@ def of_benchmark(
             left_out += 1
             continue
         prompt, _ = render_chat(encoder, [{"role": "user", "content": q.question}], generation_prompt=True)
-        named = meta[q.id].get(asked_by) if asked_by else None
-        about = "" if named is None else str(named)
+        about = subject(meta[q.id], asked_by)
         line = Line(
             id=q.id, set=name, language=q.language, about=about, prompt=prompt, answer=answer, reward=reward
         )

@@ -9,7 +9,7 @@ rightly is never rewarded, and what always is has nothing to learn.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -122,8 +122,7 @@ def tokenized(
                 counts["repeated"] += 1
                 continue
             seen.add(tuple(prompt))
-            named = record["meta"].get(work.asked_by) if work.asked_by else None
-            about = "" if named is None else str(named)
+            about = subject(record["meta"], work.asked_by)
             lines.append(
                 Question(
                     id=record["id"], set=taken.name, language=record["language"], about=about, prompt=prompt,
@@ -131,6 +130,12 @@ def tokenized(
                 )
             )  # fmt: skip
     return lines, counts
+
+
+def subject(meta: Mapping[str, Any], asked_by: str) -> str:
+    """What a question is about by that field of its meta; "" where nothing is said."""
+    named = meta.get(asked_by) if asked_by else None
+    return "" if named is None else str(named)
 
 
 def replies(asking: Asking, prompts: Sequence[Sequence[int]], first: int = 0) -> list[list[Reply]]:
