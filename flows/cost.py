@@ -37,12 +37,16 @@ def show(profile: str, overrides: Mapping[str, Any], gpus: str) -> int:
         if wrong:
             print("\n".join(wrong), file=sys.stderr)
             return 1
-        costs = cost.costs(config, machines, State.default().folder / "plans")
+        costs = cost.costs(config, machines, State.default().folder / "plans", _tell)
     except NodeError as error:
         print(error, file=sys.stderr)
         return 1
     print("\n".join(text(config, machines, costs)))
     return 0
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def text(config: Any, machines: Fleet, costs: list[Cost]) -> Iterator[str]:

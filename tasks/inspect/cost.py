@@ -1,8 +1,8 @@
 """What a run would cost on GPUs that may not be here: memory, time, disk. No data is needed, and no torch in this process.
 
 Memory of Steel's own models is measured, not estimated: model.training.memory runs the engine's step under fake tensors,
-in a process of its own; that of other models is estimated by model.training.memory_estimate. Answers are kept, by a digest
-of the question and of the code of model/ and kernels/. Time is arithmetic on data sheets and on what comparable trainings
+in a process of its own for each stage; that of other models is estimated by model.training.memory_estimate. An answer is kept
+as soon as it is there, by a digest of the question and of the code of model/ and kernels/. Time is arithmetic on data sheets and on what comparable trainings
 reach; nothing of it has been measured with this code.
 """
 
@@ -13,7 +13,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
@@ -36,6 +38,10 @@ BATCH_ROWS = 128
 """Replies that are sampled side by side (model.sampling, which this process does not load)."""
 DOCUMENTS = 4
 """A row's; the memory of attention depends on it a little, that of the FFN kind `merge` more."""
+
+
+def _silent(line: str) -> None:
+    """Whoever asks wants no lines."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +112,13 @@ def reserve(memory: float) -> float:
     return 2 + 0.04 * memory
 
 
-def costs(config: SteelRun, fleet: Fleet, cache: Path) -> list[Cost]:
-    """Every trained stage's cost. NodeError with one line where the batch cannot be dealt or memory does not do."""
+def costs(config: SteelRun, fleet: Fleet, cache: Path, tell: Callable[[str], None] = _silent) -> list[Cost]:
+    """Every trained stage's cost; `tell` is told of each that takes time. NodeError with one line where the batch cannot be
+    dealt or memory does not do."""
     trainings = list(_trainings(config, fleet))
     limit = 1e9 * (fleet.gpu.memory - reserve(fleet.gpu.memory))
-    answers = ask([_question(config, training, limit) for training in trainings], cache)
+    questions = {training.stage: _question(config, training, limit) for training in trainings}
+    answers = ask(questions, cache, tell)
     found = [Cost(*pair, limit) for pair in zip(trainings, answers, strict=True)]
     for cost in found:
         if not cost.fits:
@@ -118,18 +126,25 @@ def costs(config: SteelRun, fleet: Fleet, cache: Path) -> list[Cost]:
     return found
 
 
-def ask(questions: list[dict[str, Any]], cache: Path) -> list[dict[str, Any]]:
-    """The tracker's answers; what is not in the folder `cache` is asked in one process and put there."""
-    places = [cache / f"{_digest(question)}.json" for question in questions]
-    missing = {
-        place: question for place, question in zip(places, questions, strict=True) if not place.exists()
-    }
-    for module in (TRACKER, ESTIMATE):
-        asked = {place: question for place, question in missing.items() if _module(question) == module}
-        if asked:
-            for place, answer in zip(asked, _track(list(asked.values()), module), strict=True):
-                write_json(place, answer)
-    return [json.loads(place.read_text("utf-8")) for place in places]
+def ask(
+    questions: Mapping[str, dict[str, Any]], cache: Path, tell: Callable[[str], None] = _silent
+) -> list[dict[str, Any]]:
+    """Answers to the named questions, in their order. What is not in the folder `cache` is asked, a process for each
+    question and one a core at once, and put there when it is known: a later failure or a stop does not cost it."""
+
+    places = {name: cache / f"{_digest(question)}.json" for name, question in questions.items()}
+    missing = {place: name for name, place in places.items() if not place.exists()}  # equal questions once
+    if missing:
+        tell(f"working out the memory of {', '.join(missing.values())}: minutes for a large model, once")
+
+    def find(place: Path) -> None:
+        question, began = questions[missing[place]], time.monotonic()
+        write_json(place, _track(question, _module(question)))
+        tell(f"  {missing[place]}: {time.monotonic() - began:.0f} s")
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(find, missing))
+    return [json.loads(place.read_text("utf-8")) for place in places.values()]
 
 
 def seconds_per_step(cost: Cost, fleet: Fleet) -> tuple[float, float]:
@@ -284,17 +299,18 @@ def _module(question: Mapping[str, Any]) -> str:
     return ESTIMATE if other else TRACKER
 
 
-def _track(questions: list[dict[str, Any]], module: str) -> list[dict[str, Any]]:
+def _track(question: dict[str, Any], module: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "questions.json"
-        file.write_text(json.dumps(questions), "utf-8")
+        file.write_text(json.dumps([question]), "utf-8")
         command = [sys.executable, "-m", module, str(file)]
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
         raise NodeError(f"the memory of the training cannot be measured: {lines[-1]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    [answer] = json.loads(done.stdout.strip().splitlines()[-1])
+    return answer
 
 
 def _too_large(cost: Cost, fleet: Fleet) -> str:

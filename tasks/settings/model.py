@@ -129,6 +129,10 @@ class Model(Section):
 
     def _brought(self) -> dict[str, Any]:
         assert self.pretrained is not None
+        if not self.pretrained.is_dir():
+            raise NodeError(
+                f"model.pretrained: there is no folder {self.pretrained}; docs/training.md (real weights) says how one is made"
+            )
         try:
             values = json.loads((self.pretrained / "config.json").read_text("utf-8"))
         except (OSError, ValueError) as error:

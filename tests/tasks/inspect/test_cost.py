@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from typing import Any
@@ -31,6 +33,7 @@ QUESTION = {
     "length": 64,
     "limit": 1e12,
 }
+PROGRESS = re.compile(r"working out the memory of |  \w+: \d+ s$")
 FINE = {"sft.train.batch_size": 128}
 
 
@@ -49,11 +52,12 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path) -> list[dict[str, Any]]:
     """The questions that reach the tracker, which is not run."""
     seen: list[dict[str, Any]] = []
 
-    def track(questions: list[dict[str, Any]], module: str) -> list[dict[str, Any]]:
-        seen.extend(questions)
-        return [tracked(question) for question in questions]
+    def track(question: dict[str, Any], module: str) -> dict[str, Any]:
+        seen.append(question)
+        return tracked(question)
 
     monkeypatch.setattr(cost, "_track", track)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # in the order of the stages
     monkeypatch.setattr(State, "default", classmethod(lambda cls: State(tmp_path)))
     return seen
 
@@ -162,7 +166,7 @@ def test_what_does_not_fit_is_refused_in_one_line(asked, tmp_path, capsys, gpus,
     assert page.show("steel-1b", tree({**FINE, **more}), gpus) == 1
     said = capsys.readouterr()
     assert words in said.err
-    assert len(said.err.strip().splitlines()) == 1
+    assert len([line for line in said.err.splitlines() if not PROGRESS.match(line)]) == 1
     assert not said.out
 
 
@@ -192,10 +196,29 @@ def test_an_answer_is_kept_until_the_question_changes(asked, tmp_path):
 
 def test_an_answer_of_other_code_is_not_taken(asked, tmp_path, monkeypatch):
     question = {"rows": [1], "limit": 1e12}
-    cost.ask([question], tmp_path)
+    cost.ask({"pretrain": question}, tmp_path)
     monkeypatch.setattr(cost, "version", lambda name: "another")
-    cost.ask([question], tmp_path)
+    cost.ask({"pretrain": question}, tmp_path)
     assert len(asked) == 2
+
+
+def test_what_takes_time_is_said_and_what_is_known_is_kept_where_another_fails(tmp_path, monkeypatch):
+    def track(question: dict[str, Any], module: str) -> dict[str, Any]:
+        if question["limit"] == 3:
+            raise NodeError("the memory of the training cannot be measured: why")
+        return {"largest": question["limit"]}
+
+    monkeypatch.setattr(cost, "_track", track)
+    lines: list[str] = []
+    questions = {"pretrain": {"limit": 1}, "sft": {"limit": 2}, "dpo": {"limit": 3}}
+    with pytest.raises(NodeError, match="why"):
+        cost.ask(questions, tmp_path, lines.append)
+    assert "pretrain, sft, dpo" in lines[0]
+    assert {line.partition(":")[0].strip() for line in lines[1:]} == {"pretrain", "sft"}
+    lines.clear()
+    del questions["dpo"]
+    assert cost.ask(questions, tmp_path, lines.append) == [{"largest": 1}, {"largest": 2}]
+    assert not lines  # both were kept
 
 
 def test_time_is_bounded_by_the_shares_of_the_peak(asked, tmp_path):
@@ -324,18 +347,16 @@ def test_a_profile_without_prompts_has_no_plan_of_rl(asked, tmp_path):
 
 def test_other_models_go_to_the_estimate(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        cost, "_track", lambda questions, module: [seen.append(module) or {} for _ in questions]
-    )
+    monkeypatch.setattr(cost, "_track", lambda question, module: seen.append(module) or {})
     for model in ({"ffn": "dense"}, {"model_type": "qwen2"}):
-        cost.ask([{"train": {"model": model}}], tmp_path)
-    cost.ask([{"train": {"init_from": "/x"}}], tmp_path)
+        cost.ask({"pretrain": {"train": {"model": model}}}, tmp_path)
+    cost.ask({"pretrain": {"train": {"init_from": "/x"}}}, tmp_path)
     assert seen == [cost.TRACKER, cost.ESTIMATE, cost.ESTIMATE]
 
 
 def test_a_folder_that_is_not_there_is_one_line(asked, capsys):
     assert page.show("smollm2", {"model": {"pretrained": "/nowhere"}}, "H200") == 1
-    assert "model.pretrained: /nowhere/config.json cannot be read" in capsys.readouterr().err
+    assert "model.pretrained: there is no folder /nowhere" in capsys.readouterr().err
 
 
 def test_no_time_is_claimed_for_a_model_that_no_anchor_is_near(asked, tmp_path, capsys, monkeypatch):
@@ -354,6 +375,8 @@ def test_planning_itself_loads_no_torch():
 
 def test_what_the_tracker_refuses_is_one_line(tmp_path):
     with pytest.raises(NodeError, match="cannot be measured: .*hidden_size 65 does not split") as refused:
-        cost.ask([{**QUESTION, "train": {**QUESTION["train"], "model": {"hidden_size": 65}}}], tmp_path)
+        cost.ask(
+            {"sft": {**QUESTION, "train": {**QUESTION["train"], "model": {"hidden_size": 65}}}}, tmp_path
+        )
     assert len(str(refused.value).splitlines()) == 1
     assert not list(tmp_path.iterdir())
