@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,13 @@ def open_weights(folder: Path) -> dict[str, Any]:
             raise ModelError(f"{file} cannot be read: {error}") from error
         place |= dict.fromkeys(handle.keys(), handle)
     return place
+
+
+def share_modes(folder: Path) -> None:
+    """Give every file of a written model the mode of its config.json, the umask's: safetensors writes for the owner's eyes
+    only, and a model is for whoever may read the folder."""
+    for path in folder.iterdir():
+        shutil.copymode(folder / "config.json", path)
 
 
 def _indexed(folder: Path) -> list[Path]:

@@ -26,7 +26,7 @@ from torch import Tensor
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2MoeConfig, Qwen2MoeForCausalLM
 
 from model.export.forms import FormError, refusal, stock_form
-from model.place import weight_files
+from model.place import share_modes, weight_files
 
 SAME = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
@@ -71,8 +71,7 @@ def write_stock(source: Path, out: Path, *, fold_cosine: bool = False) -> str:
     for path in sorted(source.iterdir()):
         if path.suffix in (".json", ".jinja", ".txt") and path.name not in NOT_COPIED:
             shutil.copyfile(path, out / path.name)
-    for path in out.iterdir():  # safetensors writes for the owner's eyes only
-        shutil.copymode(out / "config.json", path)
+    share_modes(out)
     return form
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from model.families.configuration import FamilyError
+from model.place import share_modes
 
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 """GPT-2's rule."""
@@ -51,6 +52,7 @@ def unpack(file: Path, folder: Path) -> list[str]:
     shutil.rmtree(partial, ignore_errors=True)
     _weights(file, partial)
     notes = _tokenizer(file, partial, {name: field.contents() for name, field in fields.items()})
+    share_modes(partial)
     partial.rename(folder)
     return notes
 

@@ -16,20 +16,23 @@ length of its tokens.
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import GenerationConfig
 
-from model.place import weight_files
+from model.place import ModelError, share_modes, weight_files
 from model.steel import SteelConfig, SteelForCausalLM
 
 EXPERT = re.compile(r"(?P<layer>.*\.mlp\.experts)\.(?P<number>\d+)\.(?P<name>\w+)\.weight")
@@ -57,15 +60,22 @@ TOKENIZER_FILES = (
 )
 
 
+class NotOriginalError(ValueError):
+    """A folder that does not hold the published model, or a target that is there already: one clear line."""
+
+
 def convert_config(original: Mapping[str, Any]) -> SteelConfig:
     """The geometry, from the original's config.json."""
     if original.get("FFN_type") != "softmoe_v3":
-        raise ValueError(
+        raise NotOriginalError(
             f"FFN_type is {original.get('FFN_type')!r}: only softmoe_v3, which was published, can be read"
         )
     experts = {"senet": "double_swiglu", "raw": "swiglu"}
     if original.get("mlp_type") not in experts:
-        raise ValueError(f"mlp_type is {original.get('mlp_type')!r}, not one of {', '.join(experts)}")
+        raise NotOriginalError(f"mlp_type is {original.get('mlp_type')!r}, not one of {', '.join(experts)}")
+    missing = [name for name in ("n_experts", "intermediate_size", "mlp_div_ratio") if name not in original]
+    if missing:
+        raise NotOriginalError(f"config.json has no {', '.join(missing)}")
     return SteelConfig(
         **{name: original[name] for name in SAME_FIELDS if name in original},
         ffn="released",
@@ -91,7 +101,9 @@ def convert_weights(original: Mapping[str, Tensor], config: SteelConfig) -> dict
             weights[name] = tensor.flatten(1) if name.endswith(".mlp.phi") else tensor
     for name, parts in experts.items():
         if sorted(parts) != list(range(config.num_experts)):
-            raise ValueError(f"{name} has the experts {sorted(parts)}, the config says {config.num_experts}")
+            raise NotOriginalError(
+                f"{name} has the experts {sorted(parts)}, the config says {config.num_experts}"
+            )
         weights[name] = torch.cat([parts[e] for e in range(config.num_experts)]).contiguous()
     with torch.device("meta"):
         wanted = {name: p.shape for name, p in SteelForCausalLM(config).state_dict().items()}
@@ -99,10 +111,10 @@ def convert_weights(original: Mapping[str, Tensor], config: SteelConfig) -> dict
         weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"])
     missing, unknown = sorted(wanted.keys() - weights), sorted(weights.keys() - wanted)
     if missing or unknown:
-        raise ValueError(f"not the original's weights: missing {missing[:3]}, unknown {unknown[:3]}")
+        raise NotOriginalError(f"not the original's weights: missing {missing[:3]}, unknown {unknown[:3]}")
     wrong = [name for name, shape in wanted.items() if weights[name].shape != shape]
     if wrong:
-        raise ValueError(
+        raise NotOriginalError(
             f"{wrong[0]} has the shape {tuple(weights[wrong[0]].shape)}, not {tuple(wanted[wrong[0]])}"
         )
     return weights
@@ -110,19 +122,26 @@ def convert_weights(original: Mapping[str, Tensor], config: SteelConfig) -> dict
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """All weights of a checkpoint folder: safetensors, or PyTorch files without code in them."""
-    if any(folder.glob("*.safetensors")):
-        return {name: tensor for file in weight_files(folder) for name, tensor in load_file(file).items()}
-    files = sorted(folder.glob("pytorch_model*.bin"))
+    whole = any(folder.glob("*.safetensors"))
+    files = weight_files(folder) if whole else sorted(folder.glob("pytorch_model*.bin"))
     if not files:
-        raise FileNotFoundError(f"{folder} holds neither *.safetensors nor pytorch_model*.bin")
-    loaded = [torch.load(file, map_location="cpu", weights_only=True) for file in files]
-    return {name: tensor for part in loaded for name, tensor in part.items()}
+        raise NotOriginalError(f"{folder} holds neither *.safetensors nor pytorch_model*.bin")
+    weights: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            weights |= load_file(file) if whole else torch.load(file, map_location="cpu", weights_only=True)
+        except (OSError, EOFError, RuntimeError, SafetensorError, UnpicklingError) as error:
+            line = str(error).partition("\n")[0]
+            raise NotOriginalError(f"{file} cannot be read: {type(error).__name__} {line}") from error
+    return weights
 
 
 def import_folder(source: Path, target: Path) -> SteelForCausalLM:
-    """Read an original checkpoint folder, write a Steel folder with its tokenizer; the model is returned."""
-    original = json.loads((source / "config.json").read_text("utf-8"))
-    config = convert_config(original)
+    """Read an original checkpoint folder, write a Steel folder with its tokenizer, renamed into place; the model is
+    returned. NotOriginalError where the source is no such folder, or the target is there already."""
+    if target.exists():
+        raise NotOriginalError(f"{target} exists")
+    config = convert_config(_read_config(source))
     weights = convert_weights(read_weights(source), config)
     with torch.device("meta"):
         lm = SteelForCausalLM(config)
@@ -130,15 +149,42 @@ def import_folder(source: Path, target: Path) -> SteelForCausalLM:
     lm.tie_weights()
     ends = [token for token in (config.eos_token_id, config.bos_token_id) if token is not None]
     lm.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=config.pad_token_id)
-    lm.save_pretrained(target)
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    lm.save_pretrained(partial)
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
+            shutil.copyfile(source / name, partial / name)
+    share_modes(partial)
+    partial.rename(target)
     return lm
 
 
+def _read_config(source: Path) -> dict[str, Any]:
+    try:
+        values = json.loads((source / "config.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise NotOriginalError(f"{source}/config.json cannot be read ({error})") from None
+    if not isinstance(values, dict):
+        raise NotOriginalError(f"{source}/config.json must hold an object of named values")
+    return values
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m model.steel.import_original", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument("source", type=Path, help="the published checkpoint's folder")
+    parser.add_argument("target", type=Path, help="the folder to make")
+    options = parser.parse_args(arguments)
+    try:
+        made = import_folder(options.source, options.target)
+    except (NotOriginalError, ModelError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{made.num_parameters():,} parameters, ffn: {made.config.ffn}, in {options.target}")
+    return 0
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("usage: python -m model.steel.import_original CHECKPOINT_FOLDER TARGET_FOLDER")
-    made = import_folder(Path(sys.argv[1]), Path(sys.argv[2]))
-    print(f"{made.num_parameters():,} parameters, ffn: {made.config.ffn}, in {sys.argv[2]}")
+    sys.exit(main(sys.argv[1:]))

@@ -26,6 +26,7 @@ from transformers import GenerationConfig, PreTrainedConfig
 import model.steel  # noqa: F401  (registers the classes whose source save_pretrained copies)
 from model.chat_template import CHAT_TEMPLATE, DOCUMENT_END, MARKED_CHAT_TEMPLATE, TURN_END, unmarked
 from model.families import folder as families
+from model.place import share_modes
 from model.steel.configuration import SteelConfig
 from model.steel.modeling import SteelForCausalLM
 from model.tokenizer import read_tree, switch_off, switch_off_settings, write_tree
@@ -82,10 +83,7 @@ def write_export(
     if tokenizer_dir is not None:
         copy_tokenizer(Path(tokenizer_dir), partial, config.max_position_embeddings)
     (partial / "README.md").write_text(text, "utf-8")
-    for (
-        path
-    ) in partial.iterdir():  # safetensors writes for the owner's eyes only; the card has the umask's mode
-        shutil.copymode(partial / "README.md", path)
+    share_modes(partial)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
 

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from model.steel import SteelForCausalLM
-from model.steel.import_original import convert_config, convert_weights, import_folder
+from model.steel.import_original import convert_config, convert_weights, import_folder, main
 from tests.support.kinds import tokens
 
 EXPERTS, WIDTH, HIDDEN, LAYERS = 3, 8, 32, 2
@@ -127,9 +127,58 @@ def test_a_folder_is_imported_whole(tmp_path, as_bin):
     assert torch.equal(read(tokens(1, 9)).logits, made(tokens(1, 9)).logits)
     with pytest.raises(ValueError, match="allow_future_leakage"):
         read.config.refuse_leakage()
+    assert (
+        len({path.stat().st_mode for path in target.iterdir()}) == 1
+    )  # weights, too, are for whoever may read the folder
     # the same weights under another kind
     token = SteelForCausalLM.from_pretrained(target, ffn="token")
     assert token.config.ffn == "token"
+
+
+def test_a_folder_is_never_written_over(tmp_path, capsys):
+    source = tmp_path / "published"
+    source.mkdir()
+    (source / "config.json").write_text(json.dumps(original_config()), "utf-8")
+    save_file(original_weights(), source / "model.safetensors")
+    before = {path.name: path.read_bytes() for path in source.iterdir()}
+    assert main([str(source), str(source)]) == 2
+    assert f"{source} exists" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in source.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "config.json cannot be read"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "must hold an object"),
+        (
+            lambda folder: (folder / "config.json").write_text(
+                '{"FFN_type": "softmoe_v3", "mlp_type": "raw"}'
+            ),
+            "n_experts",
+        ),
+        (lambda folder: (folder / "model.safetensors").unlink(), "neither"),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes(b"torn"),
+            "model.safetensors cannot be read",
+        ),
+        (
+            lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
+            "pytorch_model.bin cannot be read",
+        ),
+    ],
+)
+def test_a_folder_that_cannot_be_read_is_one_line(tmp_path, capsys, spoil, words):
+    source, target = tmp_path / "published", tmp_path / "steel"
+    source.mkdir()
+    (source / "config.json").write_text(json.dumps(original_config()), "utf-8")
+    save_file(original_weights(), source / "model.safetensors")
+    spoil(source)
+    assert main([str(source), str(target)]) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert len(said.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["published"]
 
 
 def test_what_is_not_the_original_is_refused():
