@@ -259,6 +259,10 @@ class TrainConfig:
             )
         if self.objective in ("dpo", "logprobs", "grpo") and self.init_from is None:
             raise ConfigError(f"the objective {self.objective} needs a trained model: give init_from")
+        if self.objective in ("dpo", "logprobs") and any(file.extra_rows for file in self.data.files):
+            raise ConfigError(
+                f"extra_rows of data.files is for blocks; the objective {self.objective} reads pairs"
+            )
         span = self.profile_steps
         if span is not None and (len(span) != 2 or span[0] > span[1]):
             raise ConfigError(

@@ -84,6 +84,15 @@ def test_the_options_of_a_gpu_are_set_before_it_is_touched(tmp_path, monkeypatch
             {"objective": "dpo", "dpo": {"reference": "a"}, "optim": {"z_loss": 1e-4}},
             "z_loss is for the objectives pretrain and sft, not for dpo",
         ),
+        (
+            {
+                "objective": "logprobs",
+                "model": None,
+                "init_from": "x",
+                "data": {"files": [{"path": "a", "extra_rows": 1}]},
+            },
+            "the objective logprobs reads pairs",
+        ),
         ({"activation_checkpointing": "some"}, "activation_checkpointing: some is unknown"),
         ({"optim": {"name": "sgd"}}, "optim.name: sgd is unknown"),
         ({"optim": {"adamw_lr": 1e-3}}, "optim.adamw_lr is for optim.name muon"),
