@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from model.rewards import Reply
+from model.scores.head import finish_of, finished
 from model.tokenizer import TextTokenizer
 
 BATCH_ROWS = 128
@@ -104,8 +105,9 @@ def _batch(
     """Prompts of one length."""
     device = next(model.parameters()).device
     head: Any = model.get_output_embeddings()
+    finish = finish_of(model.config)
     out = model.base_model(input_ids=torch.tensor(prompts, device=device), use_cache=True)
-    cache, logits = out.past_key_values, head(out.last_hidden_state[:, -1]).float()
+    cache, logits = out.past_key_values, finished(head(out.last_hidden_state[:, -1]).float(), *finish)
     if group > 1:
         cache.batch_repeat_interleave(group)
         logits = logits.repeat_interleave(group, 0)
@@ -142,5 +144,5 @@ def _batch(
             cache.batch_select_indices(going)
             alive, token = alive[going.cpu()], token[going]
         out = model.base_model(input_ids=token[:, None], past_key_values=cache, use_cache=True)
-        logits = head(out.last_hidden_state[:, -1]).float()
+        logits = finished(head(out.last_hidden_state[:, -1]).float(), *finish)
     return [Sample(tuple(tokens[i]), tuple(logps[i]), entropies[i], ended[i]) for i in range(rows)]

@@ -16,7 +16,7 @@ from model.families.configuration import FamilyError
 from model.steel.attention import KERNELS, Documents, packed_attention
 
 PACKED = "packed_documents"
-OTHERS = ("s_aux", "softcap", "head_mask", "sinks", "position_bias", "indices")
+OTHERS = ("s_aux", "head_mask", "sinks", "position_bias", "indices")
 """Arguments of some models that change the scores; the packed attention has none of them."""
 
 
@@ -68,6 +68,7 @@ def attend(
     scaling: float | None = None,
     documents: PackedRows | None = None,
     sliding_window: int | None = None,
+    softcap: float | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
     """query [B, H, T, head_dim], key and value with H or fewer heads -> [B, T, H, head_dim].
@@ -88,7 +89,45 @@ def attend(
             )
     if scaling is None:
         scaling = query.shape[-1] ** -0.5
-    return packed_attention(query, key, value, documents.of(query.dtype, sliding_window), scaling), None
+    if softcap != soft_cap(getattr(module, "config", None)):
+        raise FamilyError(
+            f"{kind} cannot be trained here: its attention does not get the soft cap that it names"
+        )
+    if softcap is not None:
+        return capped(query, key, value, documents.of(query.dtype, sliding_window), scaling, softcap), None
+    if value.shape[-1] != query.shape[-1] and documents.how in KERNELS:
+        raise FamilyError(f"{kind} has values of another width than its queries: choose attention sdpa")
+    out = packed_attention(query, key, value, documents.of(query.dtype, sliding_window), scaling)
+    return out.contiguous(), None  # some models take another view of it
+
+
+def soft_cap(config: Any) -> float | None:
+    """The attention scores s of a configuration become cap tanh(s / cap) (Gemma 2, arXiv 2408.00118, section 2)."""
+    return getattr(config, "attn_logit_softcapping", None)
+
+
+def plain_only(config: Any) -> bool:
+    """Whether its attention has what the kernels of packed attention have not: a soft cap, or values of another width than
+    queries and keys (multi-head latent attention, arXiv 2405.04434). Windows: probe.shortest_window."""
+    width = getattr(config, "v_head_dim", None)
+    return soft_cap(config) is not None or width not in (None, getattr(config, "qk_head_dim", None))
+
+
+def capped(
+    query: Tensor, key: Tensor, value: Tensor, documents: Documents, scaling: float, cap: float
+) -> Tensor:
+    """As packed_attention, with a soft cap on the scores, the whole square at once: no faster kernel here has one."""
+    if documents.mask is None:
+        raise FamilyError("attention scores with a soft cap: choose attention sdpa")
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    scores = torch.tanh((query @ key.mT) * (scaling / cap)) * cap + documents.mask
+    return (
+        (torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype) @ value)
+        .transpose(1, 2)
+        .contiguous()
+    )
 
 
 ALL_ATTENTION_FUNCTIONS.register(PACKED, attend)

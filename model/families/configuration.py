@@ -14,8 +14,6 @@ LAYERS = ("full_attention", "attention", "sliding_attention")
 """Kinds of layers that packed attention computes."""
 REFUSED = {
     "is_encoder_decoder": "it has an encoder",
-    "attn_logit_softcapping": "its attention scores have a soft cap",
-    "final_logit_softcapping": "its logits have a soft cap",
     "attention_chunk_size": "its attention is cut into chunks of the row, not of the document",
     "quantization_config": "its weights are quantized",
 }
@@ -35,14 +33,14 @@ def from_fields(fields: Mapping[str, Any]) -> PreTrainedConfig:
     kind = given.pop("model_type")
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise FamilyError(f"model.model_type: transformers has no causal language model {kind!r}")
-    known = AutoConfig.for_model(kind)
-    for key in given:
-        if not hasattr(known, key) and key not in OPTIONAL:
-            raise FamilyError(f"unknown key model.{key}: the configuration of {kind} has no such field")
     try:
-        config = AutoConfig.for_model(kind, **given)
+        known = AutoConfig.for_model(kind)
+        unknown = next((key for key in given if key not in OPTIONAL and not hasattr(known, key)), None)
+        config = None if unknown else AutoConfig.for_model(kind, **given)
     except Exception as error:  # transformers refuses fields with errors of any kind
         raise FamilyError(f"model: {kind}: {reason_of(error)}") from error
+    if config is None:
+        raise FamilyError(f"unknown key model.{unknown}: the configuration of {kind} has no such field")
     return check(config)
 
 
@@ -58,10 +56,12 @@ def from_folder(folder: Path) -> PreTrainedConfig:
 def check(config: PreTrainedConfig) -> PreTrainedConfig:
     """The same, or FamilyError naming what cannot be exact."""
     kind = config.model_type
-    if config.get_text_config() is not config:
-        raise FamilyError(
-            f"{kind} is no plain language model (it holds {config.get_text_config().model_type})"
-        )
+    try:
+        text = config.get_text_config()
+    except ValueError as error:
+        raise FamilyError(f"{kind} is no plain language model: {reason_of(error)}") from error
+    if text is not config:
+        raise FamilyError(f"{kind} is no plain language model (it holds {text.model_type})")
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise FamilyError(f"{kind} is no causal language model of transformers")
     _check_sizes(config)

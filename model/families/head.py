@@ -11,22 +11,25 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from model.families.configuration import FamilyError
-
-FACTORS: dict[str, Callable[[float], float]] = {"logit_scale": lambda x: x, "logits_scaling": lambda x: 1 / x}
-"""What the logits are multiplied by (Cohere, Granite). probe.py finds any other."""
+from model.scores.head import finish_of
 
 
 def with_head(lm: PreTrainedModel, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """hidden [N, D] -> ([N, D'], weight [V, D']), whose product are the model's logits: a factor goes into the hidden
-    states, a bias is one more column."""
+    """hidden [N, D] -> ([N, D'], weight [V, D']), whose product are the model's logits before a soft cap: a factor goes
+    into the hidden states, a bias is one more column."""
     head = lm.get_output_embeddings()
-    for name, of in FACTORS.items():
-        if getattr(lm.config, name, None) not in (None, 1, 1.0):
-            hidden = hidden * of(getattr(lm.config, name))
+    factor, _ = finish_of(lm.config)  # probe.py finds a factor that it does not know
+    if factor != 1.0:
+        hidden = hidden * factor
     if getattr(head, "bias", None) is None:
         return hidden, head.weight
     one = hidden.new_ones(len(hidden), 1)
     return torch.cat([hidden, one], 1), torch.cat([head.weight, head.bias[:, None]], 1)
+
+
+def soft_cap(lm: PreTrainedModel) -> float | None:
+    """The logits l of its head become cap tanh(l / cap) (Gemma 2)."""
+    return finish_of(lm.config)[1]
 
 
 def auxiliary_weight(lm: PreTrainedModel) -> float:

@@ -40,7 +40,9 @@ def build(config: PreTrainedConfig) -> PreTrainedModel:
         raise FamilyError(f"{kind} cannot be trained here: it does not name its blocks")
     if kept := set(lm.state_dict()) - {n for n, _ in lm.named_parameters(remove_duplicate=False)}:
         raise FamilyError(f"{kind} cannot be trained here: {min(kept)} is state outside its parameters")
-    _without_padding_and_dropout(lm)
+    _without_padding(lm)
+    if chance := [name for name, value in config.to_dict().items() if "drop" in name and value]:
+        log.warning("%s: what it drops by chance is off: %s", kind, ", ".join(chance))
     lm.config._attn_implementation = PACKED
     lm.config.use_cache = False
     return lm
@@ -130,18 +132,6 @@ def _fresh(lm: PreTrainedModel, unit: nn.Module, seed: int) -> dict[str, Tensor]
         torch.manual_seed(seed)
         double.apply(lm._init_weights)
     return {name: parameter.detach() for name, parameter in double.named_parameters()}
-
-
-def _without_padding_and_dropout(lm: PreTrainedModel) -> None:
-    """Dropout would draw other numbers after a restart."""
-    _without_padding(lm)
-    dropped = False
-    for module in lm.modules():
-        if isinstance(module, nn.Dropout):
-            dropped = dropped or module.p > 0
-            module.p = 0.0
-    if dropped:
-        log.warning("%s: its dropout is off", lm.config.model_type)
 
 
 def _without_padding(module: nn.Module) -> None:

@@ -6,7 +6,8 @@ step, on the weights that are to be trained.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -14,8 +15,9 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from model.families.attention import PACKED
-from model.families.configuration import FamilyError
-from model.families.head import with_head
+from model.families.configuration import FamilyError, reason_of
+from model.families.head import soft_cap, with_head
+from model.scores.head import finished
 
 LENGTHS = (7, 10)
 REPLY = 4
@@ -40,26 +42,28 @@ def check(
     ids = torch.randint(0, lm.config.vocab_size, (1, sum(lengths)), generator=rng).to(device)
     places = torch.cat([torch.arange(n) for n in lengths])[None].to(device)
     documents = torch.repeat_interleave(torch.arange(2), torch.tensor(lengths))[None].to(device)
-    ours = torch.mm(*_columns(lm, packed(ids, places, documents)))
+    with _in_one_line(kind, "its packed forward"):
+        ours = _logits(lm, packed(ids, places, documents))
     first, second = ids.split(lengths, dim=1)
     reply = second[:, -REPLY:].flip(1)
     branched = None
     if branches:
         more, which = torch.cat([ids, reply], 1), torch.zeros_like(documents)
         which[:, -REPLY:] = 1
-        branched = packed(
+        hidden = packed(
             more,
             torch.cat([places, places[:, -REPLY:]], 1),
             F.pad(documents, (0, REPLY), value=1),
             F.pad(which, (0, REPLY), value=2),
         )
-        branched = torch.mm(*_columns(lm, branched))
+        branched = _logits(lm, hidden)
     lm.config._attn_implementation = "eager"
     try:
-        theirs = [lm(input_ids=part, use_cache=False).logits[0] for part in (first, second)]
-        if branched is not None:
-            other = torch.cat([second[:, :-REPLY], reply], 1)
-            other = lm(input_ids=other, use_cache=False).logits[0, -REPLY:]
+        with _in_one_line(kind, "transformers' own forward"):
+            theirs = [lm(input_ids=part, use_cache=False).logits[0] for part in (first, second)]
+            if branched is not None:
+                other = torch.cat([second[:, :-REPLY], reply], 1)
+                other = lm(input_ids=other, use_cache=False).logits[0, -REPLY:]
         _check_head(lm, dtype)
     finally:
         lm.config._attn_implementation = PACKED
@@ -69,6 +73,17 @@ def check(
             "transformers computes for each document alone"
         )
     return branched is not None and _apart(branched, torch.cat([*theirs, other])) <= TOLERANCE[dtype]
+
+
+@contextmanager
+def _in_one_line(kind: str, what: str) -> Iterator[None]:
+    """Sizes that a configuration takes may still not go together: then a product fails, with an error of any kind."""
+    try:
+        yield
+    except FamilyError:
+        raise
+    except Exception as error:
+        raise FamilyError(f"{kind} cannot be trained here: {what} fails: {reason_of(error)}") from error
 
 
 def shortest_window(lm: PreTrainedModel) -> int | None:
@@ -81,28 +96,25 @@ def _check_head(lm: PreTrainedModel, dtype: torch.dtype) -> None:
     """With hidden states so large that a soft cap shows, which fresh weights would hide."""
     weight = lm.get_output_embeddings().weight
     hidden = torch.randn(1, 4, weight.shape[1], generator=torch.Generator().manual_seed(0))
-    ours = torch.mm(*_columns(lm, hidden[0].to(weight)))
-    hidden = (hidden * (100 / ours.float().abs().max().clamp(min=1e-6).item())).to(weight)
-    ours = torch.mm(*_columns(lm, hidden[0]))
-    body, none = lm.base_model, torch.zeros(1, 4, dtype=torch.long, device=weight.device)
-    out = body(input_ids=none, use_cache=False)
-    out.last_hidden_state = hidden
-    forward = body.forward
-    body.forward = lambda *_, **__: out
+    raw, columns = with_head(lm, hidden[0].to(weight))
+    hidden = (hidden * (100 / (raw @ columns.t()).float().abs().max().clamp(min=1e-6).item())).to(weight)
+    ours = _logits(lm, hidden[0])
+    none = torch.zeros(1, 4, dtype=torch.long, device=weight.device)
+    hook = lm.get_output_embeddings().register_forward_pre_hook(lambda *_: (hidden,))
     try:
         theirs = lm(input_ids=none, use_cache=False)
     finally:
-        body.forward = forward
+        hook.remove()
     if (apart := _apart(ours, theirs.logits[0])) > TOLERANCE[dtype] / 4:
         raise FamilyError(
-            f"{lm.config.model_type} cannot be trained here: its head does more than a product, a bias and a known "
-            f"factor (logits differ by {apart:.2g})"
+            f"{lm.config.model_type} cannot be trained here: its head does more than a product, a bias, a known factor "
+            f"and a soft cap (logits differ by {apart:.2g})"
         )
 
 
-def _columns(lm: PreTrainedModel, hidden: Tensor) -> tuple[Tensor, Tensor]:
+def _logits(lm: PreTrainedModel, hidden: Tensor) -> Tensor:
     hidden, weight = with_head(lm, hidden)
-    return hidden, weight.t()
+    return finished(hidden @ weight.t(), 1.0, soft_cap(lm))
 
 
 def _apart(a: Tensor, b: Tensor) -> float:

@@ -36,11 +36,7 @@ class Head:
         per_chunk = max(1, HEAD_ELEMENTS // len(self._weight))
         for start in range(0, len(states_ND), per_chunk):
             chunk = functional.linear(states_ND[start : start + per_chunk].float(), self._weight, self._bias)
-            if self._factor != 1.0:
-                chunk = chunk * self._factor
-            if self._cap is not None:
-                chunk = torch.tanh(chunk / self._cap) * self._cap
-            yield chunk
+            yield finished(chunk, self._factor, self._cap)
 
 
 class Given:
@@ -58,8 +54,15 @@ def finish_of(config: Any) -> tuple[float, float | None]:
     if (divisor := getattr(config, "logits_scaling", None)) is not None:  # Granite
         factor /= float(divisor)
     caps = (getattr(config, name, None) for name in CAPS)
-    cap = next((cap for cap in caps if cap is not None), None)
-    return factor, None if cap is None else float(cap)
+    cap = next((cap for cap in caps if cap), None)
+    return factor, float(cap) if cap else None
+
+
+def finished(logits: Tensor, factor: float, cap: float | None) -> Tensor:
+    """Products of hidden states and output layer -> the model's logits, by what `finish_of` says."""
+    if factor != 1.0:
+        logits = logits * factor
+    return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
 def pick(

@@ -88,7 +88,8 @@ class Documents:
 
 
 def packed_attention(q: Tensor, k: Tensor, v: Tensor, documents: Documents, scaling: float) -> Tensor:
-    """q [B, H, T, head_dim], k and v with H or fewer heads -> [B, T, H, head_dim]."""
+    """q [B, H, T, head_dim], k and v with H or fewer heads -> [B, T, H, head_dim]. In `sdpa` and `eager` the values may
+    have a width of their own, then the result has it."""
     if documents.edges is not None:
         batch, _, length, _ = q.shape
         q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
@@ -168,9 +169,9 @@ class _Chunked(Function):
 
     @staticmethod
     def forward(ctx, q, k, v, mask, spans):
-        batch, heads, length, width = q.shape
-        q, k, v = (x.reshape(batch * heads, length, width) for x in (q, k, v))
-        out, kept = torch.empty_like(q), []
+        batch, heads, length, _ = q.shape
+        q, k, v = (x.reshape(batch * heads, length, x.shape[-1]) for x in (q, k, v))
+        out, kept = q.new_empty(*q.shape[:-1], v.shape[-1]), []
         for first, key, end in spans:
             scores = torch.bmm(q[:, first:end], k[:, key:end].mT)
             scores.view(batch, heads, end - first, end - key).add_(mask[:, :, first:end, key:end])
@@ -178,13 +179,13 @@ class _Chunked(Function):
             out[:, first:end] = torch.bmm(weights, v[:, key:end])
             kept.append(weights)
         ctx.save_for_backward(q, k, v, *kept)
-        ctx.spans, ctx.shape = spans, (batch, heads, length, width)
-        return out.view(ctx.shape)
+        ctx.spans, ctx.rows = spans, (batch, heads)
+        return out.unflatten(0, ctx.rows)
 
     @staticmethod
     def backward(ctx, grad):
         q, k, v, *kept = ctx.saved_tensors
-        grad = grad.reshape(q.shape)
+        grad = grad.reshape(v.shape)
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         for (first, key, end), weights in zip(ctx.spans, kept, strict=True):
             here = grad[:, first:end]
@@ -193,4 +194,4 @@ class _Chunked(Function):
             grad_scores = torch.ops.aten._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
             grad_q[:, first:end] = torch.bmm(grad_scores, k[:, key:end])
             grad_k[:, key:end].baddbmm_(grad_scores.mT, q[:, first:end])
-        return grad_q.view(ctx.shape), grad_k.view(ctx.shape), grad_v.view(ctx.shape), None, None
+        return *(g.unflatten(0, ctx.rows) for g in (grad_q, grad_k, grad_v)), None, None

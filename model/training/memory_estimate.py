@@ -24,7 +24,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from kernels import cross_entropy
 from model.families import FamilyError, counts, network
-from model.families.head import auxiliary_weight
+from model.families.attention import capped
+from model.families.head import auxiliary_weight, soft_cap
+from model.steel.attention import Documents
 from model.training.config import ConfigError, TrainConfig, from_dict
 from model.training.loss import CHUNK_TOKENS
 from model.training.memory import beside
@@ -48,8 +50,18 @@ class _Attention(Function):
 
 
 def _attend(
-    _: nn.Module, query: Tensor, key: Tensor, value: Tensor, *__: Any, **___: Any
+    _: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *__: Any,
+    softcap: float | None = None,
+    **___: Any,
 ) -> tuple[Tensor, None]:
+    if softcap is not None:  # as it is computed: the whole square, and what autograd keeps of it
+        length = query.shape[2]
+        mask = query.new_empty(len(query), 1, length, length)
+        return capped(query, key, value, Documents("sdpa", mask), 1.0, softcap), None
     return _Attention.apply(query, key, value).transpose(1, 2), None
 
 
@@ -100,7 +112,7 @@ def _peak(question: dict[str, Any], train: TrainConfig, lm: PreTrainedModel, row
         "activations": kept + 2 * kept // max(1, blocks),
         "unsharded": size * whole,
         "loss": cross_entropy.extra_bytes(tokens, classes, hidden, size, chunk)
-        if train.kernels != "off"
+        if train.kernels != "off" and soft_cap(lm) is None
         else min(CHUNK_TOKENS, tokens) * classes * (2 * size + 4) + 4 * classes * hidden,
     }
     parts["total"] = sum(parts.values())

@@ -78,8 +78,15 @@ class FamilyScorer(Scorer):
         """`dtype`: what products are computed in; `how`, `chunked`: model.steel.attention.Documents.of."""
         nn.Module.__init__(self)
         self.lm, self.fused, self.dtype, self.how, self.chunked = lm, fused, dtype, how, chunked
-        self.auxiliary = head.auxiliary_weight(lm)
+        self.auxiliary, self.cap = head.auxiliary_weight(lm), head.soft_cap(lm)
         self.shares_prompts = False
+
+    def train(self, mode: bool = True) -> FamilyScorer:
+        """As of any module, but the model itself stays as it is asked: whatever it leaves out or adds by chance in training
+        (dropout, layers, noise of a router) is off, for a resumed run repeats every step."""
+        super().train(mode)
+        self.lm.eval()
+        return self
 
     def forward(
         self,
@@ -109,9 +116,9 @@ class FamilyScorer(Scorer):
         rows = target_rows(labels, batch.targets if self.fused else None)
         hidden, weight = head.with_head(self.lm, out.last_hidden_state.flatten(0, 1))
         if per_token:
-            return token_logprobs(hidden, weight, labels[rows], rows)
+            return token_logprobs(hidden, weight, labels[rows], rows, self.cap)
         loss, nll = cross_entropy_sum(
-            hidden, weight, labels[rows], rows, scale, z_loss, fused=self.fused, each_N=each
+            hidden, weight, labels[rows], rows, scale, z_loss, fused=self.fused, each_N=each, cap=self.cap
         )
         if balance:
             real = torch.arange(batch.input_ids.shape[1], device=labels.device) < batch.valid[:, None]

@@ -24,7 +24,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedConfig
 
-from model.families import FamilyError, configuration, counts, network, probe
+from model.families import FamilyError, attention, configuration, counts, head, network, probe
 from model.place import ModelError, open_weights
 from model.steel.attention import KERNELS
 from model.steel.attention_choice import choose
@@ -145,9 +145,10 @@ def build_family(
     """The same for another model of transformers, held against its own forward before the first step."""
     how = chosen(config, world)
     lm = network.build(geometry)
-    if config.attention == "auto" and how != "eager" and probe.shortest_window(lm) is not None:
-        how = "sdpa"  # the only one that has windows
-    fused = operators(config.kernels, world.device) is not PLAIN
+    limited = probe.shortest_window(lm) is not None or attention.plain_only(lm.config)
+    if config.attention == "auto" and how != "eager" and limited:
+        how = "sdpa"
+    fused = operators(config.kernels, world.device) is not PLAIN and head.soft_cap(lm) is None
     tensor_of = network.from_folder(folder, lm) if folder else network.from_seed(lm, config.seed)
     flops = counts.flops_per_token(lm)(1)
     scorer = FamilyScorer(lm, world.dtype, how, chunks(config, world), fused=fused)

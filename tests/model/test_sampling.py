@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from model.rewards import REWARDS
 from model.sampling import Sample, graded, sample
 from model.tokenizer import TextTokenizer
 from tests.support import tiny
+from tests.support.families import MODELS
 
 PROMPTS = [[5, 6, 7], [8, 9], [1, 2, 3], [4], [9, 8], [3, 3, 3]]
 STOPS = [300, 301, *range(20, 40)]
@@ -30,6 +32,22 @@ def test_logps_and_entropy_are_those_of_a_full_forward(ffn):
             taken = logp[torch.arange(len(reply.ids)), list(reply.ids)]
             assert list(reply.logps) == pytest.approx(taken.tolist(), abs=2e-5)
             assert reply.entropy == pytest.approx(-(logp.exp() * logp).sum().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["granite", "cohere", "gemma2"])
+def test_logps_are_those_of_another_models_head(name):
+    """Its factor and its soft cap, too."""
+    fields = dict(MODELS[name])
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(fields.pop("model_type"), **fields)).eval()
+    groups = sample(model, PROMPTS, stops=[], group=2, limit=9, temperature=1.0, seeds=range(6))
+    for prompt, group in zip(PROMPTS, groups, strict=True):
+        for reply in group:
+            with torch.no_grad():
+                logits = model(torch.tensor([[*prompt, *reply.ids]]), use_cache=False).logits[0].float()
+            logp = logits.log_softmax(-1)[len(prompt) - 1 : -1]
+            taken = logp[torch.arange(len(reply.ids)), list(reply.ids)]
+            assert list(reply.logps) == pytest.approx(taken.tolist(), abs=2e-5)
 
 
 def test_what_is_drawn_depends_on_the_seed_alone():

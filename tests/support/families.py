@@ -38,6 +38,19 @@ MODELS: dict[str, dict[str, Any]] = {
     "granite": {"model_type": "granite", **BASE, "logits_scaling": 4.0, "attention_multiplier": 0.2},
     "cohere": {"model_type": "cohere", **BASE, "logit_scale": 0.5},
     "phi-biased-head": {"model_type": "phi", **BASE},
+    "gemma2": {
+        "model_type": "gemma2", **BASE, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 6, "pad_token_id": 0,
+        "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0,
+    },
+    "deepseek2-latent": {
+        "model_type": "deepseek_v2", **BASE, "num_key_value_heads": 4, "q_lora_rank": None, "kv_lora_rank": 16,
+        "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 12, "n_routed_experts": 4, "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "n_shared_experts": 1,
+    },
+    "opt": {
+        "model_type": "opt", "vocab_size": tiny.VOCAB, "hidden_size": 32, "word_embed_proj_dim": 24, "ffn_dim": 48,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64, "init_std": 0.15,
+    },
     "gemma3": {"model_type": "gemma3_text", **BASE, "head_dim": 8, "sliding_window": 6,
         "layer_types": ["sliding_attention", "full_attention"], "pad_token_id": 0},
 }  # fmt: skip

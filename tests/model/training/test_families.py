@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
-from model.families import FamilyError, configuration, counts
+from model.families import FamilyError, attention, configuration, counts
 from model.training.batch import Batch
 from model.training.config import ConfigError, DataConfig, FileConfig, RlConfig, TrainConfig
 from model.training.loader import DataError
@@ -60,7 +60,13 @@ def test_packed_loss_is_that_of_each_document_alone(name, data, tmp_path):
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        ({"model_type": "gemma2", **BASE}, "gemma2 .* soft cap"),
+        (
+            {**MODELS["gemma3"], "attn_logit_softcapping": 2.0},
+            "gemma3_text .* does not get the soft cap that it names",
+        ),
+        ({"model_type": "gemma4_text", **BASE}, "gemma4_text .* state outside its parameters"),
+        ({"model_type": "musicgen"}, "musicgen is no plain language model"),
+        ({**MODELS["deepseek2-latent"], "num_key_value_heads": 2}, "transformers' own forward fails"),
         ({"model_type": "gpt_oss", **BASE}, "gpt_oss .* s_aux"),
         ({"model_type": "qwen3_next", **BASE}, "qwen3_next .* linear_attention"),
         ({"model_type": "mamba2", "vocab_size": tiny.VOCAB}, "mamba2"),
@@ -76,6 +82,19 @@ def test_what_cannot_be_exact_is_refused_by_name(model, words, data, tmp_path):
         tiny.engine(settings(tmp_path, data, model=model))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "export").exists()
+
+
+@pytest.mark.parametrize("name", ["gemma2", "deepseek2-latent"])
+def test_a_kernel_without_a_soft_cap_or_a_width_of_the_values_is_refused(name):
+    scorer = built({**MODELS[name], "sliding_window": None} if name == "gemma2" else MODELS[name])
+    scorer.how = "varlen"
+    with pytest.raises(FamilyError, match="(soft cap|width).*choose attention sdpa"):
+        scorer(None)
+
+
+@pytest.mark.parametrize(("name", "due"), [("gemma2", True), ("deepseek2-latent", True), ("llama", False)])
+def test_auto_takes_what_has_them(name, due):
+    assert attention.plain_only(configuration.from_fields(MODELS[name])) == due
 
 
 class Leaky(FamilyScorer):
@@ -125,6 +144,21 @@ def test_the_probe_finds_a_head_that_does_more(change, monkeypatch):
     monkeypatch.setattr(scorer.lm, "forward", changed)
     with pytest.raises(FamilyError, match="differ by"):
         scorer(None)
+
+
+@pytest.mark.parametrize(("name", "more"), [("opt", {"layerdrop": 0.5}), ("gpt2", {})])
+def test_nothing_is_dropped_by_chance(name, more, caplog):
+    """Neither by modules (GPT-2) nor by functions and whole layers (OPT); both have dropout by default."""
+    scorer = built({**MODELS[name], **more})
+    assert "what it drops by chance is off" in caplog.text
+    ids = torch.randint(0, tiny.VOCAB, (2, 13), generator=torch.Generator().manual_seed(1))
+    batch = Batch(
+        tokens=ids.int(), starts=torch.tensor([0, 13]), valid=torch.tensor([13, 13]).int(), loss_mask=None,
+        targets=24, blocks=torch.zeros(2), files=torch.zeros(2).int(),
+    )  # fmt: skip
+    due = scorer(batch)[1]
+    scorer.train()
+    assert all(torch.equal(scorer(batch)[1], due) for _ in range(3))
 
 
 @pytest.mark.parametrize("name", ["mixtral", "qwen3-moe"])
