@@ -5,29 +5,41 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
+
+VISITED = ("num_experts_per_tok", "moe_topk", "moe_k", "top_k_experts")
+"""Fields with the number of experts that a token visits; some hold one for each layer."""
 
 
 def matrix_weights(lm: PreTrainedModel) -> float:
     """Weights that a token is multiplied with: no look-up tables, of the experts those it visits, and the head."""
     c = lm.config
-    experts = getattr(c, "num_local_experts", None) or getattr(c, "num_experts", None) or 0
-    share = getattr(c, "num_experts_per_tok", 0) / experts if experts else 1.0
     tables = {f"{name}.weight" for name, m in lm.named_modules() if isinstance(m, nn.Embedding)}
     total = 0.0
     for name, parameter in lm.named_parameters():
         if parameter.ndim > 1 and name not in tables:
-            total += parameter.numel() * (share if ".experts." in name else 1.0)
+            total += parameter.numel() * _visited(c, parameter)
     if c.tie_word_embeddings:
         total += lm.get_output_embeddings().weight.numel()
     return total
+
+
+def _visited(config: PreTrainedConfig, weight: nn.Parameter) -> float:
+    """Share of a weight that a token is multiplied with: of experts, which are stacked along a first of three dimensions,
+    those it visits. 1 where no field says how many those are."""
+    found = next((n for name in VISITED if (n := getattr(config, name, None))), None)
+    if weight.ndim != 3 or found is None:
+        return 1.0
+    return (found[0] if isinstance(found, list) else found) / len(weight)
 
 
 def flops_per_token(lm: PreTrainedModel) -> Callable[[int], float]:
     """Row length -> operations of a trained token: three times the forward pass; attention counted causally."""
     c = lm.config
     matrices = matrix_weights(lm)
-    width = c.num_attention_heads * (getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads)
+    head = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+    keys, values = getattr(c, "qk_head_dim", None) or head, getattr(c, "v_head_dim", None) or head
+    width = c.num_attention_heads * (keys + values) / 2
     windows = [m.sliding_window for m in lm.modules() if isinstance(getattr(m, "sliding_window", None), int)]
     windows += [None] * (c.num_hidden_layers - len(windows))
 
