@@ -13,6 +13,9 @@ from transformers import PreTrainedModel
 from model.families.configuration import FamilyError
 from model.scores.head import finish_of
 
+WEIGHTS = ("router_aux_loss_coef", "aux_loss_coef")
+"""Fields with the weight of the load-balancing loss."""
+
 
 def with_head(lm: PreTrainedModel, hidden: Tensor) -> tuple[Tensor, Tensor]:
     """hidden [N, D] -> ([N, D'], weight [V, D']), whose product are the model's logits before a soft cap: a factor goes
@@ -40,7 +43,12 @@ def auxiliary_weight(lm: PreTrainedModel) -> float:
         raise FamilyError(
             f"{lm.config.model_type}: output_router_logits is set, but it has no load-balancing loss"
         )
-    return float(lm.config.router_aux_loss_coef)
+    weight = next((w for name in WEIGHTS if (w := getattr(lm.config, name, None)) is not None), None)
+    if weight is None:
+        raise FamilyError(
+            f"{lm.config.model_type}: output_router_logits is set, but no field weighs the load-balancing loss"
+        )
+    return float(weight)
 
 
 def auxiliary_loss(lm: PreTrainedModel, router_logits: Any, real: Tensor) -> Tensor:
