@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig
 
@@ -27,9 +29,9 @@ def save(
     config._attn_implementation = None
     config.use_cache = True
     if init_from is None:
-        names = ("bos_token_id", "eos_token_id", "pad_token_id")
-        for name in names:
-            setattr(config, name, special_tokens.get(name))
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            with suppress(StrictDataclassError):  # a configuration that must have a number keeps its own
+                setattr(config, name, special_tokens.get(name))
     with torch.device("meta"):
         lm = AutoModelForCausalLM.from_config(
             config, dtype=next(iter(weights.values())).dtype, trust_remote_code=False

@@ -47,6 +47,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 12, "n_routed_experts": 4, "num_experts_per_tok": 2,
         "moe_intermediate_size": 16, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "n_shared_experts": 1,
     },
+    "cwm": {"model_type": "cwm", **BASE, "head_dim": 8, "sliding_window": 6},
     "jetmoe": {"model_type": "jetmoe", **BASE, "kv_channels": 8, "num_local_experts": 4, **EXPERTS},
     "opt": {
         "model_type": "opt", "vocab_size": tiny.VOCAB, "hidden_size": 32, "word_embed_proj_dim": 24, "ffn_dim": 48,
