@@ -39,7 +39,12 @@ def val_loss(work: Path) -> float:
     return [line["val_loss"] for line in tiny.metrics(work) if "val_loss" in line][-1]
 
 
-@pytest.mark.parametrize("name", MODELS)
+RARE = ("cwm", "jetmoe", "opt")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in RARE else name for name in MODELS]
+)
 def test_packed_loss_is_that_of_each_document_alone(name, data, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     assert tiny.engine(settings(first, data, model=MODELS[name])) == 0
