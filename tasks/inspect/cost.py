@@ -133,14 +133,20 @@ def ask(
     question and one a core at once, and put there when it is known: a later failure or a stop does not cost it."""
 
     places = {name: cache / f"{_digest(question)}.json" for name, question in questions.items()}
-    missing = {place: name for name, place in places.items() if not place.exists()}  # equal questions once
+    missing: dict[Path, list[str]] = {}  # equal questions are asked once
+    for name, place in places.items():
+        if not place.exists():
+            missing.setdefault(place, []).append(name)
     if missing:
-        tell(f"working out the memory of {', '.join(missing.values())}: minutes for a large model, once")
+        tell(
+            f"working out the memory of {', '.join(sum(missing.values(), []))}: minutes for a large model, once"
+        )
 
     def find(place: Path) -> None:
-        question, began = questions[missing[place]], time.monotonic()
+        names, began = missing[place], time.monotonic()
+        question = questions[names[0]]
         write_json(place, _track(question, _module(question)))
-        tell(f"  {missing[place]}: {time.monotonic() - began:.0f} s")
+        tell(f"  {' and '.join(names)}: {time.monotonic() - began:.0f} s")
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(find, missing))

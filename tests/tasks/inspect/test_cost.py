@@ -33,7 +33,7 @@ QUESTION = {
     "length": 64,
     "limit": 1e12,
 }
-PROGRESS = re.compile(r"working out the memory of |  \w+: \d+ s$")
+PROGRESS = re.compile(r"working out the memory of |  [\w ]+: \d+ s$")
 FINE = {"sft.train.batch_size": 128}
 
 
@@ -219,6 +219,9 @@ def test_what_takes_time_is_said_and_what_is_known_is_kept_where_another_fails(t
     del questions["dpo"]
     assert cost.ask(questions, tmp_path, lines.append) == [{"largest": 1}, {"largest": 2}]
     assert not lines  # both were kept
+    cost.ask({"pretrain": {"limit": 4}, "sft": {"limit": 4}}, tmp_path, lines.append)
+    assert len(lines) == 2  # equal questions are asked once
+    assert lines[1].strip() == "pretrain and sft: 0 s"
 
 
 def test_time_is_bounded_by_the_shares_of_the_peak(asked, tmp_path):
