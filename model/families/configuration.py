@@ -44,6 +44,14 @@ def from_fields(fields: Mapping[str, Any]) -> PreTrainedConfig:
     return check(config)
 
 
+def from_all_fields(kind: str, fields: Mapping[str, Any]) -> PreTrainedConfig:
+    """As from_fields, of a configuration that is spelled out whole. A None in it takes away what is there by default (a soft
+    cap, a window); where nothing is, it says nothing and may be no value that can be given."""
+    usual = AutoConfig.for_model(kind).to_dict()
+    told = {key: value for key, value in fields.items() if value is not None or usual.get(key) is not None}
+    return from_fields({"model_type": kind, **told})
+
+
 def from_folder(folder: Path) -> PreTrainedConfig:
     """The configuration of a folder that transformers can load without code of the folder's own."""
     try:

@@ -110,8 +110,7 @@ def _model(settings: dict[str, Any]) -> tuple[SteelConfig | PreTrainedConfig, Pr
         with torch.device("meta"):
             return geometry, SteelForCausalLM(geometry)
     if folder is None:
-        known = {key: value for key, value in fields.items() if value is not None}
-        config = configuration.from_fields({"model_type": kind, **known})
+        config = configuration.from_all_fields(kind, fields)
     elif (Path(folder) / "config.json").is_file():
         config = configuration.from_folder(Path(folder))  # special tokens, and names of its own
     else:

@@ -112,11 +112,13 @@ def weights(work: Path) -> dict[str, np.ndarray]:
     return load_file(work / "export" / "model.safetensors")
 
 
-def wait_for(work: Path, step: int) -> None:
-    """Return when a training that runs elsewhere has written the metrics of a step; fails with its log after 120 s."""
+def wait_for(work: Path, step: int, saved: int | None = None) -> None:
+    """Return when a training that runs elsewhere has written the metrics of a step, and the checkpoint of the step `saved`,
+    which is written beside the steps; fails with its log after 120 s."""
     for _ in range(2400):
         path = work / "metrics.jsonl"
-        if path.exists() and any(line.get("step", 0) >= step for line in metrics(work)):
+        there = saved is None or (work / f"checkpoints/step-{saved:06d}").exists()
+        if there and path.exists() and any(line.get("step", 0) >= step for line in metrics(work)):
             return
         time.sleep(0.05)
     raise AssertionError((work / "log").read_text()[-3000:])

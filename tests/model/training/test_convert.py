@@ -41,6 +41,7 @@ def same(one: Path, other: Path) -> None:
         (tiny.MODEL, {}),
         ({**tiny.MODEL, "ffn": "dense", "tie_word_embeddings": True}, {"export_dtype": "bfloat16"}),
         (MODELS["qwen2-tied"], {}),
+        ({**MODELS["gemma2"], "attn_logit_softcapping": None, "final_logit_softcapping": None}, {}),
         *(pytest.param(MODELS[name], {}, marks=pytest.mark.slow) for name in MODELS if name != "qwen2-tied"),
     ],
     ids=lambda value: value.get("model_type", value.get("ffn", "")),

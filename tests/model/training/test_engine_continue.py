@@ -115,7 +115,7 @@ def test_train_kill_append_resume_on_other_ranks(files, tmp_path):
         parent, data={"files": files[:2]}, steps=2000, batch_size=6, save_every=4, keep_checkpoints=500
     )
     process = tiny.start(first, 2, RECORDING)
-    tiny.wait_for(parent, 10)
+    tiny.wait_for(parent, 10, saved=8)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[0]), signal.SIGKILL)
     assert process.wait(timeout=120) != 0
@@ -124,7 +124,7 @@ def test_train_kill_append_resume_on_other_ranks(files, tmp_path):
         child, data={"files": files}, steps=80, batch_size=6, save_every=5, log_every=1, continue_from=str(at)
     )
     process = tiny.start(more, 1, RECORDING)
-    tiny.wait_for(child, 22)
+    tiny.wait_for(child, 22, saved=15)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[-1]), signal.SIGKILL)
     assert process.wait(timeout=120) != 0

@@ -55,7 +55,7 @@ def test_sigterm_saves_and_the_resumed_run_is_the_same_to_the_bit(plain, data, t
 def test_a_killed_rank_costs_the_steps_since_the_checkpoint(plain, data, tmp_path):
     values = tiny.settings(tmp_path, data=data, steps=60, save_every=5)
     process = tiny.start(values, 2)
-    tiny.wait_for(tmp_path, 8)
+    tiny.wait_for(tmp_path, 8, saved=5)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[-1]), signal.SIGKILL)
     assert process.wait(timeout=120) != 0
