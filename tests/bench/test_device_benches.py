@@ -53,5 +53,5 @@ def test_table2():
     assert all(set(e) >= {*KEYS, "tokens_per_s"} for e in experiments)
     switches = ("flash_attention", "fused_rope", "fused_rms_norm", "fused_loss", "parameters_dropped")
     assert len({tuple(e[s] for s in switches) for e in experiments}) == 8
-    # keeping the gathered parameters costs their memory, on any device
-    assert experiments[3]["peak_gb"] > experiments[0]["peak_gb"]
+    # keeping the gathered parameters costs their memory, but one FP32 rank on a CPU is not sharded and gathers nothing
+    assert experiments[3]["peak_gb"] >= experiments[0]["peak_gb"]
