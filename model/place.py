@@ -1,9 +1,12 @@
-"""Where a model lies: a folder of transformers, the artifact of a training, or a GGUF file. No torch here."""
+"""Where a model lies: a folder of transformers, the artifact of a training, or a GGUF file; how such a folder is read and
+written. No torch here."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +86,28 @@ def open_weights(folder: Path) -> dict[str, Any]:
             raise ModelError(f"{file} cannot be read: {error}") from error
         place |= dict.fromkeys(handle.keys(), handle)
     return place
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The parsed config.json. ModelError where there is none."""
+    try:
+        values = json.loads((folder / "config.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder}/config.json cannot be read ({error})") from None
+    if not isinstance(values, dict):
+        raise ModelError(f"{folder}/config.json must hold an object of named values")
+    return values
+
+
+@contextmanager
+def aside(folder: Path) -> Iterator[Path]:
+    """Where a model is written: renamed to `folder`, and put in its place, when all of it is there."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    yield partial
+    share_modes(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
 
 
 def share_modes(folder: Path) -> None:

@@ -25,8 +25,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2MoeConfig, Qwen2MoeForCausalLM
 
+from model import place
 from model.export.forms import FormError, refusal, stock_form
-from model.place import share_modes, weight_files
+from model.place import ModelError, share_modes, weight_files
 
 SAME = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
@@ -40,9 +41,9 @@ NOT_COPIED = ("config.json", "generation_config.json", "README.md", "model.safet
 def read_config(folder: Path) -> dict[str, Any]:
     """The parsed config.json. FormError where there is none."""
     try:
-        return json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise FormError(f"{folder}/config.json cannot be read ({error})") from None
+        return place.read_config(folder)
+    except ModelError as error:
+        raise FormError(str(error)) from None
 
 
 def write_stock(source: Path, out: Path, *, fold_cosine: bool = False) -> str:

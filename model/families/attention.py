@@ -93,11 +93,11 @@ def attend(
         raise FamilyError(
             f"{kind} cannot be trained here: its attention does not get the soft cap that it names"
         )
-    if softcap is not None:
-        return capped(query, key, value, documents.of(query.dtype, sliding_window), scaling, softcap), None
-    if value.shape[-1] != query.shape[-1] and documents.how in KERNELS:
-        raise FamilyError(f"{kind} has values of another width than its queries: choose attention sdpa")
-    out = packed_attention(query, key, value, documents.of(query.dtype, sliding_window), scaling)
+    if documents.how in KERNELS and (softcap is not None or value.shape[-1] != query.shape[-1]):
+        raise FamilyError(
+            f"{kind}: its attention has a soft cap, or values of another width than its queries: choose attention sdpa"
+        )
+    out = packed_attention(query, key, value, documents.of(query.dtype, sliding_window), scaling, softcap)
     return out.contiguous(), None  # some models take another view of it
 
 
@@ -111,23 +111,6 @@ def plain_only(config: Any) -> bool:
     queries and keys (multi-head latent attention, arXiv 2405.04434). Windows: probe.shortest_window."""
     width = getattr(config, "v_head_dim", None)
     return soft_cap(config) is not None or width not in (None, getattr(config, "qk_head_dim", None))
-
-
-def capped(
-    query: Tensor, key: Tensor, value: Tensor, documents: Documents, scaling: float, cap: float
-) -> Tensor:
-    """As packed_attention, with a soft cap on the scores, the whole square at once: no faster kernel here has one."""
-    if documents.mask is None:
-        raise FamilyError("attention scores with a soft cap: choose attention sdpa")
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    scores = torch.tanh((query @ key.mT) * (scaling / cap)) * cap + documents.mask
-    return (
-        (torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype) @ value)
-        .transpose(1, 2)
-        .contiguous()
-    )
 
 
 ALL_ATTENTION_FUNCTIONS.register(PACKED, attend)

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 from model.families.configuration import FamilyError
-from model.place import share_modes
+from model.place import aside
 
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 """GPT-2's rule."""
@@ -48,13 +47,9 @@ def unpack(file: Path, folder: Path) -> list[str]:
         fields = GGUFReader(file).fields
     except (ValueError, IndexError, UnicodeDecodeError) as error:
         raise FamilyError(f"{file} cannot be read as GGUF: {str(error).partition(chr(10))[0]}") from error
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    _weights(file, partial)
-    notes = _tokenizer(file, partial, {name: field.contents() for name, field in fields.items()})
-    share_modes(partial)
-    partial.rename(folder)
-    return notes
+    with aside(folder) as partial:
+        _weights(file, partial)
+        return _tokenizer(file, partial, {name: field.contents() for name, field in fields.items()})
 
 
 def _weights(file: Path, folder: Path) -> None:

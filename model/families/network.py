@@ -45,7 +45,7 @@ def build(config: PreTrainedConfig) -> PreTrainedModel:
         log.warning("%s: what it drops by chance is off: %s", kind, ", ".join(chance))
     lm.config._attn_implementation = PACKED
     lm.config.use_cache = False
-    return lm
+    return lm.eval()  # whoever counts what its forward keeps counts no dropout
 
 
 def blocks(lm: PreTrainedModel) -> list[nn.Module]:

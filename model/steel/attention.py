@@ -87,9 +87,11 @@ class Documents:
         return Documents(how, mask, [(i, begins[i], min(i + CHUNK, length)) for i in range(0, length, CHUNK)])
 
 
-def packed_attention(q: Tensor, k: Tensor, v: Tensor, documents: Documents, scaling: float) -> Tensor:
+def packed_attention(
+    q: Tensor, k: Tensor, v: Tensor, documents: Documents, scaling: float, cap: float | None = None
+) -> Tensor:
     """q [B, H, T, head_dim], k and v with H or fewer heads -> [B, T, H, head_dim]. In `sdpa` and `eager` the values may
-    have a width of their own, then the result has it."""
+    have a width of their own, then the result has it; `cap`: the scores s become cap tanh(s / cap), in the whole square."""
     if documents.edges is not None:
         batch, _, length, _ = q.shape
         q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
@@ -99,8 +101,9 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, documents: Documents, scal
     if groups > 1:
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
     mask = documents.mask
-    if documents.how == "eager":
-        weights = torch.softmax((q @ k.mT) * scaling + mask, dim=-1, dtype=torch.float32).to(q.dtype)
+    if documents.how == "eager" or cap is not None:
+        scores = (q @ k.mT) * scaling if cap is None else torch.tanh((q @ k.mT) * (scaling / cap)) * cap
+        weights = torch.softmax(scores + mask, dim=-1, dtype=torch.float32).to(q.dtype)
         return (weights @ v).transpose(1, 2)
     if documents.spans is None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling).transpose(1, 2)

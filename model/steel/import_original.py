@@ -17,7 +17,6 @@ length of its tokens.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shutil
 import sys
@@ -32,7 +31,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import GenerationConfig
 
-from model.place import ModelError, share_modes, weight_files
+from model.place import ModelError, aside, read_config, weight_files
 from model.steel import SteelConfig, SteelForCausalLM
 
 EXPERT = re.compile(r"(?P<layer>.*\.mlp\.experts)\.(?P<number>\d+)\.(?P<name>\w+)\.weight")
@@ -138,10 +137,10 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 def import_folder(source: Path, target: Path) -> SteelForCausalLM:
     """Read an original checkpoint folder, write a Steel folder with its tokenizer, renamed into place; the model is
-    returned. NotOriginalError where the source is no such folder, or the target is there already."""
+    returned. NotOriginalError or ModelError where the source is no such folder, or the target is there already."""
     if target.exists():
         raise NotOriginalError(f"{target} exists")
-    config = convert_config(_read_config(source))
+    config = convert_config(read_config(source))
     weights = convert_weights(read_weights(source), config)
     with torch.device("meta"):
         lm = SteelForCausalLM(config)
@@ -149,25 +148,12 @@ def import_folder(source: Path, target: Path) -> SteelForCausalLM:
     lm.tie_weights()
     ends = [token for token in (config.eos_token_id, config.bos_token_id) if token is not None]
     lm.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=config.pad_token_id)
-    partial = target.with_name(target.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    lm.save_pretrained(partial)
-    for name in TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, partial / name)
-    share_modes(partial)
-    partial.rename(target)
+    with aside(target) as partial:
+        lm.save_pretrained(partial)
+        for name in TOKENIZER_FILES:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, partial / name)
     return lm
-
-
-def _read_config(source: Path) -> dict[str, Any]:
-    try:
-        values = json.loads((source / "config.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise NotOriginalError(f"{source}/config.json cannot be read ({error})") from None
-    if not isinstance(values, dict):
-        raise NotOriginalError(f"{source}/config.json must hold an object of named values")
-    return values
 
 
 def main(arguments: list[str]) -> int:

@@ -26,7 +26,7 @@ from transformers import GenerationConfig, PreTrainedConfig
 import model.steel  # noqa: F401  (registers the classes whose source save_pretrained copies)
 from model.chat_template import CHAT_TEMPLATE, DOCUMENT_END, MARKED_CHAT_TEMPLATE, TURN_END, unmarked
 from model.families import folder as families
-from model.place import share_modes
+from model.place import aside
 from model.steel.configuration import SteelConfig
 from model.steel.modeling import SteelForCausalLM
 from model.tokenizer import read_tree, switch_off, switch_off_settings, write_tree
@@ -67,25 +67,21 @@ def write_export(
     init_from: str | None = None,
 ) -> None:
     """Write the folder aside and rename it into place. `init_from`: where the weights came from, if not from a seed."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    if isinstance(config, SteelConfig):
-        dtype = next(iter(weights.values())).dtype
-        config = SteelConfig(**{**_plain(config), **special_tokens(tokenizer_dir)})
-        with torch.device("meta"):
-            lm = SteelForCausalLM(config).to(dtype)
-        lm.generation_config = generation_config(config)
-        lm.save_pretrained(partial, state_dict=weights)
-        text = card(config)
-    else:
-        families.save(partial, config, weights, special_tokens(tokenizer_dir, steel=False), init_from)
-        text = family_card(config)
-    if tokenizer_dir is not None:
-        copy_tokenizer(Path(tokenizer_dir), partial, config.max_position_embeddings)
-    (partial / "README.md").write_text(text, "utf-8")
-    share_modes(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with aside(folder) as partial:
+        if isinstance(config, SteelConfig):
+            dtype = next(iter(weights.values())).dtype
+            config = SteelConfig(**{**_plain(config), **special_tokens(tokenizer_dir)})
+            with torch.device("meta"):
+                lm = SteelForCausalLM(config).to(dtype)
+            lm.generation_config = generation_config(config)
+            lm.save_pretrained(partial, state_dict=weights)
+            text = card(config)
+        else:
+            families.save(partial, config, weights, special_tokens(tokenizer_dir, steel=False), init_from)
+            text = family_card(config)
+        if tokenizer_dir is not None:
+            copy_tokenizer(Path(tokenizer_dir), partial, config.max_position_embeddings)
+        (partial / "README.md").write_text(text, "utf-8")
 
 
 def needed_tokens(config: TrainConfig) -> None:

@@ -24,9 +24,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from kernels import cross_entropy
 from model.families import FamilyError, counts, network
-from model.families.attention import capped
 from model.families.head import auxiliary_weight, soft_cap
-from model.steel.attention import Documents
+from model.steel.attention import Documents, packed_attention
 from model.training.config import ConfigError, TrainConfig, from_dict
 from model.training.loss import CHUNK_TOKENS
 from model.training.memory import beside
@@ -61,7 +60,7 @@ def _attend(
     if softcap is not None:  # as it is computed: the whole square, and what autograd keeps of it
         length = query.shape[2]
         mask = query.new_empty(len(query), 1, length, length)
-        return capped(query, key, value, Documents("sdpa", mask), 1.0, softcap), None
+        return packed_attention(query, key, value, Documents("sdpa", mask), 1.0, softcap).contiguous(), None
     return _Attention.apply(query, key, value).transpose(1, 2), None
 
 

@@ -1,9 +1,9 @@
 """What a run would cost on GPUs that may not be here: memory, time, disk. No data is needed, and no torch in this process.
 
 Memory of Steel's own models is measured, not estimated: model.training.memory runs the engine's step under fake tensors,
-in a process of its own for each stage; that of other models is estimated by model.training.memory_estimate. An answer is kept
-as soon as it is there, by a digest of the question and of the code of model/ and kernels/. Time is arithmetic on data sheets and on what comparable trainings
-reach; nothing of it has been measured with this code.
+in a process of its own for each stage; that of other models is estimated by model.training.memory_estimate. An answer
+is kept as soon as it is there, by a digest of the question and of the code of model/ and kernels/. Time is arithmetic on
+data sheets and on what comparable trainings reach; nothing of it has been measured with this code.
 """
 
 from __future__ import annotations
@@ -131,16 +131,14 @@ def ask(
 ) -> list[dict[str, Any]]:
     """Answers to the named questions, in their order. What is not in the folder `cache` is asked, a process for each
     question and one a core at once, and put there when it is known: a later failure or a stop does not cost it."""
-
     places = {name: cache / f"{_digest(question)}.json" for name, question in questions.items()}
     missing: dict[Path, list[str]] = {}  # equal questions are asked once
     for name, place in places.items():
         if not place.exists():
             missing.setdefault(place, []).append(name)
     if missing:
-        tell(
-            f"working out the memory of {', '.join(sum(missing.values(), []))}: minutes for a large model, once"
-        )
+        asked = ", ".join(name for name, place in places.items() if place in missing)
+        tell(f"working out the memory of {asked}: minutes for a large model, once")
 
     def find(place: Path) -> None:
         names, began = missing[place], time.monotonic()

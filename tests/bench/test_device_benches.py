@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from model.training.parallel import compute_dtype
 
 ROOT = Path(__file__).parents[2]
 KEYS = {"ms", "peak_gb", "share_of_ceiling"}
@@ -53,5 +56,10 @@ def test_table2():
     assert all(set(e) >= {*KEYS, "tokens_per_s"} for e in experiments)
     switches = ("flash_attention", "fused_rope", "fused_rms_norm", "fused_loss", "parameters_dropped")
     assert len({tuple(e[s] for s in switches) for e in experiments}) == 8
-    # keeping the gathered parameters costs their memory, but one FP32 rank on a CPU is not sharded and gathers nothing
-    assert experiments[3]["peak_gb"] >= experiments[0]["peak_gb"]
+    # keeping the gathered parameters costs their memory, on any device; one FP32 rank on a CPU is not sharded, gathers
+    # nothing, and keeps nothing
+    kept, dropped = experiments[3]["peak_gb"], experiments[0]["peak_gb"]
+    if compute_dtype("auto", "cuda" if torch.cuda.is_available() else "cpu") == torch.float32:
+        assert kept == dropped
+    else:
+        assert kept > dropped

