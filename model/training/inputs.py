@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 from model.training.batch import Batch
 from model.training.config import TrainConfig
 from model.training.gather import DataError, Rows
-from model.training.loader import BlockLoader, val_batches
+from model.training.loader import BlockLoader, Once, val_batches
 from model.training.pairs import PairLoader
 from model.training.parallel import World, read_geometry
 from model.training.shards import ShardError, look_over, verify
@@ -135,7 +134,7 @@ def make_loader(
     return BlockLoader(files, state=state, append=append, pin=world.device.type == "cuda", **settings)
 
 
-def validation_batches(config: TrainConfig, world: World, *, share_prompts: bool = False) -> Iterator[Any]:
+def validation_batches(config: TrainConfig, world: World, *, share_prompts: bool = False) -> Once[Any]:
     """This rank's batches of the validation files, each row (or pair) once; as many and as large on every rank."""
     files = entries(config.data.val_files)
     micro = config.micro_batch_size or max(1, config.batch_size // world.size)

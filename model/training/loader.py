@@ -14,9 +14,10 @@ Measured cost (bench/loader.py): about 4 µs of one core a block of 2,048 tokens
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -27,7 +28,9 @@ from model.training.gather import DataError, Rows
 from model.training.plan import Plan
 from model.training.shards import file_digest, row_of
 
-__all__ = ["IGNORED", "Batch", "BlockLoader", "DataError", "Prefetch", "val_batches"]
+__all__ = ["IGNORED", "Batch", "BlockLoader", "DataError", "Once", "Prefetch", "val_batches"]
+
+T = TypeVar("T")
 
 STATE_VERSION = 2
 PLANNED = 8192
@@ -260,9 +263,22 @@ class Prefetch:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
 
+class Once(Generic[T]):
+    """Batches in order, to be read once; their number is known beforehand."""
+
+    def __init__(self, number: int, batches: Iterator[T]):
+        self._number, self._batches = number, batches
+
+    def __len__(self) -> int:
+        return self._number
+
+    def __iter__(self) -> Iterator[T]:
+        return self._batches
+
+
 def val_batches(
     files: Sequence[Mapping[str, Any]], micro_batch: int, rank: int = 0, world: int = 1
-) -> Iterator[Batch]:
+) -> Once[Batch]:
     """All rows of the files once, in order: group g of `micro_batch` rows goes to rank g mod world.
 
     Every rank gets the same number of equally shaped batches (collectives must match); what is
@@ -276,6 +292,6 @@ def val_batches(
     file_of = np.concatenate([file_of, np.full(filler, -1)])
     row_of = np.concatenate([row_of, np.zeros(filler, np.int64)])
     blocks = np.arange(len(file_of))
-    for group in range(rank, groups, world):
-        part = slice(group * micro_batch, (group + 1) * micro_batch)
-        yield from opened.batches(file_of[part], row_of[part], blocks[part], micro_batch)
+    parts = [slice(g * micro_batch, (g + 1) * micro_batch) for g in range(rank, groups, world)]
+    each = (opened.batches(file_of[p], row_of[p], blocks[p], micro_batch) for p in parts)
+    return Once(len(parts), itertools.chain.from_iterable(each))

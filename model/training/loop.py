@@ -27,6 +27,7 @@ from model.training.inputs import fitting_files, make_loader, validation_batches
 from model.training.loader import Prefetch
 from model.training.metrics import Metrics, Window, peak_flops
 from model.training.neftune import Neftune
+from model.training.now import Now
 from model.training.objectives import Scorer, make_objective
 from model.training.optim import clip, decay_begins, learning_rate, local_gradients, make_optimizer, set_rate
 from model.training.pace import Pace, memory
@@ -48,12 +49,14 @@ class TrainingError(RuntimeError):
     """Training cannot go on: one clear line."""
 
 
-def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bool:
+def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch, now: Now) -> bool:
     """Run or resume; True when finished, False when stopped at a checkpoint."""
     work = Path(config.work_dir)
     check_allowed(config.allow_changed)
+    now.at("checks the data")
     verify_files(config, world)
     fitting_files(config, world)
+    now.at("reads the checkpoint and the model")
     checkpoints = Checkpoints(
         work / "checkpoints", config.keep_checkpoints, config.keep_every * config.save_every
     )
@@ -115,7 +118,8 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
 
     def validated(done: int) -> bool:
         """Write the line of a validation; False where a stop came between."""
-        found = validate(config, world, scorer, objective, watch, stop)
+        found = validate(config, world, scorer, objective, watch, stop, now)
+        now.rest()
         if found is not None:
             metrics.write({"step": done, **found})
         return found is not None
@@ -124,6 +128,7 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
         ready.close()
         return end_early(step, steps, trace, exports, metrics, checkpoints, save)
 
+    now.rest()
     due = bool(state.get("validation_due")) and not validated(begin)
     for step in range(begin, steps):
         clock = time.perf_counter()
@@ -215,13 +220,15 @@ def train(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bo
         return stopped(steps)
     watch.rest()
     ready.close()
+    now.at("writes the last checkpoint and the export")
     finish_saving(config, steps, trace, metrics, checkpoints)
     export(config, world, scorer, work / "export")
     return exports.finish(stop)
 
 
-def logprobs(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bool:
+def logprobs(config: TrainConfig, world: World, stop: StopFlag, watch: Watch, now: Now) -> bool:
     """Score every pair with the model and write work_dir/logprobs.arrow; False when stopped."""
+    now.at("reads the model")
     scorer = build(config, world)
     scorer.eval()
     loader = make_loader(config, world)
@@ -229,10 +236,12 @@ def logprobs(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) ->
     loader.share_prompts = scorer.shares_prompts
     sums, counts = (torch.zeros(len(loader), 2, dtype=torch.float64) for _ in range(2))
     metrics = Metrics(Path(config.work_dir) / "metrics.jsonl", active=world.first, step=0)
-    steps = -(-len(loader) // (loader.micro * world.size))
+    batches = loader.in_order()
+    steps = len(batches)
     begin = time.perf_counter()
-    for done, batch in enumerate(loader.in_order(), 1):
+    for done, batch in enumerate(batches, 1):
         watch.beat()
+        now.count("scores the pairs", done - 1, steps, "batches")
         with torch.no_grad():
             found = reply_logprobs(scorer, batch.to(world.device)).double().cpu()
         real = batch.index >= 0
@@ -247,6 +256,7 @@ def logprobs(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) ->
             eta = round(seconds * (steps - done), 1)
             metrics.write({"step": done, "steps": steps, "pairs_per_s": speed, "eta_s": eta})
     watch.rest()
+    now.rest()
     metrics.close()
     both = torch.stack([sums, counts]).to(world.device)
     torch.distributed.all_reduce(both)
@@ -259,15 +269,23 @@ def logprobs(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) ->
 
 @torch.no_grad()
 def validate(
-    config: TrainConfig, world: World, scorer: Scorer, objective: Any, watch: Watch, stop: StopFlag
+    config: TrainConfig,
+    world: World,
+    scorer: Scorer,
+    objective: Any,
+    watch: Watch,
+    stop: StopFlag,
+    now: Now,
 ) -> dict[str, Any] | None:
     """The loss on the validation files, each row once: in all, and by source. None: a rank was told to stop meanwhile."""
     files = config.data.val_files
     scorer.eval()
     table = torch.zeros(len(files), 2, dtype=torch.float64, device=world.device)
     stopping = False
-    for batch in validation_batches(config, world, share_prompts=scorer.shares_prompts):
+    batches = validation_batches(config, world, share_prompts=scorer.shares_prompts)
+    for done, batch in enumerate(batches):
         watch.beat()
+        now.count("validation", done, len(batches), "batches")
         table += objective.evaluate(scorer, batch.to(world.device), len(files))
         if stopping := bool(world.sum(stop.requested)[0]):
             break

@@ -19,7 +19,7 @@ function of (seed, epoch) alone; equal input gives equal bytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from model.training.config import undealable
-from model.training.loader import DataError
+from model.training.loader import DataError, Once
 from model.training.plan import Plan
 from model.training.sequences import pack
 from model.training.shards import flat
@@ -203,13 +203,13 @@ class PairLoader:
         index = self._seen[self._plan.block(np.arange(first, first + self.share))]
         return [self._pack(index[i : i + self.micro]) for i in range(0, self.share, self.micro)]
 
-    def in_order(self) -> Iterator[PairBatch]:
+    def in_order(self) -> Once[PairBatch]:
         """All pairs once; every rank gets the same number of batches (the last are filled up with pair 0, whose index
         and file are then -1)."""
         group = self.micro * self.world_size
         total = -(-len(self) // group) * group
-        for start in range(self.rank * self.micro, total, group):
-            yield self._pack(np.arange(start, start + self.micro))
+        starts = range(self.rank * self.micro, total, group)
+        return Once(len(starts), (self._pack(np.arange(start, start + self.micro)) for start in starts))
 
     def _join(self, path: str | Path | None) -> np.ndarray:
         if not path:

@@ -46,6 +46,7 @@ from model.training.loop import (
     spare_step,
 )
 from model.training.metrics import Metrics, Window, peak_flops
+from model.training.now import Now
 from model.training.objectives import Scorer
 from model.training.optim import clip, learning_rate, local_gradients, make_optimizer, set_rate
 from model.training.pace import Pace, memory
@@ -64,11 +65,13 @@ SEEN = ("groups", "zero", "replies", "reward", "reward_squares", "tokens", "cut"
 the sum of entropies, and the model's operations."""
 
 
-def reinforce(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -> bool:
+def reinforce(config: TrainConfig, world: World, stop: StopFlag, watch: Watch, now: Now) -> bool:
     """Run or resume; True when finished, False when stopped at a checkpoint."""
     work = Path(config.work_dir)
     check_allowed(config.allow_changed)
+    now.at("checks the data")
     verify_files(config, world)
+    now.at("reads the checkpoint and the models")
     checkpoints = Checkpoints(
         work / "checkpoints", config.keep_checkpoints, config.keep_every * config.save_every
     )
@@ -121,10 +124,12 @@ def reinforce(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -
         pace.meet(seconds)
         if stopping:
             return end_early(step, steps, trace, exports, metrics, checkpoints, save)
+        now.at(f"samples the replies of step {step + 1}")
         sampler.refresh(trainer.scorer.lm)
         pace.part()
         groups, seen = sampler.groups(prompts)
         watch.beat()
+        now.at(f"learns from the replies of step {step + 1}")
         sampling = time.perf_counter() - clock
         # ranks sample by themselves: whoever has the longest replies is waited for here
         sums = world.sum(*seen, *pace.arrive())
@@ -163,6 +168,7 @@ def reinforce(config: TrainConfig, world: World, stop: StopFlag, watch: Watch) -
             exports.add(done)
             save(done)
     watch.rest()
+    now.at("writes the last checkpoint and the export")
     finish_saving(config, steps, trace, metrics, checkpoints)
     export(config, world, trainer.scorer, work / "export")
     return exports.finish(stop)

@@ -29,6 +29,7 @@ from model.training.export import needed_tokens
 from model.training.loader import DataError
 from model.training.lock import locked
 from model.training.loop import TrainingError, logprobs, train
+from model.training.now import Now
 from model.training.parallel import refuse_longer, start
 from model.training.reinforce import reinforce
 from model.training.stop import STOPPED, StopFlag
@@ -95,11 +96,11 @@ def run(config: TrainConfig, stop: StopFlag, watch: Watch | None = None) -> int:
     work = {"logprobs": logprobs, "grpo": reinforce}.get(config.objective, train)
     try:
         alone = locked(Path(config.work_dir)) if world.first else contextlib.nullcontext()
-        with alone, widened(world.dtype, world.device):
+        with alone, widened(world.dtype, world.device), Now(Path(config.work_dir), active=world.first) as now:
             world.sum(0.0)  # no rank reads what another run is writing
             needed_tokens(config)  # what will not do is refused before the training, not after
             refuse_longer(config, world)
-            finished = work(config, world, stop, watch or Watch())
+            finished = work(config, world, stop, watch or Watch(), now)
     except BaseException:
         if world.store is None:  # others may wait in a collective, and an orderly end would wait for them
             dist.destroy_process_group()

@@ -32,7 +32,7 @@ from tasks.stage.node import Artifact
 MANIFEST = "manifest.json"
 _FOLDER = re.compile(r"(.+)-[0-9a-f]{16}")
 _LOCK_POLL_SECONDS = 0.5
-LOGS = {"metrics.jsonl", "train.log", "CONFIG.json"}
+LOGS = {"metrics.jsonl", "train.log", "CONFIG.json", "now.txt"}
 
 
 class Store:

@@ -16,6 +16,7 @@ UNCOUNTED = {
     "tasks.training.usage": "looks at processors and memory",
     "tasks.training.forks": "starts a training's processes; what is trained is model.training's",
     "model.training.forkserver": "forks the processes of a training; what is trained is model.training.run's",
+    "model.training.now": "says what a training is at, and makes nothing",
     "model.training.agent": "starts the ranks, and again after a fault; what is trained is model.training.run's",
     "tasks.download.fetch": "every file is checked against the hub's size and digest, however it came",
     "tasks.download.huggingface": "asks a hub; the revision and the files are in the node's config",

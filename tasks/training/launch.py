@@ -36,6 +36,7 @@ from typing import Any, BinaryIO, Protocol
 
 import psutil
 
+from model.training import now
 from model.training.config import TrainConfig, to_dict
 from model.training.lines import describe, parse
 from model.training.machine import Machine
@@ -245,6 +246,8 @@ class Tail:
         self._last: dict[str, Any] = {}
         self.began = "the training starts"
         """What is shown before the first line."""
+        self._doing = ""
+        """What the engine was at between two lines."""
 
     def read(self) -> None:
         """Take up what was written since the last call; a line without its end waits."""
@@ -265,10 +268,13 @@ class Tail:
             elif line.strip():  # of a try that was killed
                 self._ctx.log.warning("metrics.jsonl holds a torn line, which is skipped: %.80r", line)
         steps = self._steps or self._last.get("steps")
-        if whole and steps and "step" in self._last:
-            self._ctx.progress(min(self._last["step"] / steps, 1.0), self.position())
-        elif "step" not in self._last:
-            self._ctx.progress(0.0, self.began)
+        doing = now.read(self._path.parent)
+        if "step" not in self._last:
+            self._ctx.progress(0.0, doing or self.began)
+        elif steps and (whole or doing != self._doing):
+            text = self.position()
+            self._ctx.progress(min(self._last["step"] / steps, 1.0), f"{text}; {doing}" if doing else text)
+        self._doing = doing
 
     def _take(self, entry: Mapping[str, Any]) -> None:
         step = entry["step"]

@@ -16,6 +16,7 @@ import time
 import psutil
 import pytest
 
+from model.training import now
 from tasks.settings.config import Runtime
 from tasks.settings.errors import NodeError
 from tasks.settings.paths import ROOT
@@ -278,3 +279,23 @@ def test_before_the_first_step_it_says_that_the_ranks_start(tmp_path):
     tail.read()
     assert seen == [(0.0, "2 ranks start"), (0.75, "step 3 of 4, 8 pairs/s, ETA 0:00:05")]
     assert ctx.track.seen == [(3, {"pairs_per_s": 8.0})]  # neither the length nor the ETA, nor a list
+
+
+def test_between_two_steps_it_says_what_the_engine_is_at(tmp_path):
+    seen = []
+    ctx = context(tmp_path, progress=lambda share, text: seen.append((share, text)))
+    tail = Tail(ctx, tmp_path / launch.METRICS, 4)
+    doing = tmp_path / now.FILE
+    doing.write_text("reads the model")
+    tail.read()
+    (tmp_path / launch.METRICS).write_text('{"step": 2, "loss": 1.5}\n')
+    doing.write_text("validation: 3 of 9 batches")
+    tail.read()
+    tail.read()  # nothing new: nothing said
+    doing.unlink()
+    tail.read()
+    assert seen == [
+        (0.0, "reads the model"),
+        (0.5, "step 2 of 4, loss 1.500; validation: 3 of 9 batches"),
+        (0.5, "step 2 of 4, loss 1.500"),
+    ]
