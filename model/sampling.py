@@ -9,7 +9,7 @@ drawn depends on neither the other prompts of the batch nor the number of proces
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,10 +49,11 @@ def sample(
     temperature: float = 0.0,
     seeds: Sequence[int] = (),
     batch_rows: int = BATCH_ROWS,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[list[Sample]]:
     """[prompt][reply], `group` replies to each prompt of at most `limit` tokens. Temperature 0: the likeliest token.
 
-    `seeds`: one for each prompt (unless greedy). Raises ValueError for a prompt that leaves no room for `limit` tokens.
+    `seeds`: one for each prompt (unless greedy). `progress` is told of prompts done, and of all. Raises ValueError for a prompt that leaves no room for `limit` tokens.
     """
     context = getattr(model.config, "max_position_embeddings", None) or 1 << 30
     longest = max(map(len, prompts), default=0)
@@ -65,6 +66,7 @@ def sample(
         by_length.setdefault(len(prompt), []).append(i)
     found: list[list[Sample]] = [[] for _ in prompts]
     size = max(1, batch_rows // group)
+    done = 0
     for length in sorted(by_length):
         same = by_length[length]
         for start in range(0, len(same), size):
@@ -73,6 +75,9 @@ def sample(
             rows = _batch(model, [list(prompts[i]) for i in batch], draws, group, limit, temperature, stops)
             for k, i in enumerate(batch):
                 found[i] = rows[k * group : (k + 1) * group]
+            done += len(batch)
+            if progress:
+                progress(done, len(prompts))
     return found
 
 

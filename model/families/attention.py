@@ -16,7 +16,7 @@ from model.families.configuration import FamilyError
 from model.steel.attention import KERNELS, Documents, packed_attention
 
 PACKED = "packed_documents"
-OTHERS = ("s_aux", "head_mask", "sinks", "position_bias", "indices")
+OTHERS = ("head_mask", "sinks", "position_bias", "indices")
 """Arguments of some models that change the scores; the packed attention has none of them."""
 
 
@@ -69,9 +69,10 @@ def attend(
     documents: PackedRows | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
-    """query [B, H, T, head_dim], key and value with H or fewer heads -> [B, T, H, head_dim].
+    """query [B, H, T, head_dim], key and value with H or fewer heads -> [B, T, H, head_dim]. `s_aux` [H]: sinks.
 
     Dropout is left out: a resumed run must repeat every step.
     """
@@ -93,11 +94,13 @@ def attend(
         raise FamilyError(
             f"{kind} cannot be trained here: its attention does not get the soft cap that it names"
         )
-    if documents.how in KERNELS and (softcap is not None or value.shape[-1] != query.shape[-1]):
+    plain = softcap is not None or s_aux is not None or value.shape[-1] != query.shape[-1]
+    if documents.how in KERNELS and plain:
         raise FamilyError(
-            f"{kind}: its attention has a soft cap, or values of another width than its queries: choose attention sdpa"
+            f"{kind}: its attention has a soft cap, sinks, or values of another width than its queries: choose attention sdpa"
         )
-    out = packed_attention(query, key, value, documents.of(query.dtype, sliding_window), scaling, softcap)
+    seen = documents.of(query.dtype, sliding_window)
+    out = packed_attention(query, key, value, seen, scaling, softcap, s_aux)
     return out.contiguous(), None  # some models take another view of it
 
 
@@ -106,11 +109,14 @@ def soft_cap(config: Any) -> float | None:
     return getattr(config, "attn_logit_softcapping", None)
 
 
-def plain_only(config: Any) -> bool:
-    """Whether its attention has what the kernels of packed attention have not: a soft cap, or values of another width than
-    queries and keys (multi-head latent attention, arXiv 2405.04434). Windows: probe.shortest_window."""
+def plain_only(lm: nn.Module) -> bool:
+    """Whether its attention has what the kernels of packed attention have not: a soft cap, sinks (gpt-oss, arXiv 2508.10925),
+    or values of another width than queries and keys (multi-head latent attention, arXiv 2405.04434). Windows:
+    probe.shortest_window."""
+    config: Any = lm.config
     width = getattr(config, "v_head_dim", None)
-    return soft_cap(config) is not None or width not in (None, getattr(config, "qk_head_dim", None))
+    sinks = any(getattr(module, "sinks", None) is not None for module in lm.modules())
+    return sinks or soft_cap(config) is not None or width not in (None, getattr(config, "qk_head_dim", None))
 
 
 ALL_ATTENTION_FUNCTIONS.register(PACKED, attend)

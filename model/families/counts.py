@@ -17,7 +17,9 @@ def matrix_weights(lm: PreTrainedModel) -> float:
     tables = {f"{name}.weight" for name, m in lm.named_modules() if isinstance(m, nn.Embedding)}
     total = 0.0
     for name, parameter in lm.named_parameters():
-        if parameter.ndim > 1 and name not in tables:
+        if (
+            parameter.ndim > 1 and name not in tables and not name.endswith("bias")
+        ):  # experts' biases are stacked
             total += parameter.numel() * _visited(c, parameter)
     if c.tie_word_embeddings:
         total += lm.get_output_embeddings().weight.numel()
@@ -35,19 +37,23 @@ def _visited(config: PreTrainedConfig, weight: nn.Parameter) -> float:
 
 def flops_per_token(lm: PreTrainedModel) -> Callable[[int], float]:
     """Row length -> operations of a trained token: three times the forward pass; attention counted causally."""
-    c = lm.config
     matrices = matrix_weights(lm)
-    head = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
-    keys, values = getattr(c, "qk_head_dim", None) or head, getattr(c, "v_head_dim", None) or head
-    width = c.num_attention_heads * (keys + values) / 2
+    widths = [_width(layer) for layer in lm.config.per_layer_config]
     windows = [m.sliding_window for m in lm.modules() if isinstance(getattr(m, "sliding_window", None), int)]
-    windows += [None] * (c.num_hidden_layers - len(windows))
+    windows += [None] * (len(widths) - len(windows))
 
     def flops(length: int) -> float:
-        seen = sum(_keys(length, window) for window in windows[: c.num_hidden_layers])
-        return 3 * (2 * matrices + 4 * width * seen)
+        seen = sum(width * _keys(length, window) for width, window in zip(widths, windows, strict=False))
+        return 3 * (2 * matrices + 4 * seen)
 
     return flops
+
+
+def _width(layer: PreTrainedConfig) -> float:
+    """Mean of what the keys and the values of all query heads have of a layer."""
+    head = getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads
+    keys, values = getattr(layer, "qk_head_dim", None) or head, getattr(layer, "v_head_dim", None) or head
+    return layer.num_attention_heads * (keys + values) / 2
 
 
 def _keys(length: int, window: int | None) -> float:

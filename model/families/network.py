@@ -38,9 +38,11 @@ def build(config: PreTrainedConfig) -> PreTrainedModel:
         raise FamilyError(f"{kind} cannot be trained here: its attention cannot keep packed documents apart")
     if not blocks(lm):
         raise FamilyError(f"{kind} cannot be trained here: it does not name its blocks")
-    if kept := set(lm.state_dict()) - {n for n, _ in lm.named_parameters(remove_duplicate=False)}:
-        raise FamilyError(f"{kind} cannot be trained here: {min(kept)} is state outside its parameters")
     _without_padding(lm)
+    if state := kept(lm):
+        log.warning(
+            "%s: no gradient reaches %s; it stays as it is (%d tensors)", kind, min(state), len(state)
+        )
     if chance := [name for name, value in config.to_dict().items() if "drop" in name and value]:
         log.warning("%s: what it drops by chance is off: %s", kind, ", ".join(chance))
     lm.config._attn_implementation = PACKED
@@ -52,6 +54,18 @@ def blocks(lm: PreTrainedModel) -> list[nn.Module]:
     """What is sharded and compiled as one unit."""
     names = set(lm._no_split_modules or ())
     return [module for module in lm.modules() if type(module).__name__.removeprefix("FSDP") in names]
+
+
+def kept(module: nn.Module) -> dict[str, Tensor]:
+    """Name -> state that is saved with the weights and learned by no gradient, such as the bias with which a router chooses
+    (DeepSeek-V3, arXiv 2412.19437, section 2.1.2). A training leaves it as it is; the rule that moves such a bias is none
+    of transformers'."""
+    return {
+        f"{prefix}.{name}" if prefix else name: buffer
+        for prefix, owner in module.named_modules()
+        for name, buffer in owner.named_buffers(recurse=False)
+        if name not in owner._non_persistent_buffers_set
+    }
 
 
 def materialise(module: nn.Module, device: torch.device) -> None:
@@ -83,9 +97,12 @@ def from_seed(lm: PreTrainedModel, seed: int) -> Callable[[str], Tensor]:
             _without_padding(units[prefix])
             owner |= {f"{prefix}.{name}" if prefix else name: prefix for name in own}
     made: tuple[str, dict[str, Tensor]] | None = None
+    state = {name: buffer.clone() for name, buffer in kept(lm).items()}
 
     def tensor_of(full_name: str) -> Tensor:
         nonlocal made
+        if full_name in state:
+            return state[full_name]
         unit = owner[full_name]
         if made is None or made[0] != unit:
             digest = hashlib.sha256(f"{seed}:{unit}".encode()).digest()
@@ -103,7 +120,7 @@ def from_seed(lm: PreTrainedModel, seed: int) -> Callable[[str], Tensor]:
 def from_folder(folder: Path, lm: PreTrainedModel) -> Callable[[str], Tensor]:
     """FP32 weights of a folder: tensor by tensor where the files have the model's names, else as transformers reads
     them (experts merged, prefixes added), in the folder's own precision. Call it before the model is sharded."""
-    names = [name for name, _ in lm.named_parameters()]
+    names = [*(name for name, _ in lm.named_parameters()), *kept(lm)]
     try:
         place = open_weights(folder)
     except ModelError as error:
@@ -116,7 +133,7 @@ def from_folder(folder: Path, lm: PreTrainedModel) -> Callable[[str], Tensor]:
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise FamilyError(f"init_from: {folder}: {str(error).partition(chr(10))[0]}") from error
-    tensors = {name: parameter.detach() for name, parameter in whole.named_parameters()}
+    tensors = {name: parameter.detach() for name, parameter in whole.named_parameters()} | kept(whole)
     absent = [name for name in names if name not in tensors or name in report["missing_keys"]]
     if absent:
         raise FamilyError(f"init_from: {folder} has no weights for {absent[0]}")

@@ -88,10 +88,17 @@ class Documents:
 
 
 def packed_attention(
-    q: Tensor, k: Tensor, v: Tensor, documents: Documents, scaling: float, cap: float | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    documents: Documents,
+    scaling: float,
+    cap: float | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """q [B, H, T, head_dim], k and v with H or fewer heads -> [B, T, H, head_dim]. In `sdpa` and `eager` the values may
-    have a width of their own, then the result has it; `cap`: the scores s become cap tanh(s / cap), in the whole square."""
+    have a width of their own, then the result has it; `cap`: the scores s become cap tanh(s / cap); `sinks` [H]: the score
+    of one more key in every softmax, whose value is 0. Both take the whole square."""
     if documents.edges is not None:
         batch, _, length, _ = q.shape
         q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
@@ -101,9 +108,12 @@ def packed_attention(
     if groups > 1:
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
     mask = documents.mask
-    if documents.how == "eager" or cap is not None:
+    if documents.how == "eager" or cap is not None or sinks is not None:
         scores = (q @ k.mT) * scaling if cap is None else torch.tanh((q @ k.mT) * (scaling / cap)) * cap
-        weights = torch.softmax(scores + mask, dim=-1, dtype=torch.float32).to(q.dtype)
+        scores = scores + mask
+        if sinks is not None:
+            scores = torch.cat([scores, sinks.to(scores).view(1, -1, 1, 1).expand(*scores.shape[:-1], 1)], -1)
+        weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)[..., : k.shape[2]]
         return (weights @ v).transpose(1, 2)
     if documents.spans is None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling).transpose(1, 2)

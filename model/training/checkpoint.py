@@ -36,6 +36,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
+from model.families.network import kept
 from model.training.config import ConfigError
 from model.training.optim import Optimizer
 
@@ -389,11 +390,12 @@ def _on_host(tensors: dict[str, Tensor], meshes: dict[DeviceMesh, DeviceMesh]) -
 
 
 def _tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """Name -> (sharded) tensor, moments included; moments that do not exist yet are made."""
+    """Name -> (sharded) tensor, moments and what is kept beside the weights included; moments that do not exist yet are
+    made."""
     optimizer.prepare()
     tensors = {}
     for name, parameter in model.named_parameters():
         tensors[f"weight.{name}"] = parameter.detach()
         moments = {key: value for key, value in optimizer.state[parameter].items() if key != "step"}
         tensors |= {f"{key}.{name}": value for key, value in moments.items()}
-    return tensors
+    return tensors | {f"weight.{name}": tensor for name, tensor in kept(model).items()}

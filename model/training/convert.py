@@ -60,7 +60,8 @@ def convert(checkpoint: Path, folder: Path, dtype: str | None = None) -> None:
     geometry, lm = _model(settings)
     weights = _weights(checkpoint, lm)
     kind = getattr(torch, dtype or settings["export_dtype"])
-    weights = {name: weights.pop(name).to(kind) for name in list(weights)}
+    for name, _ in lm.named_parameters():
+        weights[name] = weights[name].to(kind)
     folder.parent.mkdir(parents=True, exist_ok=True)
     write_export(folder, geometry, weights, settings["tokenizer_dir"], settings["init_from"])
 
@@ -122,8 +123,9 @@ def _model(settings: dict[str, Any]) -> tuple[SteelConfig | PreTrainedConfig, Pr
 
 
 def _weights(checkpoint: Path, lm: PreTrainedModel) -> dict[str, Tensor]:
-    """Name -> FP32 tensor, in the order of the model."""
+    """Name -> FP32 tensor, in the order of the model; what is kept beside the weights comes last, in its own dtype."""
     wanted = {PREFIX + name: torch.empty(p.shape) for name, p in lm.named_parameters()}
+    wanted |= {PREFIX + name: torch.empty_like(tensor) for name, tensor in network.kept(lm).items()}
     try:
         saved = dcp.FileSystemReader(checkpoint).read_metadata().state_dict_metadata
         for name, tensor in wanted.items():

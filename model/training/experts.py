@@ -35,6 +35,8 @@ class Experts:
         self.count = (
             next((n for name in names if (n := getattr(config, name, None))), 0) if self.layers else 0
         )
+        # experts that hand a token on as it is (LongCat-Flash, arXiv 2509.01322)
+        self.count += (getattr(config, "zero_expert_num", None) or 0) if self.count else 0
         if self.count < 2:
             self.layers = self.count = 0
         device = next(lm.parameters()).device

@@ -26,6 +26,7 @@ from transformers import GenerationConfig, PreTrainedConfig
 import model.steel  # noqa: F401  (registers the classes whose source save_pretrained copies)
 from model.chat_template import CHAT_TEMPLATE, DOCUMENT_END, MARKED_CHAT_TEMPLATE, TURN_END, unmarked
 from model.families import folder as families
+from model.families import network
 from model.place import aside
 from model.steel.configuration import SteelConfig
 from model.steel.modeling import SteelForCausalLM
@@ -49,13 +50,16 @@ NO_SETTINGS = {
 
 
 def full_weights(lm: nn.Module, dtype: torch.dtype, *, keep: bool) -> dict[str, torch.Tensor]:
-    """All weights on the CPU, gathered one after the other (all ranks take part, only `keep` stores)."""
+    """All weights on the CPU, gathered one after the other (all ranks take part, only `keep` stores). What is kept beside
+    them has its own dtype."""
     weights = {}
     for name, parameter in lm.named_parameters():
         full = parameter.detach()
         full = full.full_tensor() if isinstance(full, DTensor) else full
         if keep:
             weights[name] = full.to("cpu", dtype).clone()
+    if keep:
+        weights |= {name: tensor.to("cpu", copy=True) for name, tensor in network.kept(lm).items()}
     return weights
 
 

@@ -241,7 +241,8 @@ def logprobs(config: TrainConfig, world: World, stop: StopFlag, watch: Watch, no
     begin = time.perf_counter()
     for done, batch in enumerate(batches, 1):
         watch.beat()
-        now.count("scores the pairs", done - 1, steps, "batches")
+        if done <= config.log_every:  # then the lines tell
+            now.count("scores the pairs", done - 1, steps, "batches")
         with torch.no_grad():
             found = reply_logprobs(scorer, batch.to(world.device)).double().cpu()
         real = batch.index >= 0
@@ -254,6 +255,7 @@ def logprobs(config: TrainConfig, world: World, stop: StopFlag, watch: Watch, no
             seconds = (time.perf_counter() - begin) / done
             speed = loader.micro * world.size / seconds
             eta = round(seconds * (steps - done), 1)
+            now.rest()
             metrics.write({"step": done, "steps": steps, "pairs_per_s": speed, "eta_s": eta})
     watch.rest()
     now.rest()

@@ -145,7 +145,7 @@ def build_family(
     """The same for another model of transformers, held against its own forward before the first step."""
     how = chosen(config, world)
     lm = network.build(geometry)
-    limited = probe.shortest_window(lm) is not None or attention.plain_only(lm.config)
+    limited = probe.shortest_window(lm) is not None or attention.plain_only(lm)
     if config.attention == "auto" and how != "eager" and limited:
         how = "sdpa"
     fused = operators(config.kernels, world.device) is not PLAIN and head.soft_cap(lm) is None
@@ -257,9 +257,9 @@ def _longest(config: TrainConfig, path: str) -> int:
 
 
 def fill(model: nn.Module, world: World, tensor_of: Callable[[str], Tensor]) -> None:
-    """Give every parameter its shard of `tensor_of(name)`, an FP32 tensor on the CPU."""
+    """Give every parameter its shard of `tensor_of(name)`, an FP32 tensor on the CPU; and what is kept beside them."""
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, parameter in [*model.named_parameters(), *network.kept(model).items()]:
             full = tensor_of(name)
             if full.shape != parameter.shape:
                 raise ConfigError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from tasks.evaluate.benchmarks import Question
 from tasks.evaluate.scorer import Task
 from tasks.stage.node import Context
 from tasks.work import partitions
+from tasks.work.told import with_eta
 
 PIECE = 512
 """Questions of a piece, at most: what a kill may cost."""
@@ -43,15 +44,29 @@ class Cost:
 
 def answers(ctx: Context, task: Task, model: Sequence[str], cost: Cost | None = None) -> list[Answer]:
     """All answers of a task, protocol by protocol. `model`: digests of what is asked; `cost` is added to."""
-    parts = list(split(task))
-    jobs = [partitions.Job(_key(part, model), piece, (part,)) for part in parts]
+    return answers_of_each(ctx, [(task, model)], cost)[0]
+
+
+def answers_of_each(
+    ctx: Context, asked: Sequence[tuple[Task, Sequence[str]]], cost: Cost | None = None
+) -> list[list[Answer]]:
+    """The same of several models, side by side."""
+    jobs = [
+        [partitions.Job(_key(part, model), piece, (part,)) for part in split(task)] for task, model in asked
+    ]
     timed = replace(ctx, progress=with_eta(ctx.progress))
-    folders = partitions.run(timed, jobs)
+    folders = partitions.run(timed, [job for each in jobs for job in each])
     for folder in folders if cost else ():
         spent = orjson.loads((folder / COST).read_bytes())
         cost.tokens += spent["tokens"]
         cost.seconds += spent["seconds"]
         cost.cpu_seconds += spent["cpu_seconds"]
+    whole = iter(folders)
+    return [_sorted(task, [next(whole) for _ in each]) for (task, _), each in zip(asked, jobs, strict=True)]
+
+
+def _sorted(task: Task, folders: Sequence[Path]) -> list[Answer]:
+    """As scorer.run would have them."""
     lines = [orjson.loads(line) for folder in folders for line in _lines(folder / FILE)]
     kinds = ("", CONTROL, SHUFFLED)
 
@@ -59,7 +74,7 @@ def answers(ctx: Context, task: Task, model: Sequence[str], cost: Cost | None = 
         of = line.get("scoring")
         return task.protocols.index(of or line["protocol"]), kinds.index(line["protocol"] if of else "")
 
-    return sorted(lines, key=place)  # as scorer.run would have them
+    return sorted(lines, key=place)
 
 
 def split(task: Task) -> Iterator[Task]:
@@ -83,25 +98,6 @@ def piece(out: Path, task: Task) -> None:
     cost.seconds, cost.cpu_seconds = time.monotonic() - began, time.process_time() - cpu
     (out / COST).write_bytes(orjson.dumps(asdict(cost)))
     (out / FILE).write_bytes(b"".join(line + b"\n" for line in lines))
-
-
-def with_eta(
-    progress: Callable[[float, str], None], clock: Callable[[], float] = time.monotonic
-) -> Callable[[float, str], None]:
-    """The same progress with the time that is left, from the pace since the first word of it."""
-    began: list[tuple[float, float]] = []
-
-    def step(share: float, text: str) -> None:
-        now = clock()
-        if not began:
-            began.append((now, share))
-        then, before = began[0]
-        if share > before and share < 1:
-            left = (now - then) * (1 - share) / (share - before)
-            text = f"{text}, about {_duration(left)} left"
-        progress(share, text)
-
-    return step
 
 
 def _cut(questions: Sequence[Question], size: int) -> Iterator[tuple[Question, ...]]:
@@ -135,11 +131,3 @@ def _key(task: Task, model: Sequence[str]) -> str:
 def _lines(path: Path) -> Iterator[bytes]:
     with path.open("rb") as lines:
         yield from lines
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    if seconds < 5400:
-        return f"{round(seconds / 60)} min"
-    return f"{seconds / 3600:.1f} h"

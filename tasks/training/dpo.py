@@ -17,6 +17,7 @@ from tasks.stage.node import Context, Node, Outcome
 from tasks.training import dpo_effect, engine, on_policy
 from tasks.training.select import chosen
 from tasks.work import pool
+from tasks.work.told import shown
 
 PARTS = ("train", "held_out")
 LOGPROBS = "logprobs.arrow"
@@ -206,7 +207,7 @@ def train(ctx: Context) -> Outcome:
             answer_tokens=recipe.answer_tokens,
         )
     # asked while the ranks train
-    before = dpo_effect.ask(trial, start.path / "export") if trial else None
+    before = dpo_effect.ask(trial, start.path / "export", counts["held_out"]) if trial else None
     val_file = {"path": str(pairs / "held_out.arrow"), "source": "held-out"}
     trained = engine.train(
         ctx,
@@ -242,8 +243,12 @@ def train(ctx: Context) -> Outcome:
         return Outcome(
             headline=f"loss {metrics['final_loss']:.4f}, nothing held out", metrics=metrics, extra=extra
         )
-    ctx.progress(0.95, f"trained; asking the new model about {counts['held_out']:,} held-out pairs")
-    effect = dpo_effect.compare(trial, before, dpo_effect.ask(trial, ctx.out / "export"))
+    # each pair is scored, and its prompt may be answered
+    told = shown(
+        ctx, lambda done: f"trained; the new model: {done} scores and replies of held-out pairs", 0.95
+    )
+    after = dpo_effect.ask(trial, ctx.out / "export", counts["held_out"])
+    effect = dpo_effect.compare(trial, before, after, told)
     effect |= {"collapsed": collapsed}
     dpo_effect.write(ctx.out / "dpo.json", effect)
     was, now = (100 * effect[f"accuracy_{when}"] for when in ("before", "after"))

@@ -7,7 +7,6 @@ source of pairs, those that the model made itself included.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from model.rewards import REWARDS
 from tasks.training import on_policy, trials
 from tasks.training.prompts import Asking, replies
 from tasks.training.trials import Score
-from tasks.work import pool
+from tasks.work.told import Jobs, Progress
 
 
 @dataclass(frozen=True)
@@ -35,29 +34,37 @@ class Trial:
     answer_tokens: int
 
 
-def ask(trial: Trial, export: Path) -> tuple[Future, Future]:
-    """Begin to ask a model: scores of the held-out pairs, and replies to the prompts whose behaviour is measured."""
-    preference = pool.submit(
-        trials.prefer, export, trial.pairs / "held_out.arrow", trial.device, trial.batch_tokens
-    )
-    return preference, pool.submit(answer, trial, export)
+def ask(trial: Trial, export: Path, pairs: int) -> Jobs:
+    """Begin to ask a model: scores of the held-out pairs, and replies to the prompts whose behaviour is measured.
+    `pairs`: how many are held out."""
+    jobs = Jobs()
+    held_out = trial.pairs / "held_out.arrow"
+    jobs.submit(pairs, trials.prefer, export, held_out, trial.device, trial.batch_tokens)
+    jobs.submit(pairs, answer, trial, export)
+    return jobs
 
 
-def answer(trial: Trial, export: Path) -> dict[str, tuple[str, bool]]:
+def answer(trial: Trial, export: Path, tell: Progress | None = None) -> dict[str, tuple[str, bool]]:
     """Greedy replies by id of pair, and whether each has a wanted trait or earns the reward of its source. Runs in a
     worker."""
     found: dict[str, tuple[str, bool]] = {}
     lines = _held_out(trial)
-    for traits, limit in ((True, trial.trait_tokens), (False, trial.answer_tokens)):
-        some = [
-            line
-            for line in lines
-            if (line["set"] in trial.traits if traits else line["set"] in on_policy.SETS)
-        ]
+    with_traits = [line for line in lines if line["set"] in trial.traits]
+    graded = [line for line in lines if line["set"] in on_policy.SETS]
+    for some, traits, limit in (
+        (with_traits, True, trial.trait_tokens), (graded, False, trial.answer_tokens),
+    ):  # fmt: skip
         if not some:
             continue
         asking = Asking(export, trial.tokenizer, trial.device, limit)
-        for line, (reply,) in zip(some, replies(asking, [x["prompt"] for x in some]), strict=True):
+        before = len(found)
+
+        def further(done: int, _: int, before: int = before) -> None:
+            if tell is not None:
+                tell(before + done, len(with_traits) + len(graded))
+
+        said = replies(asking, [x["prompt"] for x in some], tell=further)
+        for line, (reply,) in zip(some, said, strict=True):
             if traits:
                 shown = trials.shows(trial.traits[line["set"]], reply.text)
             else:
@@ -81,11 +88,12 @@ def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
     return {line["id"]: line for line in lines}
 
 
-def compare(trial: Trial, before: tuple[Future, Future], after: tuple[Future, Future]) -> dict[str, Any]:
-    """What dpo.json holds."""
+def compare(trial: Trial, before: Jobs, after: Jobs, progress: Progress | None = None) -> dict[str, Any]:
+    """What dpo.json holds. `progress` is of the model that is asked last."""
     sets = {each: line["set"] for each, line in _manifest(trial.pairs).items()}
-    scores: tuple[list[Score], list[Score]] = (before[0].result(), after[0].result())
-    said: tuple[dict, dict] = (before[1].result(), after[1].result())
+    scores: tuple[list[Score], list[Score]]
+    said: tuple[dict, dict]
+    scores, said = zip(before.results(), after.results(progress), strict=True)
     was, now = (trials.by_set(sets, each) for each in scores)
     given = [i for i, score in enumerate(scores[0]) if sets[score.id] not in on_policy.SETS]
     effect = trials.compare([scores[0][i] for i in given], [scores[1][i] for i in given])

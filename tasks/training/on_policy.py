@@ -25,6 +25,7 @@ from tasks.training.mixtures import key
 from tasks.training.pairs import PairLine
 from tasks.training.prompts import Question, right
 from tasks.work import pool
+from tasks.work.told import shown
 
 ON_POLICY, KEEP = "on-policy", "keep"
 SETS = (ON_POLICY, KEEP)
@@ -59,7 +60,6 @@ def make(ctx: Context) -> Outcome:
         held_out=0,
     )
     lines, _, counts = pool.submit(prompts.prepare, work).result()
-    ctx.progress(0.1, f"{len(lines)} prompts, {recipe.samples} replies each")
     asking = prompts.Asking(
         export=start.path / "export",
         tokenizer=tokenizer,
@@ -68,7 +68,8 @@ def make(ctx: Context) -> Outcome:
         group=recipe.samples,
         seed=ctx.seed,
     )
-    found = prompts.answered(asking, lines)
+    told = shown(ctx, lambda done: f"{done} prompts, {recipe.samples} replies each", 0.1)
+    found = prompts.answered(asking, lines, told)
     passes = prompts.passes(lines, found)
     pairs, unchosen = pool.submit(
         build, str(tokenizer), lines, found, recipe.keep_share, ctx.seed, recipe.max_tokens

@@ -8,6 +8,7 @@ the reply: it is no reward, because any list of answers would earn it, and shows
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from model.rewards import REWARDS, Reply, normal
 from tasks.training.prompts import Line, right, subject
 
 HELD_OUT = "held-out prompts"
+_NUMBER = re.compile(r"(?:(?<![0-9)])[-−])?[0-9][0-9,]*(?:\.[0-9]+)?")
+"""A number in a text; behind a digit or a bracket a minus is an operator."""
 UNTRAINED = "held-out-facts"
 """Part of the name of a row of facts that no training text states: a control, outside of the totals."""
 
@@ -75,8 +78,14 @@ def graded(asked: Sequence[Asked], found: Sequence[Sequence[Reply]]) -> list[dic
 
 
 def _lenient(line: Line, reply: Reply) -> bool:
-    """What is exact, or has the answer anywhere, both in their normal form."""
-    return right(line, reply) or line["answer"] in (normal(reply.text) or "")
+    """What is exact, or has the answer anywhere, both in their normal form; a number as a whole: 5 is not in 15."""
+    if right(line, reply):
+        return True
+    text = normal(reply.text) or ""
+    if line["reward"] != "arithmetic":
+        return line["answer"] in text
+    parse = REWARDS["arithmetic"].parse
+    return line["answer"] in {parse(found.rstrip(",")) for found in _NUMBER.findall(text)}
 
 
 def compare(

@@ -20,6 +20,7 @@ from tasks.settings.errors import NodeError
 from tasks.tokenize.chat import Refused, TextEncoder, render_chat
 from tasks.training import mixtures
 from tasks.training.mixtures import Taken, key
+from tasks.work.told import Jobs, Progress
 
 JOB = 64
 """Prompts that one worker samples at a time."""
@@ -138,8 +139,10 @@ def subject(meta: Mapping[str, Any], asked_by: str) -> str:
     return "" if named is None else str(named)
 
 
-def replies(asking: Asking, prompts: Sequence[Sequence[int]], first: int = 0) -> list[list[Reply]]:
-    """[prompt][reply]. Runs in a worker. `first`: the number of the first prompt."""
+def replies(
+    asking: Asking, prompts: Sequence[Sequence[int]], first: int = 0, tell: Progress | None = None
+) -> list[list[Reply]]:
+    """[prompt][reply]. Runs in a worker. `first`: the number of the first prompt; `tell` gets how many have their replies."""
     import torch
 
     from model import scoring
@@ -156,31 +159,30 @@ def replies(asking: Asking, prompts: Sequence[Sequence[int]], first: int = 0) ->
         model, prompts, stops=tokenizer.stops, group=asking.group, limit=asking.max_new_tokens,
         temperature=1.0 if drawn else 0.0,
         seeds=[key(asking.seed, "sample", str(first + i)) >> 1 for i in range(len(prompts))] if drawn else (),
+        progress=tell,
     )  # fmt: skip
     return [[graded(tokenizer, each) for each in group] for group in found]
 
 
-def answered(asking: Asking, lines: Sequence[Line]) -> list[list[Reply]]:
+def answered(asking: Asking, lines: Sequence[Line], progress: Progress | None = None) -> list[list[Reply]]:
     """The same for all lines, in the workers of the pool."""
-    return begin(asking, lines)()
+    return begin(asking, lines)(progress)
 
 
-def begin(asking: Asking, lines: Sequence[Line]) -> Callable[[], list[list[Reply]]]:
+def begin(asking: Asking, lines: Sequence[Line]) -> Callable[[Progress | None], list[list[Reply]]]:
     """Begin to ask in the workers of the pool; what is returned waits for the replies."""
-    from tasks.work import pool
-
-    jobs = []
+    jobs, parts = Jobs(), []
     # neighbours of one length share a batch
     order = sorted(range(len(lines)), key=lambda i: (len(lines[i]["prompt"]), i))
     share = max(JOB, -(-len(lines) // 4))
     for start in range(0, len(order), share):
-        part = order[start : start + share]
-        jobs.append((part, pool.submit(replies, asking, [lines[i]["prompt"] for i in part], start)))
+        parts.append(part := order[start : start + share])
+        jobs.submit(len(part), replies, asking, [lines[i]["prompt"] for i in part], start)
 
-    def wait() -> list[list[Reply]]:
+    def wait(progress: Progress | None) -> list[list[Reply]]:
         found: list[list[Reply]] = [[] for _ in lines]
-        for part, future in jobs:
-            for i, group in zip(part, future.result(), strict=True):
+        for part, result in zip(parts, jobs.results(progress), strict=True):
+            for i, group in zip(part, result, strict=True):
                 found[i] = group
         return found
 

@@ -32,9 +32,8 @@ def select(ctx: Context) -> Outcome:
     """Score the variants on questions that are not reported; choose the best."""
     import orjson
 
-    from tasks.evaluate import benchmarks, scorer
+    from tasks.evaluate import benchmarks, pieces, scorer
     from tasks.evaluate.statistics import wilson
-    from tasks.work import pool
 
     recipe: Recipe = ctx.config
     if not recipe.benchmarks:
@@ -46,23 +45,24 @@ def select(ctx: Context) -> Outcome:
             ctx.inputs[name].path, name, split, recipe.max_questions, recipe.families[name]
         )
     )
-    futures = {
-        variant: pool.submit(
-            scorer.run,
-            scorer.Task(
-                export=ctx.inputs[variant].path / "export",
-                tokenizer=ctx.inputs["tokenizer"].path,
-                questions=questions,
-                protocols=(recipe.protocol,),
-                form=recipe.form,
-                controls=False,
-                batch_tokens=recipe.batch_tokens,
-                device=ctx.runtime.device,
-            ),
+    ctx.progress(0.0, f"{len(questions)} questions, {len(recipe.variants)} variants")
+    tokenizer = ctx.inputs["tokenizer"]
+    tasks = [
+        scorer.Task(
+            export=ctx.inputs[variant].path / "export",
+            tokenizer=tokenizer.path,
+            questions=questions,
+            protocols=(recipe.protocol,),
+            form=recipe.form,
+            controls=False,
+            batch_tokens=recipe.batch_tokens,
+            device=ctx.runtime.device,
         )
         for variant in recipe.variants
-    }
-    right = {variant: sum(a["correct"] for a in future.result()) for variant, future in futures.items()}
+    ]
+    models = [[ctx.inputs[variant].digest, tokenizer.digest] for variant in recipe.variants]
+    answers = pieces.answers_of_each(ctx, list(zip(tasks, models, strict=True)))
+    right = {v: sum(a["correct"] for a in each) for v, each in zip(recipe.variants, answers, strict=True)}
     best = choose(right)
     scores = {
         variant: {

@@ -16,6 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tasks.work.told import Progress
+
 
 class Score(NamedTuple):
     """One pair under one model: summed log-probabilities and numbers of tokens."""
@@ -36,7 +38,9 @@ class Score(NamedTuple):
         return chosen > rejected
 
 
-def prefer(export: Path, pairs: Path, device: str, batch_tokens: int) -> list[Score]:
+def prefer(
+    export: Path, pairs: Path, device: str, batch_tokens: int, tell: Progress | None = None
+) -> list[Score]:
     """The score of each pair of a file. Runs in a worker."""
     import pyarrow as pa
     import torch
@@ -51,7 +55,7 @@ def prefer(export: Path, pairs: Path, device: str, batch_tokens: int) -> list[Sc
         lines = pa.ipc.open_file(source).read_all().to_pylist()
     prompts = [line["prompt"] for line in lines]
     options = [[line["chosen"], line["rejected"]] for line in lines]
-    scores = scoring.choice_logprobs(model, prompts, options, batch_tokens)
+    scores = scoring.choice_logprobs(model, prompts, options, batch_tokens, progress=tell)
     return [
         Score(line["id"], *chosen, *rejected) for line, (chosen, rejected) in zip(lines, scores, strict=True)
     ]

@@ -1,44 +1,104 @@
-"""What a job in a worker process says of its progress, to the node that waits for it: a small file, replaced each time."""
+"""What jobs in worker processes say of their progress, to the node that waits for them: a small file of each, replaced."""
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections.abc import Iterator
-from concurrent.futures import Future, wait
-from contextlib import contextmanager
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from pathlib import Path
 from typing import Any
 
 from tasks.settings.files import write_text
 from tasks.stage.node import Context
+from tasks.work import pool
 
 POLL_SECONDS = 2.0
+"""Between two looks at the files, and between two words of a job."""
+
+Progress = Callable[[int, int], None]
+"""So many are done, of so many."""
 
 
-@dataclass(frozen=True)
 class Teller:
-    """`tell(share, text)` from the job; picklable."""
+    """A job's `tell(done, of)`; picklable."""
 
-    path: Path
+    def __init__(self, path: Path):
+        self.path, self.said = path, 0.0
 
-    def __call__(self, share: float, text: str) -> None:
-        write_text(self.path, json.dumps([share, text]))
+    def __call__(self, done: int, of: int) -> None:
+        if (
+            time.monotonic() - self.said >= POLL_SECONDS and self.path.parent.exists()
+        ):  # else nobody waits any more
+            write_text(self.path, repr(done / max(1, of)))
+            self.said = time.monotonic()
+
+    def share(self) -> float:
+        """What was said last, in [0, 1]."""
+        return float(self.path.read_text("utf-8")) if self.path.exists() else 0.0
 
 
-@contextmanager
-def teller() -> Iterator[Teller]:
-    """One for a job, until it has ended."""
-    with tempfile.TemporaryDirectory(prefix="steel-told-") as folder:
-        yield Teller(Path(folder) / "told.json")
+class Jobs:
+    """Jobs of the pool that tell how far they are."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="steel-told-")
+        self._jobs: list[tuple[Future, Teller, int]] = []
+
+    def submit(self, size: int, function: Callable[..., Any], *args: Any) -> None:
+        """`function(*args, tell=…)` in a worker. `size`: how many of what is counted it has."""
+        tell = Teller(Path(self._folder.name) / str(len(self._jobs)))
+        self._jobs.append((pool.submit(function, *args, tell=tell), tell, size))
+
+    def results(self, progress: Progress | None = None) -> list[Any]:
+        """In the order of `submit`; the first error is raised. To be asked once."""
+        try:
+            said, waiting = None, {job for job, *_ in self._jobs}
+            while waiting:
+                finished, waiting = wait(waiting, timeout=POLL_SECONDS, return_when=FIRST_EXCEPTION)
+                now = self._done()
+                if progress is not None and now != said:
+                    progress(*now)
+                    said = now
+                for job in finished:
+                    job.result()  # what has failed is not kept back until others end
+            return [job.result() for job, *_ in self._jobs]
+        finally:
+            self._folder.cleanup()
+
+    def _done(self) -> tuple[int, int]:
+        done = sum(size if job.done() else int(size * tell.share()) for job, tell, size in self._jobs)
+        return done, sum(size for *_, size in self._jobs)
 
 
-def result(ctx: Context, job: Future, tell: Teller) -> Any:
-    """The job's result; what it says meanwhile is the node's progress."""
-    said = None
-    while not wait([job], timeout=POLL_SECONDS).done:
-        if tell.path.exists() and (now := json.loads(tell.path.read_text("utf-8"))) != said:
-            said = now
-            ctx.progress(*now)
-    return job.result()
+def shown(ctx: Context, words: Callable[[str], str], begin: float = 0.0, end: float = 1.0) -> Progress:
+    """Progress as the node's, between two shares of it, with the time that is left. `words`: of `120 of 431`."""
+    timed = with_eta(lambda share, text: ctx.progress(begin + (end - begin) * share, text))
+    return lambda done, of: timed(done / max(1, of), words(f"{done:,} of {of:,}"))
+
+
+def with_eta(
+    progress: Callable[[float, str], None], clock: Callable[[], float] = time.monotonic
+) -> Callable[[float, str], None]:
+    """The same progress with the time that is left, from the pace since the first word of it."""
+    began: list[tuple[float, float]] = []
+
+    def step(share: float, text: str) -> None:
+        now = clock()
+        if not began:
+            began.append((now, share))
+        then, before = began[0]
+        if share > before and share < 1:
+            left = (now - then) * (1 - share) / (share - before)
+            text = f"{text}, about {_duration(left)} left"
+        progress(share, text)
+
+    return step
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 5400:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"

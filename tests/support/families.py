@@ -47,6 +47,23 @@ MODELS: dict[str, dict[str, Any]] = {
         "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 12, "n_routed_experts": 4, "num_experts_per_tok": 2,
         "moe_intermediate_size": 16, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "n_shared_experts": 1,
     },
+    "deepseek3": {
+        "model_type": "deepseek_v3", **BASE, "num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16,
+        "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 12, "n_routed_experts": 4, "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1, "n_shared_experts": 1,
+    },
+    "gpt-oss": {
+        "model_type": "gpt_oss", **BASE, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2,
+        "sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "glm4-moe": {
+        "model_type": "glm4_moe", **BASE, "head_dim": 8, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1,
+        "topk_group": 1, "moe_intermediate_size": 16, "first_k_dense_replace": 1, "n_shared_experts": 1,
+    },
+    "gemma4": {
+        "model_type": "gemma4_text", **BASE, "head_dim": 8, "pad_token_id": 0, "sliding_window": 6,
+        "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": tiny.VOCAB,
+    },
     "cwm": {"model_type": "cwm", **BASE, "head_dim": 8, "sliding_window": 6},
     "jetmoe": {"model_type": "jetmoe", **BASE, "kv_channels": 8, "num_local_experts": 4, **EXPERTS},
     "opt": {

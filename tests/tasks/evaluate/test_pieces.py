@@ -73,18 +73,3 @@ def test_what_is_answered_outlives_a_failure(tmp_path, task, monkeypatch):
     same(answers, run(task))
     pieces.answers(ctx, replace(task, form="chat"), ["another model"])
     assert len(list((tmp_path / "stage" / ".partitions").iterdir())) == 20
-
-
-def test_the_time_that_is_left():
-    told, now = [], [0.0]
-    step = pieces.with_eta(lambda share, text: told.append(text), lambda: now[0])
-    for seconds, share in ((0, 0.0), (10, 0.25), (40, 0.5), (4000, 0.75), (4100, 1.0)):
-        now[0] = seconds
-        step(share, "n of m")
-    assert told == [
-        "n of m",
-        "n of m, about 30 s left",
-        "n of m, about 40 s left",
-        "n of m, about 22 min left",
-        "n of m",
-    ]

@@ -318,7 +318,9 @@ def test_behaviour_is_graded_by_the_reward_of_the_source(tmp_path, tokenizer, mo
     prepared(tmp_path, tokenizer, sets, extra=extra)
     (tmp_path / "pairs.jsonl").write_bytes((tmp_path / "out" / "pairs.jsonl").read_bytes())
     said = {line["prompt"][1]: reply for line, reply in zip(lines, replies, strict=True)}
-    monkeypatch.setattr(dpo_effect, "replies", lambda asking, asked: [[said[prompt[1]]] for prompt in asked])
+    monkeypatch.setattr(
+        dpo_effect, "replies", lambda asking, asked, tell: [[said[prompt[1]]] for prompt in asked]
+    )
     trial = dpo_effect.Trial(tmp_path, tokenizer, "cpu", 100, {}, 10, 10)
     found = dpo_effect.answer(trial, tmp_path)
     assert [found[x["id"]][1] for x in made] == [True, True, True, True, False, False]

@@ -310,6 +310,28 @@ def test_what_is_exact_is_lenient_too(reward, answer, said):
     assert not other["lenient"]
 
 
+@pytest.mark.parametrize(
+    ("answer", "said", "expected"),
+    [
+        ("1234", "That makes 1,234 apples.", True),
+        ("1234", "12345", False),
+        ("5", "15 - 10 = 5。", True),
+        ("5", "It is 15", False),
+        ("5", "10-5", True),  # the answer is there; whether it is meant, no program knows
+        ("-5", "10-5", False),
+        ("-5", "it is −5, I think", True),
+        ("42", "42.0 km", True),
+        ("4", "4.2 km", False),
+        ("7", "7, 8 or 9", True),
+        ("7", "seven", False),
+    ],
+)
+def test_a_number_is_in_a_reply_only_as_a_whole(answer, said, expected):
+    line = prompts.Line(id="", set="", language="", about="", prompt=[1], answer=answer, reward="arithmetic")
+    (found,) = open_questions.graded([open_questions.Asked(line, "r")], [[Reply(said, True)]])
+    assert found["lenient"] is expected
+
+
 def test_the_effect_is_paired():
     def answers(*right):
         return [

@@ -357,13 +357,16 @@ def test_select_asks_the_selection_split_only(tmp_path, tokenizer, trained, monk
     (exam / "questions.jsonl").write_bytes(b"".join(orjson.dumps(x) + b"\n" for x in lines))
     asked = []
 
-    def scripted(task):
+    def scripted(task, cost):
         asked.append(task)
         right = 5 if task.export.parent.name == "exp2" else 3
-        return [{"correct": k < right} for k in range(len(task.questions))]
+        return [{"protocol": "cloze", "correct": k < right} for k in range(len(task.questions))]
 
     monkeypatch.setattr("tasks.evaluate.scorer.run", scripted)
-    inputs = {name: artifact(f"sft:{name}", tmp_path / name) for name in ("exp1", "exp2")}
+    # what was answered is kept under the model's digest
+    inputs = {
+        name: replace(artifact(f"sft:{name}", tmp_path / name), digest=name) for name in ("exp1", "exp2")
+    }
     inputs["tokenizer"] = artifact("tokenize:tokenizer", tokenizer)
     inputs["demo_exam"] = artifact("convert:demo_exam", exam)
     (tmp_path / "out").mkdir()
@@ -408,7 +411,7 @@ def test_dpo_starts_from_the_chosen_variant_and_reports_the_effect(
 
     ids = held_out_ids(pairs)
     scores = [trials.Score(i, -2.0, 1, -1.0, 1) for i in ids]
-    monkeypatch.setattr("tasks.training.trials.prefer", lambda export, *_: scores)
+    monkeypatch.setattr("tasks.training.trials.prefer", lambda export, *_, tell: scores)
     inputs = {"reference": artifact("dpo:reference", pairs), **inputs}
     inputs["reference"].manifest["counts"] = first.counts
     node = node_of(dpo, "dpo:train")
