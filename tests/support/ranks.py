@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.training.config import from_dict
 from model.training.loop import train
+from model.training.now import Now
 from model.training.parallel import start
 from model.training.stop import StopFlag
 from model.training.watch import Watch
@@ -85,8 +86,8 @@ def _rank(rank: int, plan: dict[str, Any], store: Path) -> None:
             config = from_dict(each["values"])
             Path(config.work_dir).mkdir(parents=True, exist_ok=True)
             stop = StopAt(each["stop"]) if "stop" in each else StopFlag()
-            with Collectives() as counted:
-                finished = train(config, start(config), stop, Watch())
+            with Collectives() as counted, Now(Path(config.work_dir), active=rank == 0) as now:
+                finished = train(config, start(config), stop, Watch(), now)
             if rank == 0 and finished:
                 (Path(config.work_dir) / COUNTS).write_text(json.dumps(counted.seen))
     except BaseException:

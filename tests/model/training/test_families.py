@@ -20,6 +20,7 @@ from model.training.pairs import Pair, write_pairs
 from model.training.parallel import refuse_longer
 from model.training.prompts import Prompt, write_prompts
 from tests.support import engine_helpers as tiny
+from tests.support import ranks
 from tests.support.families import BASE, MODELS, built, loss_of_documents
 
 
@@ -96,6 +97,15 @@ def test_the_bias_of_a_router_counts_and_stays_through_stop_export_and_conversio
     expected = loss_of_documents(fresh / "export", [Path(data["val_files"][0]["path"])])
     assert val_loss(tmp_path / "last") == pytest.approx(expected, abs=1e-5)
     assert abs(expected - plain) > 1e-4
+
+
+@pytest.mark.slow
+def test_two_ranks_keep_it_when_they_are_stopped_and_go_on(data, tmp_path):
+    whole, cut = (settings(tmp_path / name, data, model=MODELS["glm4-moe"]) for name in ("whole", "cut"))
+    ranks.trained(tmp_path / "ranks", 2, [{"values": whole}, {"values": cut, "stop": 2}, {"values": cut}])
+    once, twice = (tmp_path / name / "export/model.safetensors" for name in ("whole", "cut"))
+    assert once.read_bytes() == twice.read_bytes()
+    assert BIAS in load_file(once)
 
 
 @pytest.mark.parametrize(
