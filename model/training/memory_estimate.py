@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from transformers import PreTrainedModel
+from transformers.integrations import moe
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from kernels import cross_entropy
@@ -55,16 +58,41 @@ def _attend(
     value: Tensor,
     *__: Any,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **___: Any,
 ) -> tuple[Tensor, None]:
-    if softcap is not None:  # as it is computed: the whole square, and what autograd keeps of it
+    if softcap is not None or s_aux is not None:  # as it is computed: the whole square, and what autograd keeps of it
         length = query.shape[2]
-        mask = query.new_empty(len(query), 1, length, length)
-        return packed_attention(query, key, value, Documents("sdpa", mask), 1.0, softcap).contiguous(), None
+        seen = Documents("sdpa", query.new_empty(len(query), 1, length, length))
+        return packed_attention(query, key, value, seen, 1.0, softcap, s_aux).contiguous(), None
     return _Attention.apply(query, key, value).transpose(1, 2), None
 
 
 ALL_ATTENTION_FUNCTIONS.register(PLANNED, _attend)
+
+
+class _Grouped(Function):
+    """Keeps what a product with the experts' stacked weights keeps. torch's own has no form without numbers in FP32."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, weight, ends)
+        return rows.new_empty(len(rows), weight.shape[-1])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise RuntimeError("nothing is computed here")
+
+
+@contextmanager
+def _grouped() -> Iterator[None]:
+    """transformers' experts without numbers."""
+    theirs = moe._grouped_mm
+    moe._grouped_mm = lambda input, weight, offs: _Grouped.apply(input.to(weight.dtype), weight, offs)
+    try:
+        yield
+    finally:
+        moe._grouped_mm = theirs
 
 
 def answer(question: dict[str, Any]) -> dict[str, Any]:
@@ -135,7 +163,7 @@ def _kept(lm: PreTrainedModel, rows: int, length: int) -> int:
 
     ids = torch.zeros(rows, length, dtype=torch.long, device="meta")
     try:
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        with _grouped(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             lm.base_model(input_ids=ids, position_ids=ids, attention_mask=None, use_cache=False)
     except (NotImplementedError, RuntimeError) as error:
         raise FamilyError(

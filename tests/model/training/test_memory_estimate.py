@@ -26,7 +26,23 @@ def question(model: dict, **more) -> dict:
     }
 
 
-@pytest.mark.parametrize("name", ["qwen2", "qwen2-tied", "llama", "gpt2", "gemma2", "gemma3", "olmo2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "qwen2",
+        "qwen2-tied",
+        "llama",
+        "gpt2",
+        "gemma2",
+        "gemma3",
+        "gemma4",
+        "olmo2",
+        "mixtral",
+        "qwen3-moe",
+        "gpt-oss",
+        "glm4-moe",
+    ],
+)
 def test_what_autograd_keeps_is_what_a_real_forward_keeps(name):
     lm = network.build(configuration.from_fields(MODELS[name]))
     lm.config._attn_implementation = memory_estimate.PLANNED
