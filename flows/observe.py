@@ -79,7 +79,7 @@ def node_summary(runner: Runner, reporter: Reporter, artifact: Artifact, outcome
 
 
 class Progress:
-    """A node's progress in the log and in the UI: `progress(share, text)`, at most once in 2 s."""
+    """A node's progress in the UI and, at most once in 2 s, in the log: `progress(share, text)`."""
 
     def __init__(self, name: str, reporter: Reporter):
         self.name = name
@@ -88,13 +88,14 @@ class Progress:
         self._next = 0.0
 
     def __call__(self, share: float, text: str) -> None:
-        now = time.monotonic()
-        if now < self._next and share < 1:
-            return
-        self._next = now + PROGRESS_SECONDS
         percent = round(100 * min(max(share, 0.0), 1.0), 1)
-        self._log.info("%s %5.1f %% %s", self.name, percent, text)
-        self._reporter.progress(self._bar, percent, text)
+        self._reporter.progress(
+            self._bar, percent, text
+        )  # it sends the newest: the last word before a wait must stay
+        now = time.monotonic()
+        if now >= self._next or share >= 1:
+            self._next = now + PROGRESS_SECONDS
+            self._log.info("%s %5.1f %% %s", self.name, percent, text)
 
     def __enter__(self) -> Progress:
         return self
@@ -104,6 +105,7 @@ class Progress:
     ) -> None:
         if self._bar.text and kind is None:
             self._reporter.progress(self._bar, 100.0, self._bar.text)
+        self._bar.over = True
 
 
 class Journal:

@@ -47,6 +47,8 @@ class Bar:
     text: str = ""
     artifact: UUID | None = None
     changed: bool = False
+    over: bool = False
+    """Nothing more comes. A node at 100 % may have more to say: its training has ended, and the model is asked."""
 
 
 @dataclass
@@ -141,7 +143,7 @@ class Reporter:
                 bar.changed = True
                 raise
         with self._lock:
-            self._bars = [bar for bar in self._bars if bar.changed or bar.percent < 100]
+            self._bars = [bar for bar in self._bars if bar.changed or not bar.over]
 
     def _send_bar(self, client: SyncPrefectClient, bar: Bar) -> None:
         description = f"{bar.name}: {bar.text}"

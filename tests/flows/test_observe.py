@@ -65,6 +65,22 @@ def test_progress_tables_and_texts_are_shown(server, reports):
     assert next(iter(server.artifacts.values())).data == 100.0
 
 
+def test_what_is_said_last_is_shown_however_soon_and_behind_100_percent(server, reports, monkeypatch):
+    monkeypatch.setattr(observe, "PROGRESS_SECONDS", 60.0)
+    with observe.Progress("dpo:train", reports) as progress:
+        progress(0.5, "step 1 of 2")
+        progress(1.0, "step 2 of 2")
+        until(lambda: shown(server) == ["dpo:train: step 2 of 2"])
+        time.sleep(0.1)  # what was sent at 100 % is not forgotten
+        progress(0.95, "trained; asking the new model")
+        until(lambda: shown(server) == ["dpo:train: trained; asking the new model"])
+        assert next(iter(server.artifacts.values())).data == 95.0
+    reports.close(5)
+    assert shown(server) == ["dpo:train: trained; asking the new model"]
+    assert next(iter(server.artifacts.values())).data == 100.0
+    assert not reports._bars
+
+
 @pytest.mark.parametrize("trouble", AWAY.values(), ids=AWAY)
 def test_an_outage_holds_nothing_up_and_loses_nothing_but_old_progress(server, reports, trouble):
     server.error = trouble
