@@ -120,12 +120,12 @@ def from_seed(lm: PreTrainedModel, seed: int) -> Callable[[str], Tensor]:
 def from_folder(folder: Path, lm: PreTrainedModel) -> Callable[[str], Tensor]:
     """FP32 weights of a folder: tensor by tensor where the files have the model's names, else as transformers reads
     them (experts merged, prefixes added), in the folder's own precision. Call it before the model is sharded."""
-    names = [*(name for name, _ in lm.named_parameters()), *kept(lm)]
+    names, state = [name for name, _ in lm.named_parameters()], kept(lm)
     try:
         place = open_weights(folder)
     except ModelError as error:
         raise FamilyError(f"init_from: {error}") from error
-    if all(name in place for name in names):
+    if all(name in place for name in [*names, *state]):
         return lambda name: place[name].get_tensor(name).float()
     try:
         whole, report = AutoModelForCausalLM.from_pretrained(
@@ -137,6 +137,8 @@ def from_folder(folder: Path, lm: PreTrainedModel) -> Callable[[str], Tensor]:
     absent = [name for name in names if name not in tensors or name in report["missing_keys"]]
     if absent:
         raise FamilyError(f"init_from: {folder} has no weights for {absent[0]}")
+    if lacking := [name for name in state if name in report["missing_keys"]]:
+        log.warning("%s has no %s: it is what transformers begins with", folder, lacking[0])
     return lambda name: tensors.pop(name).float()
 
 

@@ -99,6 +99,20 @@ def test_the_bias_of_a_router_counts_and_stays_through_stop_export_and_conversio
     assert abs(expected - plain) > 1e-4
 
 
+def test_a_folder_without_the_bias_of_its_router_begins_with_transformers_own(data, tmp_path, caplog):
+    assert tiny.engine(settings(tmp_path / "fresh", data, model=MODELS["glm4-moe"])) == 0
+    file = tmp_path / "fresh/export/model.safetensors"
+    tensors = load_file(file)
+    assert not tensors.pop(BIAS).any()
+    save_file(tensors, file, metadata={"format": "pt"})
+    frozen = {"lr": 1e-30, "warmup_steps": 0, "weight_decay": 0.0}
+    again = settings(tmp_path / "again", data, model=None, init_from=str(file.parent), optim=frozen)
+    assert tiny.engine(again) == 0
+    assert f"has no {BIAS}" in caplog.text
+    assert val_loss(tmp_path / "again") == pytest.approx(val_loss(tmp_path / "fresh"), abs=1e-6)
+    assert not load_file(tmp_path / "again/export/model.safetensors")[BIAS].any()
+
+
 @pytest.mark.slow
 def test_two_ranks_keep_it_when_they_are_stopped_and_go_on(data, tmp_path):
     whole, cut = (settings(tmp_path / name, data, model=MODELS["glm4-moe"]) for name in ("whole", "cut"))
