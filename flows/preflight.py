@@ -83,6 +83,7 @@ def run(request: Request) -> SteelRun:
         # by the same partial tree that the flow's parameters are checked with
         profiles.Overrides.model_validate(request.overrides)
         config = profiles.load(request.profile, request.overrides)
+        _ = config.model.geometry  # of a folder: the checks below ask for what it holds
     except NodeError as error:
         raise Wrong(str(error)) from error
     except ValueError as error:

@@ -36,7 +36,7 @@ def select(ctx: Context) -> Outcome:
     from tasks.evaluate.statistics import wilson
 
     recipe: Recipe = ctx.config
-    if not recipe.benchmarks:
+    if not recipe.benchmarks or len(recipe.variants) == 1:
         return _only(ctx, recipe.variants)
     questions = tuple(
         question
@@ -96,7 +96,7 @@ def choose(scores: Mapping[str, float]) -> str:
 
 
 def _only(ctx: Context, variants: list[str]) -> Outcome:
-    """Without a benchmark there is nothing to choose by, which is fine for a single variant."""
+    """A single variant is not asked: there is nothing to choose. Several need a benchmark to be chosen by."""
     import orjson
 
     if len(variants) > 1:

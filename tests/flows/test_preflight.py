@@ -49,6 +49,26 @@ def test_one_clear_line(capsys, arguments, said):
     assert "Traceback" not in text
 
 
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (None, "model.pretrained: there is no folder"),
+        ("", "config.json cannot be read"),
+        ("{", "config.json cannot be read"),
+        ("[1]", "config.json must hold an object"),
+        ('{"model_type": "qwen9"}', "does not recognize this architecture"),
+    ],
+)
+def test_a_model_folder_that_cannot_be_used_is_one_clear_line(capsys, tmp_path, config, said):
+    folder = tmp_path / "model"
+    if config is not None:
+        folder.mkdir()
+        (folder / "config.json").write_text(config)
+    text = complaint(capsys, "--profile", "smollm2", "--set", f"model.pretrained={folder}")
+    assert said in text
+    assert "Traceback" not in text
+
+
 def test_two_mistakes_are_both_told(capsys):
     text = complaint(capsys, "--until", "nowhere", "--force", "nothing")
     assert "nowhere" in text
