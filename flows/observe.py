@@ -89,9 +89,8 @@ class Progress:
 
     def __call__(self, share: float, text: str) -> None:
         percent = round(100 * min(max(share, 0.0), 1.0), 1)
-        self._reporter.progress(
-            self._bar, percent, text
-        )  # it sends the newest: the last word before a wait must stay
+        # more often than every 2 s: the reporter sends the newest, and the last word before a wait must stay
+        self._reporter.progress(self._bar, percent, text)
         now = time.monotonic()
         if now >= self._next or share >= 1:
             self._next = now + PROGRESS_SECONDS
@@ -104,8 +103,9 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar.text and kind is None:
-            self._reporter.progress(self._bar, 100.0, self._bar.text)
-        self._bar.over = True
+            self._reporter.finish(self._bar, 100.0, self._bar.text)
+        else:
+            self._bar.over = True
 
 
 class Journal:

@@ -87,6 +87,12 @@ class Reporter:
         """The bar's newest state; what was not sent yet is forgotten."""
         bar.percent, bar.text, bar.changed = percent, text, True
 
+    def finish(self, bar: Bar, percent: float, text: str) -> None:
+        """The bar's last state."""
+        with self._lock:  # the thread forgets bars that are over once they are sent
+            self.progress(bar, percent, text)
+            bar.over = True
+
     def close(self, patience: float) -> None:
         """Send what waits, for at most `patience` seconds, and end."""
         self._end.set()

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from model.families import network
+
 VISITED = ("num_experts_per_tok", "moe_topk", "moe_k", "top_k_experts")
 """Fields with the number of experts that a token visits; some hold one for each layer."""
 
@@ -17,9 +19,8 @@ def matrix_weights(lm: PreTrainedModel) -> float:
     tables = {f"{name}.weight" for name, m in lm.named_modules() if isinstance(m, nn.Embedding)}
     total = 0.0
     for name, parameter in lm.named_parameters():
-        if (
-            parameter.ndim > 1 and name not in tables and not name.endswith("bias")
-        ):  # experts' biases are stacked
+        # experts' biases are stacked, too
+        if parameter.ndim > 1 and name not in tables and not name.endswith("bias"):
             total += parameter.numel() * _visited(c, parameter)
     if c.tie_word_embeddings:
         total += lm.get_output_embeddings().weight.numel()
@@ -39,14 +40,21 @@ def flops_per_token(lm: PreTrainedModel) -> Callable[[int], float]:
     """Row length -> operations of a trained token: three times the forward pass; attention counted causally."""
     matrices = matrix_weights(lm)
     widths = [_width(layer) for layer in lm.config.per_layer_config]
-    windows = [m.sliding_window for m in lm.modules() if isinstance(getattr(m, "sliding_window", None), int)]
-    windows += [None] * (len(widths) - len(windows))
+    windows = [_window(block) for block in network.blocks(lm)]
+    if len(windows) != len(widths):  # a block may hold several layers (LongCat-Flash)
+        windows = [min(windows, key=lambda w: w or float("inf"), default=None)] * len(widths)
 
     def flops(length: int) -> float:
-        seen = sum(width * _keys(length, window) for width, window in zip(widths, windows, strict=False))
+        seen = sum(width * _keys(length, window) for width, window in zip(widths, windows, strict=True))
         return 3 * (2 * matrices + 4 * seen)
 
     return flops
+
+
+def _window(block: nn.Module) -> int | None:
+    """The sliding window of a layer, in tokens; None: it sees its whole document."""
+    found = (getattr(module, "sliding_window", None) for module in block.modules())
+    return next((window for window in found if isinstance(window, int)), None)
 
 
 def _width(layer: PreTrainedConfig) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -58,14 +58,34 @@ def blocks(lm: PreTrainedModel) -> list[nn.Module]:
 
 def kept(module: nn.Module) -> dict[str, Tensor]:
     """Name -> state that is saved with the weights and learned by no gradient, such as the bias with which a router chooses
-    (DeepSeek-V3, arXiv 2412.19437, section 2.1.2). A training leaves it as it is; the rule that moves such a bias is none
-    of transformers'."""
+    (DeepSeek-V3, arXiv 2412.19437, section 2.1.2). A training leaves it as it is: transformers has no rule that moves it."""
     return {
         f"{prefix}.{name}" if prefix else name: buffer
         for prefix, owner in module.named_modules()
         for name, buffer in owner.named_buffers(recurse=False)
         if name not in owner._non_persistent_buffers_set
     }
+
+
+def put_kept(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copies of this state in the place of the module's own, in the dtype that they have; on the module's devices."""
+    for name, tensor in state.items():
+        owner, _, last = name.rpartition(".")
+        buffers = module.get_submodule(owner)._buffers
+        there = buffers[last]
+        assert there is not None
+        buffers[last] = tensor.detach().to(there.device, copy=True)
+
+
+@contextmanager
+def _state_in_fp32(kind: type[PreTrainedModel], state: Mapping[str, Tensor]) -> Iterator[None]:
+    """Models of this class are read with such state in FP32, whatever the dtype of the folder. Some name it themselves."""
+    theirs = kind._keep_in_fp32_modules_strict
+    kind._keep_in_fp32_modules_strict = {*(theirs or ()), *(name.rpartition(".")[2] for name in state)}
+    try:
+        yield
+    finally:
+        kind._keep_in_fp32_modules_strict = theirs
 
 
 def materialise(module: nn.Module, device: torch.device) -> None:
@@ -128,9 +148,10 @@ def from_folder(folder: Path, lm: PreTrainedModel) -> Callable[[str], Tensor]:
     if all(name in place for name in [*names, *state]):
         return lambda name: place[name].get_tensor(name).float()
     try:
-        whole, report = AutoModelForCausalLM.from_pretrained(
-            folder, dtype="auto", output_loading_info=True, use_safetensors=True, trust_remote_code=False
-        )
+        with _state_in_fp32(type(lm), state):
+            whole, report = AutoModelForCausalLM.from_pretrained(
+                folder, dtype="auto", output_loading_info=True, use_safetensors=True, trust_remote_code=False
+            )
     except (OSError, ValueError, RuntimeError) as error:
         raise FamilyError(f"init_from: {folder}: {str(error).partition(chr(10))[0]}") from error
     tensors = {name: parameter.detach() for name, parameter in whole.named_parameters()} | kept(whole)
@@ -138,7 +159,8 @@ def from_folder(folder: Path, lm: PreTrainedModel) -> Callable[[str], Tensor]:
     if absent:
         raise FamilyError(f"init_from: {folder} has no weights for {absent[0]}")
     if lacking := [name for name in state if name in report["missing_keys"]]:
-        log.warning("%s has no %s: it is what transformers begins with", folder, lacking[0])
+        log.warning("%s has no %s: it is that of a fresh model", folder, lacking[0])
+        tensors |= {name: state[name].clone() for name in lacking}  # transformers may leave its memory unset
     return lambda name: tensors.pop(name).float()
 
 

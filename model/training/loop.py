@@ -236,6 +236,7 @@ def logprobs(config: TrainConfig, world: World, stop: StopFlag, watch: Watch, no
     loader.share_prompts = scorer.shares_prompts
     sums, counts = (torch.zeros(len(loader), 2, dtype=torch.float64) for _ in range(2))
     metrics = Metrics(Path(config.work_dir) / "metrics.jsonl", active=world.first, step=0)
+    now.rest()
     batches = loader.in_order()
     steps = len(batches)
     begin = time.perf_counter()

@@ -61,9 +61,8 @@ def _attend(
     s_aux: Tensor | None = None,
     **___: Any,
 ) -> tuple[Tensor, None]:
-    if (
-        softcap is not None or s_aux is not None
-    ):  # as it is computed: the whole square, and what autograd keeps of it
+    if softcap is not None or s_aux is not None:
+        # as it is computed: the whole square, and what autograd keeps of it
         length = query.shape[2]
         seen = Documents("sdpa", query.new_empty(len(query), 1, length, length))
         return packed_attention(query, key, value, seen, 1.0, softcap, s_aux).contiguous(), None

@@ -38,7 +38,7 @@ class Now:
         self.rest()
 
     def at(self, what: str) -> None:
-        """It begins with this."""
+        """From now on it is at this; told at once."""
         self._what, self._told = what, time.monotonic()
         self._logged = self._told
         self._write(what)
@@ -59,9 +59,13 @@ class Now:
     def rest(self) -> None:
         """Nothing of the kind; the next line of metrics.jsonl says where the training is."""
         self._what = None
-        if self._active:
+        if not self._active:
+            return
+        try:
             self._partial.unlink(missing_ok=True)
             self._path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("%s cannot be removed: %s", self._path, error)
 
     def _write(self, text: str) -> None:
         if not self._active:
@@ -78,4 +82,7 @@ def read(folder: Path) -> str:
     try:
         return (folder / FILE).read_text(encoding="utf-8")
     except FileNotFoundError:
+        return ""
+    except OSError as error:  # who follows the training goes on
+        log.warning("%s cannot be read: %s", folder / FILE, error)
         return ""

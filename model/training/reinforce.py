@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from model import scoring
-from model.families import counts
+from model.families import counts, network
 from model.rewards import REWARDS
 from model.sampling import Sample, graded, sample
 from model.tokenizer import TextTokenizer
@@ -163,6 +163,7 @@ def reinforce(config: TrainConfig, world: World, stop: StopFlag, watch: Watch, n
             window, shares = [], []
         if learned.look is not None:
             metrics.write({"step": done, **learned.look.close()})
+        now.rest()
         trace.end(done)
         if saves(config, exports, done, steps, spare):
             exports.add(done)
@@ -220,6 +221,7 @@ class Sampler:
         for name, parameter in lm.named_parameters():
             full = parameter.detach()
             self._weights[name].copy_(full.full_tensor() if isinstance(full, DTensor) else full)
+        network.put_kept(self.model, network.kept(lm))  # as exact as the trainer's: it chooses experts
 
     def groups(self, prompts: Sequence[tuple[Prompt, int]]) -> tuple[list[Group], list[float]]:
         """Sampled and graded groups, and the sums of SEEN."""

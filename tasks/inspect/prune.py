@@ -31,7 +31,7 @@ class Item:
     """One folder that can go."""
 
     kind: str
-    """`artifact`, `half-made`, `pieces` (of data nodes, found again by key) or `left over` (of a crash in a removal)."""
+    """`artifact`, `half-made`, `pieces` (of data, and of answers; found again by key) or `left over` (of a crash in a removal)."""
     path: Path
     size: int
     """Bytes on the disk that only this folder holds: hard-linked files count where their last link goes."""

@@ -17,7 +17,7 @@ from tasks.stage.node import Context, Node, Outcome
 from tasks.training import dpo_effect, engine, on_policy
 from tasks.training.select import chosen
 from tasks.work import pool
-from tasks.work.told import shown
+from tasks.work.told import Progress, shown
 
 PARTS = ("train", "held_out")
 LOGPROBS = "logprobs.arrow"
@@ -243,12 +243,8 @@ def train(ctx: Context) -> Outcome:
         return Outcome(
             headline=f"loss {metrics['final_loss']:.4f}, nothing held out", metrics=metrics, extra=extra
         )
-    # each pair is scored, and its prompt may be answered
-    told = shown(
-        ctx, lambda done: f"trained; the new model: {done} scores and replies of held-out pairs", 0.95
-    )
     after = dpo_effect.ask(trial, ctx.out / "export", counts["held_out"])
-    effect = dpo_effect.compare(trial, before, after, told)
+    effect = dpo_effect.compare(trial, before.results(_asks(ctx, "old")), after.results(_asks(ctx, "new")))
     effect |= {"collapsed": collapsed}
     dpo_effect.write(ctx.out / "dpo.json", effect)
     was, now = (100 * effect[f"accuracy_{when}"] for when in ("before", "after"))
@@ -265,3 +261,8 @@ def train(ctx: Context) -> Outcome:
         summary=dpo_effect.table(effect),
         files=["dpo.json"],
     )
+
+
+def _asks(ctx: Context, which: str) -> Progress:
+    """Each held-out pair is scored, and its prompt may be answered."""
+    return shown(ctx, lambda done: f"trained; the {which} model: {done} scores and replies", 0.95)

@@ -6,7 +6,7 @@ source of pairs, those that the model made itself included.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,12 +88,12 @@ def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
     return {line["id"]: line for line in lines}
 
 
-def compare(trial: Trial, before: Jobs, after: Jobs, progress: Progress | None = None) -> dict[str, Any]:
-    """What dpo.json holds. `progress` is of the model that is asked last."""
+def compare(trial: Trial, before: Sequence[Any], after: Sequence[Any]) -> dict[str, Any]:
+    """What dpo.json holds, of the results of `ask`."""
     sets = {each: line["set"] for each, line in _manifest(trial.pairs).items()}
     scores: tuple[list[Score], list[Score]]
     said: tuple[dict, dict]
-    scores, said = zip(before.results(), after.results(progress), strict=True)
+    scores, said = zip(before, after, strict=True)
     was, now = (trials.by_set(sets, each) for each in scores)
     given = [i for i, score in enumerate(scores[0]) if sets[score.id] not in on_policy.SETS]
     effect = trials.compare([scores[0][i] for i in given], [scores[1][i] for i in given])

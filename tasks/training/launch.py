@@ -36,11 +36,12 @@ from typing import Any, BinaryIO, Protocol
 
 import psutil
 
-from model.training import now
 from model.training.config import TrainConfig, to_dict
 from model.training.lines import describe, parse
 from model.training.machine import Machine
 from model.training.machine import look as look_here
+from model.training.now import FILE as NOW
+from model.training.now import read as read_now
 from tasks.settings.errors import NodeError
 from tasks.settings.files import write_json
 from tasks.settings.paths import ROOT
@@ -211,6 +212,7 @@ def supervise(ctx: Context, start_child: Start, tail: Tail) -> None:
     log = ctx.out / LOG
     with _locked(ctx.out, ctx) as lock, open(log, "ab") as sink:
         start = sink.tell()
+        tail.folder.joinpath(NOW).unlink(missing_ok=True)  # of one that was killed
         child = start_child(sink, lock)
         ctx.log.info("training starts: process %s, log %s", child.pid, log)
         tail.read()
@@ -240,6 +242,7 @@ class Tail:
 
     def __init__(self, ctx: Context, path: Path, steps: int | None):
         self._ctx, self._path, self._steps = ctx, path, steps
+        self.folder = path.parent
         self._offset = 0
         self._reported: dict[str, int] = {}
         """Metric -> the last step that was reported."""
@@ -268,7 +271,7 @@ class Tail:
             elif line.strip():  # of a try that was killed
                 self._ctx.log.warning("metrics.jsonl holds a torn line, which is skipped: %.80r", line)
         steps = self._steps or self._last.get("steps")
-        doing = now.read(self._path.parent)
+        doing = read_now(self.folder)
         if "step" not in self._last:
             self._ctx.progress(0.0, doing or self.began)
         elif steps and (whole or doing != self._doing):

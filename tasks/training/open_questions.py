@@ -18,8 +18,9 @@ from model.rewards import REWARDS, Reply, normal
 from tasks.training.prompts import Line, right, subject
 
 HELD_OUT = "held-out prompts"
-_NUMBER = re.compile(r"(?:(?<![0-9)])[-−])?[0-9][0-9,]*(?:\.[0-9]+)?")
-"""A number in a text; behind a digit or a bracket a minus is an operator."""
+_NUMBER = re.compile(r"(?:(?<![\w)])[-−])?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?")
+"""A number in a text; behind a letter, a digit or a bracket a minus is none of its. A comma that is not before each three
+digits divides two numbers."""
 UNTRAINED = "held-out-facts"
 """Part of the name of a row of facts that no training text states: a control, outside of the totals."""
 
@@ -81,11 +82,11 @@ def _lenient(line: Line, reply: Reply) -> bool:
     """What is exact, or has the answer anywhere, both in their normal form; a number as a whole: 5 is not in 15."""
     if right(line, reply):
         return True
-    text = normal(reply.text) or ""
-    if line["reward"] != "arithmetic":
+    text, parse = normal(reply.text) or "", REWARDS["arithmetic"].parse
+    number = parse(line["answer"])
+    if number is None:
         return line["answer"] in text
-    parse = REWARDS["arithmetic"].parse
-    return line["answer"] in {parse(found.rstrip(",")) for found in _NUMBER.findall(text)}
+    return number in map(parse, _NUMBER.findall(text))
 
 
 def compare(

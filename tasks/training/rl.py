@@ -320,13 +320,11 @@ def _metric(row: Mapping[str, Any]) -> str:
 
 
 def _headline(effect: list[dict[str, Any]], rewards: list[float]) -> str:
-    shown = next((row for row in effect if row["measure"] == "exact"), None)
-    if shown is None:
+    row = next((each for each in effect if each["measure"] == "exact"), None)
+    if row is None:
         return f"reward {rewards[0]:.2f} → {rewards[-1]:.2f}, nothing held out"
-    was, now = 100 * shown["before"], 100 * shown["after"]
-    return (
-        f"exact {was:.1f} % → {now:.1f} % of {shown['n']:,} {shown['questions']} (p {shown['p_value']:.2g})"
-    )
+    was, now = 100 * row["before"], 100 * row["after"]
+    return f"exact {was:.1f} % → {now:.1f} % of {row['n']:,} {row['questions']} (p {row['p_value']:.2g})"
 
 
 def _told(row: Mapping[str, Any]) -> str:

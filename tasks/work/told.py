@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -9,9 +11,10 @@ from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from pathlib import Path
 from typing import Any
 
-from tasks.settings.files import write_text
 from tasks.stage.node import Context
 from tasks.work import pool
+
+log = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
 """Between two looks at the files, and between two words of a job."""
@@ -28,10 +31,16 @@ class Teller:
 
     def __call__(self, done: int, of: int) -> None:
         if (
-            time.monotonic() - self.said >= POLL_SECONDS and self.path.parent.exists()
-        ):  # else nobody waits any more
-            write_text(self.path, repr(done / max(1, of)))
-            self.said = time.monotonic()
+            time.monotonic() - self.said < POLL_SECONDS or not self.path.parent.exists()
+        ):  # nobody waits any more
+            return
+        partial = self.path.with_suffix(".partial")
+        try:
+            partial.write_text(repr(done / max(1, of)), "utf-8")
+            os.replace(partial, self.path)
+        except OSError as error:  # a full disk: the job is worth more than this
+            log.warning("the progress of a job cannot be written: %s", error)
+        self.said = time.monotonic()
 
     def share(self) -> float:
         """What was said last, in [0, 1]."""
@@ -42,11 +51,14 @@ class Jobs:
     """Jobs of the pool that tell how far they are."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="steel-told-")
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._jobs: list[tuple[Future, Teller, int]] = []
 
     def submit(self, size: int, function: Callable[..., Any], *args: Any) -> None:
-        """`function(*args, tell=…)` in a worker. `size`: how many of what is counted it has."""
+        """`function(*args, tell=…)` in a worker. `size`: how many items this job has."""
+        if self._folder is None:
+            # a job may write while the folder goes
+            self._folder = tempfile.TemporaryDirectory(prefix="steel-told-", ignore_cleanup_errors=True)
         tell = Teller(Path(self._folder.name) / str(len(self._jobs)))
         self._jobs.append((pool.submit(function, *args, tell=tell), tell, size))
 
@@ -64,16 +76,21 @@ class Jobs:
                     job.result()  # what has failed is not kept back until others end
             return [job.result() for job, *_ in self._jobs]
         finally:
+            self.close()
+
+    def close(self) -> None:
+        """Listen no more; the jobs go on."""
+        if self._folder is not None:
             self._folder.cleanup()
 
     def _done(self) -> tuple[int, int]:
-        done = sum(size if job.done() else int(size * tell.share()) for job, tell, size in self._jobs)
+        done = sum(size if job.done() else round(size * tell.share()) for job, tell, size in self._jobs)
         return done, sum(size for *_, size in self._jobs)
 
 
-def shown(ctx: Context, words: Callable[[str], str], begin: float = 0.0, end: float = 1.0) -> Progress:
-    """Progress as the node's, between two shares of it, with the time that is left. `words`: of `120 of 431`."""
-    timed = with_eta(lambda share, text: ctx.progress(begin + (end - begin) * share, text))
+def shown(ctx: Context, words: Callable[[str], str], begin: float = 0.0) -> Progress:
+    """Progress as the node's, from a share of it to the end, with the time that is left. `words`: of `120 of 431`."""
+    timed = with_eta(lambda share, text: ctx.progress(begin + (1 - begin) * share, text))
     return lambda done, of: timed(done / max(1, of), words(f"{done:,} of {of:,}"))
 
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
@@ -111,6 +112,55 @@ def test_a_folder_without_the_bias_of_its_router_begins_with_transformers_own(da
     assert f"has no {BIAS}" in caplog.text
     assert val_loss(tmp_path / "again") == pytest.approx(val_loss(tmp_path / "fresh"), abs=1e-6)
     assert not load_file(tmp_path / "again/export/model.safetensors")[BIAS].any()
+
+
+def test_a_folder_without_a_state_that_no_rule_sets_begins_with_that_of_a_fresh_model(tmp_path):
+    config = configuration.from_fields({"model_type": "apertus", **BASE})
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    due = {name: tensors.pop(name) for name in list(tensors) if name.endswith((".beta", ".eps"))}
+    assert len(due) == 4
+    save_file(tensors, file, metadata={"format": "pt"})
+    tensor_of = network.from_folder(tmp_path, network.build(config))
+    assert {name: tensor_of(name).item() for name in due} == {name: t.item() for name, t in due.items()}
+
+
+def test_a_bias_keeps_its_precision_where_the_weights_have_less(tmp_path):
+    config = configuration.from_fields({
+        "model_type": "minimax_m2", **BASE, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2,
+    })  # fmt: skip
+    lm = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    bias = torch.tensor([3.001, 8.7654, -1.0001, 0.3333])
+    network.put_kept(lm, {name: bias for name in network.kept(lm)})
+    lm.save_pretrained(tmp_path)  # experts one by one, as its authors have them
+    with safe_open(tmp_path / "model.safetensors", "pt") as place:
+        assert not {name for name, _ in lm.named_parameters()} <= set(place.keys())
+    built_again = network.build(config)
+    tensor_of = network.from_folder(tmp_path, built_again)
+    for name in network.kept(built_again):
+        assert torch.equal(tensor_of(name), bias)
+    assert tensor_of("lm_head.weight").dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", attention.OTHERS)
+def test_what_else_changes_the_scores_is_refused(name):
+    rows = attention.PackedRows(
+        torch.zeros(1, 4, dtype=torch.long), torch.arange(4)[None], "sdpa", None, None
+    )
+    q = torch.zeros(1, 2, 4, 8)
+    with pytest.raises(FamilyError, match=f"its attention uses {name}"):
+        attention.attend(torch.nn.Module(), q, q, q, None, documents=rows, **{name: torch.zeros(2)})
+
+
+def test_operations_of_attention_go_by_each_layers_own_width_and_window():
+    kinds = ["sliding_attention"] * 2 + ["full_attention", "sliding_attention", "full_attention"]
+    fields = {**MODELS["gemma4"], "num_hidden_layers": 5, "layer_types": kinds}
+    lm = network.build(configuration.from_fields(fields))
+    length, window = 64, MODELS["gemma4"]["sliding_window"]
+    seen_in_window = sum(min(place + 1, window) for place in range(length)) / length
+    attended = 3 * 4 * (3 * 32 * seen_in_window + 2 * 4 * 512 * (length + 1) / 2)
+    assert counts.flops_per_token(lm)(length) == pytest.approx(3 * 2 * counts.matrix_weights(lm) + attended)
 
 
 @pytest.mark.slow

@@ -281,6 +281,14 @@ def test_before_the_first_step_it_says_that_the_ranks_start(tmp_path):
     assert ctx.track.seen == [(3, {"pairs_per_s": 8.0})]  # neither the length nor the ETA, nor a list
 
 
+def test_what_a_killed_training_was_at_is_not_shown_again(tmp_path):
+    seen = []
+    (tmp_path / now.FILE).write_text("validation: 3 of 9 batches")
+    run(context(tmp_path, progress=lambda share, text: seen.append(text)), "pass")
+    assert seen
+    assert not any("validation" in text for text in seen)
+
+
 def test_between_two_steps_it_says_what_the_engine_is_at(tmp_path):
     seen = []
     ctx = context(tmp_path, progress=lambda share, text: seen.append((share, text)))

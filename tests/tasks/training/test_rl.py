@@ -324,10 +324,19 @@ def test_what_is_exact_is_lenient_too(reward, answer, said):
         ("4", "4.2 km", False),
         ("7", "7, 8 or 9", True),
         ("7", "seven", False),
+        ("5", "是5，6或7", True),
+        ("10", "5，10", True),
+        ("300", "1200,300", True),
+        ("2", "1,2,3", True),
+        ("1234", "1,2345", False),
+        ("19", "COVID-19", True),
+        ("5", "答案-5", True),
+        ("0.5", "0.50 %", True),
     ],
 )
-def test_a_number_is_in_a_reply_only_as_a_whole(answer, said, expected):
-    line = prompts.Line(id="", set="", language="", about="", prompt=[1], answer=answer, reward="arithmetic")
+@pytest.mark.parametrize("reward", ["arithmetic", "exact"])
+def test_a_number_is_in_a_reply_only_as_a_whole(reward, answer, said, expected):
+    line = prompts.Line(id="", set="", language="", about="", prompt=[1], answer=answer, reward=reward)
     (found,) = open_questions.graded([open_questions.Asked(line, "r")], [[Reply(said, True)]])
     assert found["lenient"] is expected
 

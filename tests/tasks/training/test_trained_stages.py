@@ -378,6 +378,12 @@ def test_select_asks_the_selection_split_only(tmp_path, tokenizer, trained, monk
     assert choice["variant"] == "exp2"
     assert choice["scores"]["exp2"]["accuracy"] == 5 / 8
 
+    # killed behind the answers: they are there, and nobody is asked again
+    asked.clear()
+    (tmp_path / "again").mkdir()
+    assert node.body(context(tmp_path / "again", node.config, inputs)).extra["variant"] == "exp2"
+    assert not asked
+
 
 # --------------------------------------------------------------------------------------- dpo
 def held_out_ids(folder):

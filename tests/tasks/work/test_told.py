@@ -81,8 +81,40 @@ def test_a_job_that_fails_fails_its_node_and_the_others_end_well(threads):
     assert said
 
 
-def test_no_jobs_have_no_results(threads):
+def test_no_jobs_have_no_results_and_no_folder(threads, monkeypatch):
+    monkeypatch.setattr(told.tempfile, "TemporaryDirectory", None)
     assert told.Jobs().results() == []
+
+
+def test_a_full_disk_ends_no_job(tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(told.os, "replace", full)
+    told.Teller(tmp_path / "0")(1, 2)
+    assert "No space left" in caplog.text
+
+
+def test_jobs_that_write_while_one_fails_do_not_hide_its_error(threads, monkeypatch):
+    monkeypatch.setattr(told, "POLL_SECONDS", 0.0)
+
+    def busy(over, tell):
+        while not over.is_set():
+            tell(1, 2)
+
+    def bad(tell):
+        tell(1, 2)
+        raise ValueError("the job's own")
+
+    for _ in range(10):
+        over, jobs = threading.Event(), told.Jobs()
+        jobs.submit(1, busy, over)
+        jobs.submit(1, bad)
+        try:
+            with pytest.raises(ValueError, match="own"):
+                jobs.results()
+        finally:
+            over.set()
 
 
 def test_words_come_seldom_and_a_share_is_kept(tmp_path, monkeypatch):
