@@ -58,7 +58,10 @@ def evaluate(ctx: Context) -> Outcome:
     }
     ctx.progress(0.1, f"{len(questions)} questions")
     asked = _task(ctx, tuple(questions), tuple(recipe.protocols))
-    answers = pieces.answers(ctx, asked, [ctx.inputs["model"].digest, ctx.inputs["tokenizer"].digest])
+    # what a training began with is asked by way of its artifact, and is another model
+    which = "start" if recipe.model == "start" else "export"
+    digests = [ctx.inputs["model"].digest, ctx.inputs["tokenizer"].digest]
+    answers = pieces.answers(ctx, asked, [which, *digests])
     table = results.rows(recipe.model, answers, benchmarks.families(questions), benchmarks.chances(questions))
     prompts_cut = sum(row.get("prompts_cut", 0) for row in table)
     if prompts_cut:

@@ -4,6 +4,7 @@ from collections import Counter
 
 import orjson
 import pytest
+import torch
 from pydantic import ValidationError
 
 from tasks.convert import readers
@@ -219,6 +220,26 @@ def test_the_untrained_model_is_drawn_from_the_seed(tmp_path, tiny, pool_here):
     two, _ = asked(tmp_path, tiny, "untrained", seed=2)
     assert (one / "answers.jsonl").read_bytes() != (two / "answers.jsonl").read_bytes()
     assert orjson.loads((one / "results.json").read_bytes())[0]["model"] == "untrained"
+
+
+def test_what_a_training_began_with_is_another_model_than_what_it_made(tmp_path, tiny, pool_here):
+    # both are asked by way of the training's artifact, and what was answered is kept beside it
+    began = steel()
+    with torch.no_grad():
+        for parameter in began.parameters():
+            parameter.mul_(-2)
+    began.save_pretrained(tmp_path / "began")
+    (tmp_path / "model" / "CONFIG.json").write_bytes(orjson.dumps({"init_from": str(tmp_path / "began")}))
+    [node] = [n for n in nodes(run_of(evaluate={"benchmarks": ["demo_exam"]})) if n.name == "evaluate:base"]
+    scores = {}
+    for name in ("base", "start", "base"):
+        out = tmp_path / f"out-{name}-{len(scores)}"
+        out.mkdir()
+        evaluate(context(out, node.config.model_copy(update={"model": name}), tiny))
+        lines = [orjson.loads(line) for line in (out / "answers.jsonl").read_bytes().splitlines()]
+        found = [line["scores"] for line in lines]
+        assert scores.setdefault(name, found) == found
+    assert scores["start"] != scores["base"]
 
 
 def test_by_subject_table(tmp_path):
