@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -133,17 +132,12 @@ class Model(Section):
             raise NodeError(
                 f"model.pretrained: there is no folder {self.pretrained}; docs/training.md (real weights) says how one is made"
             )
+        from model.place import ModelError, read_config
+
         try:
-            values = json.loads((self.pretrained / "config.json").read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise NodeError(
-                f"model.pretrained: {self.pretrained}/config.json cannot be read ({error})"
-            ) from None
-        if not isinstance(values, dict):
-            raise NodeError(
-                f"model.pretrained: {self.pretrained}/config.json must hold an object of named values"
-            )
-        return values
+            return read_config(self.pretrained)
+        except ModelError as error:
+            raise NodeError(f"model.pretrained: {error}") from None
 
     @model_validator(mode="after")
     def _geometry(self) -> Model:

@@ -16,8 +16,7 @@ from tasks.settings.errors import NodeError
 from tasks.stage.node import Context, Node, Outcome
 from tasks.training import dpo_effect, engine, on_policy
 from tasks.training.select import chosen
-from tasks.work import pool
-from tasks.work.told import Progress, shown
+from tasks.work import pool, told
 
 PARTS = ("train", "held_out")
 LOGPROBS = "logprobs.arrow"
@@ -243,8 +242,11 @@ def train(ctx: Context) -> Outcome:
         return Outcome(
             headline=f"loss {metrics['final_loss']:.4f}, nothing held out", metrics=metrics, extra=extra
         )
+    what = "scores and replies"  # each held-out pair is scored, and its prompt may be answered
     after = dpo_effect.ask(trial, ctx.out / "export", counts["held_out"])
-    effect = dpo_effect.compare(trial, before.results(_asks(ctx, "old")), after.results(_asks(ctx, "new")))
+    effect = dpo_effect.compare(
+        trial, before.results(told.asked(ctx, "old", what)), after.results(told.asked(ctx, "new", what))
+    )
     effect |= {"collapsed": collapsed}
     dpo_effect.write(ctx.out / "dpo.json", effect)
     was, now = (100 * effect[f"accuracy_{when}"] for when in ("before", "after"))
@@ -261,8 +263,3 @@ def train(ctx: Context) -> Outcome:
         summary=dpo_effect.table(effect),
         files=["dpo.json"],
     )
-
-
-def _asks(ctx: Context, which: str) -> Progress:
-    """Each held-out pair is scored, and its prompt may be answered."""
-    return shown(ctx, lambda done: f"trained; the {which} model: {done} scores and replies", 0.95)

@@ -18,8 +18,7 @@ from tasks.settings.errors import NodeError
 from tasks.stage.node import Artifact, Context, Node, Outcome
 from tasks.training import engine
 from tasks.training import select as selection
-from tasks.work import pool
-from tasks.work.told import Progress, shown
+from tasks.work import pool, told
 
 if TYPE_CHECKING:
     from tasks.training.prompts import Line
@@ -141,7 +140,7 @@ def prompts(ctx: Context) -> Outcome:
             seed=ctx.seed,
         ),
         lines,
-        shown(ctx, lambda done: f"{done} prompts, {recipe.pass_samples} replies each", 0.1),
+        told.shown(ctx, lambda done: f"{done} prompts, {recipe.pass_samples} replies each", 0.1),
     )
     passes = work.passes(lines, found)
     kept = work.chosen(lines, passes, recipe.pass_samples, recipe.pass_rate)
@@ -285,10 +284,10 @@ def train(ctx: Context) -> Outcome:
     metrics = {**trained.headline(), "reward_first": rewards[0], "reward_last": rewards[-1]}
     effect: list[dict[str, Any]] = []
     if asked:
-        before = open_questions.graded(asked, before_of(_asks(ctx, "old")))
+        before = open_questions.graded(asked, before_of(told.asked(ctx, "old", "open questions")))
         after_of = work.Asking(ctx.out / "export", asking.tokenizer, asking.device, asking.max_new_tokens)
         after = open_questions.graded(
-            asked, work.answered(after_of, [a.line for a in asked], _asks(ctx, "new"))
+            asked, work.answered(after_of, [a.line for a in asked], told.asked(ctx, "new", "open questions"))
         )
         effect = open_questions.compare(before, after, {line["about"] for line in train_lines})
         known = ctx.inputs["prompts"].manifest["counts"].get("held_out_trained")
@@ -309,10 +308,6 @@ def train(ctx: Context) -> Outcome:
         summary=_effect_table(effect),
         files=["rl.json"],
     )
-
-
-def _asks(ctx: Context, which: str) -> Progress:
-    return shown(ctx, lambda done: f"trained; the {which} model: {done} open questions", 0.95)
 
 
 def _metric(row: Mapping[str, Any]) -> str:

@@ -47,9 +47,11 @@ def select(ctx: Context) -> Outcome:
     )
     ctx.progress(0.0, f"{len(questions)} questions, {len(recipe.variants)} variants")
     tokenizer = ctx.inputs["tokenizer"]
-    tasks = [
-        scorer.Task(
-            export=ctx.inputs[variant].path / "export",
+    asked = []
+    for variant in recipe.variants:
+        model = ctx.inputs[variant]
+        task = scorer.Task(
+            export=model.path / "export",
             tokenizer=tokenizer.path,
             questions=questions,
             protocols=(recipe.protocol,),
@@ -58,10 +60,8 @@ def select(ctx: Context) -> Outcome:
             batch_tokens=recipe.batch_tokens,
             device=ctx.runtime.device,
         )
-        for variant in recipe.variants
-    ]
-    models = [[ctx.inputs[variant].digest, tokenizer.digest] for variant in recipe.variants]
-    answers = pieces.answers_of_each(ctx, list(zip(tasks, models, strict=True)))
+        asked.append((task, [model.digest, tokenizer.digest]))
+    answers = pieces.answers_of_each(ctx, asked)
     right = {v: sum(a["correct"] for a in each) for v, each in zip(recipe.variants, answers, strict=True)}
     best = choose(right)
     scores = {

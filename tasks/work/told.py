@@ -30,9 +30,9 @@ class Teller:
         self.path, self.said = path, 0.0
 
     def __call__(self, done: int, of: int) -> None:
-        if (
-            time.monotonic() - self.said < POLL_SECONDS or not self.path.parent.exists()
-        ):  # nobody waits any more
+        if time.monotonic() - self.said < POLL_SECONDS:
+            return
+        if not self.path.parent.exists():  # nobody waits any more
             return
         partial = self.path.with_suffix(".partial")
         try:
@@ -76,12 +76,8 @@ class Jobs:
                     job.result()  # what has failed is not kept back until others end
             return [job.result() for job, *_ in self._jobs]
         finally:
-            self.close()
-
-    def close(self) -> None:
-        """Listen no more; the jobs go on."""
-        if self._folder is not None:
-            self._folder.cleanup()
+            if self._folder is not None:
+                self._folder.cleanup()
 
     def _done(self) -> tuple[int, int]:
         done = sum(size if job.done() else round(size * tell.share()) for job, tell, size in self._jobs)
@@ -92,6 +88,11 @@ def shown(ctx: Context, words: Callable[[str], str], begin: float = 0.0) -> Prog
     """Progress as the node's, from a share of it to the end, with the time that is left. `words`: of `120 of 431`."""
     timed = with_eta(lambda share, text: ctx.progress(begin + (1 - begin) * share, text))
     return lambda done, of: timed(done / max(1, of), words(f"{done:,} of {of:,}"))
+
+
+def asked(ctx: Context, which: str, what: str) -> Progress:
+    """Of the questions to a model behind its training. `which`: `old`, `new`."""
+    return shown(ctx, lambda done: f"trained; the {which} model: {done} {what}", 0.95)
 
 
 def with_eta(
