@@ -109,7 +109,7 @@ prompts: setup ## the exact prompt of each protocol: PROFILE=… PROTOCOL=paper-
 prune: setup ## what no newest run needs in artifacts/, older than KEEP_DAYS=7; removed only with GO=1
 	@$(CLI) prune $(REQUEST) --days '$(KEEP_DAYS)' $(if $(filter-out 0 no,$(GO)),--apply)
 
-check: setup ## only the checks that come before a run; for another machine: GPUS=8
+check: setup ## only the checks that come before a run; for other machines: GPUS=8, GPUS=2x8xH100
 	@$(CLI) check $(REQUEST) $(if $(GPUS),--gpus '$(GPUS)')
 
 # by the environment: no quotes of make's hold a text that may have any in it

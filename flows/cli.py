@@ -336,8 +336,8 @@ def _request(options: argparse.Namespace) -> Request:
         overrides = merge(
             preflight.compared(models, options.truth or bool(options.table), options.sources), overrides
         )
-    gpus = preflight.gpus(getattr(options, "gpus", ""))
-    return Request(options.profile, options.until or "report", force, overrides, flow, gpus)
+    nodes, gpus = preflight.machines(getattr(options, "gpus", ""))
+    return Request(options.profile, options.until or "report", force, overrides, flow, gpus, nodes)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -414,7 +414,7 @@ def parser() -> argparse.ArgumentParser:
     )
     prune.add_argument("--apply", action="store_true", help="remove it; else it is only listed")
     check = command("check", _check, "only the checks that come before a run", parents=[common])
-    check.add_argument("--gpus", default="", metavar="N", help="of another machine: 8, 8xH100, 2x8xH100")
+    check.add_argument("--gpus", default="", metavar="N", help="for other machines: 8, 8xH100, 2x8xH100")
     trace = command("trace", _trace, "what became of one record, from raw file to shard", parents=[common])
     trace.add_argument("--step", type=int, help="instead: the documents of this step of pre-training")
     what = "record id or its first digits, FILE:POSITION, or some text"

@@ -33,7 +33,7 @@ def show(profile: str, overrides: Mapping[str, Any], gpus: str) -> int:
     try:
         config = profiles.load(profile, dict(overrides))
         machines = fleet(gpus)
-        wrong = list(preflight.complaints(config, cost.STAGES, machines.per_node))
+        wrong = list(preflight.complaints(config, cost.STAGES, machines.per_node, machines.nodes))
         if wrong:
             print("\n".join(wrong), file=sys.stderr)
             return 1

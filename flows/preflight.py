@@ -47,7 +47,9 @@ class Request:
     overrides: dict[str, Any] = field(default_factory=dict)
     spec: FlowSpec = PIPELINE
     gpus: int | None = None
-    """GPUs of the machine that the run is meant for; None: those of this one."""
+    """GPUs of each machine that the run is meant for; None: those of this one."""
+    nodes: int = 1
+    """Machines that the run is meant for."""
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -56,7 +58,7 @@ class Request:
         return self.spec.until(self.until) if ends else self.spec.stages
 
     def gpus_there(self) -> int:
-        """GPUs of the machine that the run is meant for."""
+        """GPUs of each machine that the run is meant for."""
         from tasks.inspect import preflight
 
         return preflight.gpus_here() if self.gpus is None else self.gpus
@@ -98,7 +100,7 @@ def run(request: Request) -> SteelRun:
         *check_compiler(config),
         *check_continuation(config),
         *(undeclared or local_sources.complaints(config, ROOT)),
-        *preflight.complaints(config, request.stages, request.gpus_there()),
+        *preflight.complaints(config, request.stages, request.gpus_there(), request.nodes),
     ]
     if wrong:
         raise Wrong("\n".join(dict.fromkeys(wrong)))
@@ -225,23 +227,23 @@ def check_continuation(config: SteelRun) -> Iterable[str]:
 
 
 # ------------------------------------------------------------------------------- overrides
-def gpus(text: str) -> int | None:
-    """The number of GPUs in `8`, `8xH100` or `2x8xH100` (nodes × GPUs); None for "".
+def machines(text: str) -> tuple[int, int | None]:
+    """Machines and GPUs of each in `8`, `8xH100` or `2x8xH100`; for "" this machine, whose GPUs nobody has counted (None).
 
-    >>> gpus("2x8xH100")
-    16
+    >>> machines("2x8xH100")
+    (2, 8)
     """
     if not text:
-        return None
+        return 1, None
     from tasks.inspect.gpus import GPUS, fleet
 
     if text.isdecimal() and text not in GPUS:  # 4090 is the name of one
-        return int(text)
+        return 1, int(text)
     try:
-        machines = fleet(text)
+        found = fleet(text)
     except NodeError as error:
         raise Wrong(str(error)) from error
-    return machines.nodes * machines.per_node
+    return found.nodes, found.per_node
 
 
 def forced(texts: Iterable[str], stages: Iterable[str]) -> list[str]:

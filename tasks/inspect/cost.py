@@ -22,7 +22,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from model.training.config import ParallelConfig, unshardable
 from tasks.inspect.gpus import Fleet
 from tasks.settings.config import Runtime, SteelRun, Train
 from tasks.settings.errors import NodeError
@@ -113,8 +112,8 @@ def reserve(memory: float) -> float:
 
 
 def costs(config: SteelRun, fleet: Fleet, cache: Path, tell: Callable[[str], None] = _silent) -> list[Cost]:
-    """Every trained stage's cost; `tell` is told of each that takes time. NodeError with one line where the batch cannot be
-    dealt or memory does not do."""
+    """Every trained stage's cost; `tell` is told of each that takes time. NodeError with one line where memory does not do.
+    That the ranks can share batch and model is for preflight.complaints to say first."""
     trainings = list(_trainings(config, fleet))
     limit = 1e9 * (fleet.gpu.memory - reserve(fleet.gpu.memory))
     questions = {training.stage: _question(config, training, limit) for training in trainings}
@@ -229,19 +228,7 @@ def _trainings(config: SteelRun, fleet: Fleet) -> Iterator[Training]:
         more = {"passes": rl.inner_steps, "sampled": rl.max_new_tokens} if stage == "rl" else {}
         asked = runtime.nproc if stage == "pretrain" else runtime.sft_nproc or runtime.nproc
         ranks = fleet.nodes * min(asked or fleet.per_node, fleet.per_node)
-        share, rest = divmod(recipe.batch_size, ranks)
-        if rest or not share:
-            raise NodeError(
-                f"{stage}: batch_size {recipe.batch_size} cannot be shared evenly by {ranks} ranks; choose a multiple"
-            )
-        if reason := unshardable(ParallelConfig(**runtime.parallel.model_dump()), ranks):
-            raise NodeError(f"{stage}: {reason}")
-        micro = runtime.micro_batch_size or share
-        if share % micro:
-            dealt = ", ".join(str(n) for n in range(1, share + 1) if share % n == 0)
-            raise NodeError(
-                f"{stage}: {share} a rank are no multiple of runtime.micro_batch_size {micro}; choose one of {dealt}"
-            )
+        micro = runtime.micro_batch_size or recipe.batch_size // ranks
         yield Training(stage, recipe, ranks, lengths[stage], rows_each, micro, runtime, **more)
 
 

@@ -1,8 +1,8 @@
 """What can be known to be wrong with a run before any work starts, beyond what the settings refuse themselves.
 
 Each check gives lines for a person. `complaints` are reasons not to start; `warnings` are said, and the run
-goes on. Both take the settings and the number of GPUs alone, so that a plan for another machine (`GPUS=8`) is
-checked in the same way. The flow asks again at its start: a run may be triggered without the command line.
+goes on. Both take the settings and the number of GPUs alone, so that a plan for other machines (`GPUS=2x8xH100`)
+is checked in the same way. The flow asks again at its start: a run may be triggered without the command line.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from model.export import forms, splits
 from model.training import resume
-from model.training.config import ConfigError, undealable
+from model.training.config import ConfigError, ParallelConfig, undealable, unshardable
 from tasks.clean import assets
 from tasks.settings.config import SteelRun, Train
 from tasks.settings.errors import NodeError
@@ -28,14 +28,14 @@ OWN_LANGUAGE = ("infinity_instruct",)
 """Readers of dialogues that name each record's language."""
 
 
-def complaints(config: SteelRun, stages: tuple[str, ...], gpus: int) -> Iterator[str]:
-    """Why this run cannot work on a machine with so many GPUs; `stages` are those that will run."""
+def complaints(config: SteelRun, stages: tuple[str, ...], gpus: int, nodes: int = 1) -> Iterator[str]:
+    """Why this run cannot work on `nodes` machines with so many GPUs each; `stages` are those that will run."""
     yield from _device(config, gpus)
     yield from (
         _context(config, stages, config.model.context) if config.model.own else _other_model(config, stages)
     )
     yield from _mixtures(config, stages)
-    yield from _batches(config, stages, gpus)
+    yield from _ranks(config, stages, gpus, nodes)
     yield from _data(config, stages)
     yield from _export(config, stages)
     yield from _held(config)
@@ -197,14 +197,18 @@ def _ratios(config: SteelRun) -> Iterator[str]:
             yield f"sft.variants.{name}.zh_share is {share:g}, and all of its data sets are Chinese"
 
 
-def _batches(config: SteelRun, stages: tuple[str, ...], gpus: int) -> Iterator[str]:
+def _ranks(config: SteelRun, stages: tuple[str, ...], gpus: int, nodes: int) -> Iterator[str]:
+    """The ranks of every training can share its batch and the model."""
     micro = config.runtime.micro_batch_size
+    parallel = ParallelConfig(**config.runtime.parallel.model_dump())
     for name, train in _trainings(config, stages):
         # an ablation trains with pretrain's batch on the ranks of a fine-tuning
         for stage in {"pretrain": [s for s in ("pretrain", "ablation") if s in stages]}.get(name, [name]):
-            world = ranks(config, stage, gpus)
+            world = nodes * ranks(config, stage, gpus)
             if reason := undealable(train.batch_size, world, micro):
                 yield f"{stage}: {reason} ({name}{'' if name == 'pretrain' else '.train'}.batch_size, {world} ranks)"
+            if reason := unshardable(parallel, world):
+                yield f"{stage}: {reason} (runtime.parallel)"
 
 
 def _data(config: SteelRun, stages: tuple[str, ...]) -> Iterator[str]:

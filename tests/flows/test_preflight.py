@@ -135,13 +135,17 @@ def test_help_needs_neither_servers_nor_prefect():
 
 
 def test_gpus_of_another_machine():
-    read = {"": None, "0": 0, "8": 8, "8xH100": 8, "8XH100": 8, "2x8xA100-80": 16, "4x4090": 4, "4090": 1}
-    assert {text: preflight.gpus(text) for text in read} == read
+    read = {"0": 0, "8": 8, "8xH100": 8, "8XH100": 8, "4x4090": 4, "4090": 1}
+    assert {text: preflight.machines(text) for text in read} == {text: (1, n) for text, n in read.items()}
+    assert preflight.machines("") == (1, None)
+    assert preflight.machines("2x8xA100-80") == (2, 8)
     with pytest.raises(Wrong, match="known are"):
-        preflight.gpus("8xH1000")
+        preflight.machines("8xH1000")
     with pytest.raises(Wrong, match="GPUs|evenly"):
         preflight.run(Request("smoke", overrides={"runtime": {"nproc": None}}, gpus=4))
     assert preflight.run(Request("smoke", gpus=8)).profile == "smoke"
+    with pytest.raises(Wrong, match="evenly by 10 ranks"):
+        preflight.run(Request("smoke", gpus=8, nodes=5))
 
 
 def test_names_with_spaces_can_be_forced():

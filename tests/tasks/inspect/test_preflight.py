@@ -25,7 +25,7 @@ def lines(
 def test_every_shipped_profile_deals_every_batch(profile: str, gpus: int) -> None:
     if profile == "compare":
         pytest.skip("it trains nothing")
-    if profile == "smollm2" and not Path(".steel/smollm2").exists():
+    if profile.startswith("smollm2") and not Path(".steel/smollm2").exists():
         pytest.skip("its folder is made by whoever wants to run it: .steel/smollm2")
     assert lines({}, gpus, profile) == []
     assert lines({}, gpus, profile, (*STAGES[:4], "ablation")) == []
@@ -38,6 +38,7 @@ def test_every_shipped_profile_deals_every_batch(profile: str, gpus: int) -> Non
         ({"runtime": {"micro_batch_size": 4}}, 0, "no multiple of micro_batch_size 4"),
         ({"runtime": {"nproc": None}}, 4, "pretrain: batch_size 6"),
         ({"runtime": {"sft_nproc": 3}}, 0, "sft: batch_size 8"),
+        ({"runtime": {"parallel": {"replicate": 3}}}, 0, "dpo: parallel.replicate 3 does not divide 1 ranks"),
         ({"dpo": {"train": {"batch_size": 5}}, "runtime": {"sft_nproc": 2}}, 0, "dpo: batch_size 5"),
         ({"runtime": {"device": "cuda"}}, 0, "no GPU"),
         ({"runtime": {"attention": "flash_attention_2"}}, 0, "GPUs only"),
