@@ -30,7 +30,7 @@ OWN_LANGUAGE = ("infinity_instruct",)
 
 def complaints(config: SteelRun, stages: tuple[str, ...], gpus: int, nodes: int = 1) -> Iterator[str]:
     """Why this run cannot work on `nodes` machines with so many GPUs each; `stages` are those that will run."""
-    yield from _device(config, gpus)
+    yield from _device(config, stages, gpus)
     yield from (
         _context(config, stages, config.model.context) if config.model.own else _other_model(config, stages)
     )
@@ -54,6 +54,9 @@ def warnings(config: SteelRun, stages: tuple[str, ...], gpus: int) -> Iterator[s
         if stage in stages and mixture and not config.sft.variants:
             yield f"{stage}.mixture is given and sft.variants is empty: there is no model to start from, and no {stage}"
     yield from _learned_before(config, stages)
+    for field, recipe in _float8(config, stages):
+        if find_spec("torchao") is None:
+            yield f"{field} is {recipe}, and torchao, which it needs, is not installed here: the training will end at once"
     asked = config.runtime.nproc
     if gpus and _on_gpus(config, gpus) and asked and asked > gpus:
         yield f"runtime.nproc is {asked} and there are {gpus} GPUs: {gpus} ranks are used"
@@ -100,7 +103,13 @@ def _trainings(config: SteelRun, stages: tuple[str, ...]) -> Iterator[tuple[str,
         yield "rl", config.rl.train
 
 
-def _device(config: SteelRun, gpus: int) -> Iterator[str]:
+def _float8(config: SteelRun, stages: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    for name, train in _trainings(config, stages):
+        if train.float8 != "off":
+            yield f"{name}{'' if name == 'pretrain' else '.train'}.float8", train.float8
+
+
+def _device(config: SteelRun, stages: tuple[str, ...], gpus: int) -> Iterator[str]:
     runtime = config.runtime
     if runtime.device == "cuda" and not gpus:
         yield "runtime.device is cuda, and this machine has no GPU that torch can use: set runtime.device=auto or cpu"
@@ -112,6 +121,9 @@ def _device(config: SteelRun, gpus: int) -> Iterator[str]:
             yield f"runtime.attention is {runtime.attention}, and the package {module} is not installed: auto takes what is"
     if runtime.kernels == "on" and not _on_gpus(config, gpus):
         yield "runtime.kernels is on, and the fused operators run on GPUs only: set runtime.kernels=auto"
+    for field, recipe in _float8(config, stages):
+        if not _on_gpus(config, gpus):
+            yield f"{field} is {recipe}, which needs a GPU with FP8: set {field}=off"
 
 
 def _other_model(config: SteelRun, stages: tuple[str, ...]) -> Iterator[str]:

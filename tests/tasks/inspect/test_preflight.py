@@ -43,6 +43,13 @@ def test_every_shipped_profile_deals_every_batch(profile: str, gpus: int) -> Non
         ({"runtime": {"device": "cuda"}}, 0, "no GPU"),
         ({"runtime": {"attention": "flash_attention_2"}}, 0, "GPUs only"),
         ({"runtime": {"attention": "varlen"}}, 0, "GPUs only"),
+        ({"pretrain": {"float8": "rowwise"}}, 0, "pretrain.float8 is rowwise, which needs a GPU"),
+        ({"sft": {"train": {"float8": "rowwise"}}}, 0, "set sft.train.float8=off"),
+        (
+            {"dpo": {"train": {"float8": "rowwise"}}, "runtime": {"device": "cpu"}},
+            1,
+            "set dpo.train.float8=off",
+        ),
         ({"runtime": {"attention": "flash_attention_2"}}, 1, "not installed"),
         ({"runtime": {"kernels": "on"}}, 0, "GPUs only"),
         (
@@ -299,6 +306,14 @@ def test_more_ranks_than_gpus_are_cut_to_the_gpus_and_said() -> None:
     assert preflight.ranks(config, "pretrain", gpus=0) == 2
     assert preflight.ranks(config, "pretrain", gpus=1) == 1
     assert "1 GPUs" in " ".join(preflight.warnings(config, STAGES, 1))
+
+
+def test_a_missing_torchao_is_said_and_does_not_keep_from_planning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "find_spec", lambda name: None)
+    config = profiles.load("demo", {"dpo": {"train": {"float8": "rowwise"}}})
+    assert list(preflight.complaints(config, STAGES, 1)) == []
+    [said] = [line for line in preflight.warnings(config, STAGES, 1) if "torchao" in line]
+    assert said.startswith("dpo.train.float8 is rowwise")
 
 
 def test_trainings_that_have_to_wait_for_gpus_are_said() -> None:
