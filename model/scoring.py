@@ -16,7 +16,7 @@ The same call on the same machine and thread count gives the same bytes; results
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -250,7 +250,7 @@ class _Options:
     def _behind(self, asked: dict, progress: Progress | None) -> None:
         prompts = list(asked)
         kept = {i for i, prompt in enumerate(prompts) if any(len(option) > 1 for option in asked[prompt])}
-        done = 0
+        done, of = 0, sum(map(len, asked.values()))
         for reached in walk(self.network, prompts, _budget(self.network, self.budget), self.share, kept):
             here = [(row, prompts[i], list(asked[prompts[i]])) for row, i in enumerate(reached.sequences)]
             first = [list(dict.fromkeys(option[0] for option in options)) for *_, options in here]
@@ -262,13 +262,17 @@ class _Options:
                 if len(option) == 1:
                     value, likeliest = heads[row][option[0]]
                     self.found[prompt, option] = (value, 1, bool(likeliest))
-            self._longer(reached, [pair for pair in pairs if len(pair[2]) > 1], heads)
-            done += len(here)
-            if progress:
-                progress(done, len(prompts))
+            longer = [pair for pair in pairs if len(pair[2]) > 1]
+            done += len(pairs) - len(longer)
+            for some in self._longer(reached, longer, heads):
+                done += some
+                if progress:
+                    progress(done, of)
+            if progress and not longer:
+                progress(done, of)
 
-    def _longer(self, reached: Any, pairs: list[tuple], heads: list[dict]) -> None:
-        """Options of several tokens, their first one known, behind the cache of their prompts."""
+    def _longer(self, reached: Any, pairs: list[tuple], heads: list[dict]) -> Iterator[int]:
+        """Options of several tokens, their first one known, behind the cache of their prompts; their numbers."""
         before = reached.shared + max(reached.lengths)
         for batch in batches([len(option) - 1 for *_, option in pairs], self.budget, False, shared=before):
             chosen = [pairs[k] for k in batch]
@@ -285,6 +289,7 @@ class _Options:
                 total = math.fsum([value, *values[at:end]])
                 self.found[prompt, option] = (total, len(option), bool(likeliest) and all(best[at:end]))
                 at = end
+            yield len(batch)
 
 
 def _only(asked: dict, wanted: Callable[[tuple[int, ...]], bool]) -> dict:

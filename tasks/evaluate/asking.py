@@ -7,7 +7,7 @@ one answer a question, the lines of answers.jsonl.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -40,6 +40,12 @@ class Asker:
     examples: Examples = field(default_factory=dict)
     tokens: int = 0
     """Asked so far: of all prompts and options."""
+    tell: Callable[[float], None] | None = None
+    """Is told how many times the model has gone through the questions, with the part of the time that goes on."""
+    begun: int = 0
+    """Times that it has begun to."""
+    made: float = 0.0
+    """What was told last."""
 
     @property
     def context(self) -> int:
@@ -112,7 +118,11 @@ class Asker:
         from model import scoring
 
         found = scoring.choice_logprobs(
-            self.model, [e.prompt for e in encoded], [e.options for e in encoded], self.batch_tokens
+            self.model,
+            [e.prompt for e in encoded],
+            [e.options for e in encoded],
+            self.batch_tokens,
+            progress=self._progress(),
         )
         return [[total for total, _ in each] for each in found]
 
@@ -129,7 +139,11 @@ class Asker:
             return self._sums(encoded), encoded
         candidates = list(dict.fromkeys(option[0] for e in encoded for option in e.options))
         found = scoring.first_token_logprobs(
-            self.model, [e.prompt for e in encoded], candidates, self.batch_tokens
+            self.model,
+            [e.prompt for e in encoded],
+            candidates,
+            self.batch_tokens,
+            progress=self._progress(),
         )
         column = {token: k for k, token in enumerate(candidates)}
         scores = [
@@ -144,10 +158,27 @@ class Asker:
         if self.tokenizer is None:
             raise NodeError("a protocol that generates needs the tokenizer")
         replies: dict[tuple[int, ...], str] = {}
-        for e in encoded:
+        progress = self._progress()
+        for done, e in enumerate(encoded, 1):
             if (key := tuple(e.prompt)) not in replies:
                 [replies[key]] = scoring.generate(self.model, self.tokenizer, [e.prompt], e.reply_tokens)
+            if progress is not None:
+                progress(done, len(encoded))
         return [replies[tuple(e.prompt)] for e in encoded]
+
+    def _progress(self) -> Callable[[int, int], None] | None:
+        """For one time through the questions."""
+        before = self.begun
+        self.begun += 1
+        if (tell := self.tell) is None:
+            return None
+
+        def step(done: int, of: int) -> None:
+            # the scorer goes twice through options that share no prompts: what was told is not taken back
+            self.made = max(self.made, before + done / max(1, of))
+            tell(self.made)
+
+        return step
 
     # -------------------------------------------------------------------------------- answers
     def _encoded(
@@ -224,7 +255,7 @@ class Asker:
         most = max(len(q.choices) for q in questions)
         letters = protocols.letter_ids(self.encoder, most)
         found = scoring.first_token_logprobs(
-            self.model, [e.prompt for e in encoded], letters, self.batch_tokens
+            self.model, [e.prompt for e in encoded], letters, self.batch_tokens, progress=self._progress()
         )
         return [row.index(max(row[: len(q.choices)])) for q, row in zip(questions, found, strict=True)]
 

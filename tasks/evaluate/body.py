@@ -6,18 +6,20 @@ where it is asked for, submission-<benchmark>.json.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from tasks.evaluate import benchmarks, pieces, protocols, results, scorer, submission
+from tasks.evaluate.asking import Answer
 from tasks.evaluate.benchmarks import Question
 from tasks.evaluate.protocols import Form
 from tasks.settings.config import Section
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Context, Outcome
-from tasks.work import pool
+from tasks.work import told
 
 
 class Recipe(Section):
@@ -78,10 +80,7 @@ def evaluate(ctx: Context) -> Outcome:
     results.write_by_subject(ctx.out / "by_subject.csv", table)
     files = ["results.json", "by_subject.csv"]
     for name, hidden in unlabelled.items():
-        ctx.progress(0.8, f"{len(hidden)} questions of {name} for its authors' server")
-        protocol = submission.protocol(recipe.protocols)
-        given = pool.submit(scorer.run, _task(ctx, tuple(hidden), (protocol,), plain=True)).result()
-        files.append(submission.write(ctx.out, name, hidden, given))
+        files.append(submission.write(ctx.out, name, hidden, _submitted(ctx, name, hidden)))
     return Outcome(
         headline=results.headline(table),
         counts={"questions": len(questions), "answers": len(answers), "prompts_cut": prompts_cut},
@@ -95,6 +94,15 @@ def evaluate(ctx: Context) -> Outcome:
         summary=results.markdown(table),
         files=files,
     )
+
+
+def _submitted(ctx: Context, name: str, hidden: Sequence[Question]) -> list[Answer]:
+    jobs, protocol = told.Jobs(), submission.protocol(ctx.config.protocols)
+    jobs.submit(len(hidden), scorer.run, _task(ctx, tuple(hidden), (protocol,), plain=True))
+    [given] = jobs.results(
+        told.shown(ctx, lambda done: f"{done} questions of {name} for its authors' server", 0.8)
+    )
+    return given
 
 
 def _folder(trained: Path, model: str) -> Path:

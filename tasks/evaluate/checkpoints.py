@@ -18,7 +18,7 @@ from tasks.evaluate.protocols import Form
 from tasks.settings.config import Section
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Context, Outcome
-from tasks.work import pool
+from tasks.work import told
 
 EXPORTS = "exports"
 """Folder of a training for the models of chosen steps: step-000200, …"""
@@ -60,8 +60,10 @@ def evaluate(ctx: Context) -> Outcome:
     tokens = tokens_at(trained / "metrics.jsonl")
     last = max(tokens, default=max(folders) + 1)
     folders.setdefault(last, trained / "export")
-    futures = {
-        step: pool.submit(
+    jobs = told.Jobs()
+    for _, folder in sorted(folders.items()):
+        jobs.submit(
+            len(questions),
             scorer.run,
             scorer.Task(
                 export=folder,
@@ -74,14 +76,12 @@ def evaluate(ctx: Context) -> Outcome:
                 device=ctx.runtime.device,
             ),
         )
-        for step, folder in sorted(folders.items())
-    }
+    answers = jobs.results(told.shown(ctx, lambda done: f"{done} questions to {len(folders)} exports"))
     curve = []
-    for number, (step, future) in enumerate(futures.items(), start=1):
-        line = point(step, tokens.get(step), results.rows(f"step {step}", future.result()))
+    for step, given in zip(sorted(folders), answers, strict=True):
+        line = point(step, tokens.get(step), results.rows(f"step {step}", given))
         curve.append(line)
         ctx.track.metrics({name: v for name, v in line.items() if name.startswith("accuracy/")}, step)
-        ctx.progress(number / len(futures), f"step {step:,}")
     (ctx.out / FILE).write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in curve))
     return Outcome(
         headline=f"{len(curve)} steps, {len(questions)} questions of splits that are not reported",

@@ -22,7 +22,7 @@ from tasks.evaluate.benchmarks import Question
 from tasks.evaluate.scorer import Task
 from tasks.stage.node import Context
 from tasks.work import partitions
-from tasks.work.told import with_eta
+from tasks.work.told import Teller, with_eta
 
 PIECE = 512
 """Questions of a piece, at most: what a kill may cost."""
@@ -52,7 +52,8 @@ def answers_of_each(
 ) -> list[list[Answer]]:
     """The same of several models, side by side."""
     jobs = [
-        [partitions.Job(_key(part, model), piece, (part,)) for part in split(task)] for task, model in asked
+        [partitions.Job(_key(part, model), piece, (part,), tells=True) for part in split(task)]
+        for task, model in asked
     ]
     timed = replace(ctx, progress=with_eta(ctx.progress))
     folders = partitions.run(timed, [job for each in jobs for job in each])
@@ -94,7 +95,7 @@ def piece(out: Path, task: Task) -> None:
     """Answer one piece (in a worker)."""
     cost = Cost()
     began, cpu = time.monotonic(), time.process_time()
-    lines = [orjson.dumps(line) for line in scorer.run(task, cost)]
+    lines = [orjson.dumps(line) for line in scorer.run(task, cost, Teller(out / partitions.TOLD))]
     cost.seconds, cost.cpu_seconds = time.monotonic() - began, time.process_time() - cpu
     (out / COST).write_bytes(orjson.dumps(asdict(cost)))
     (out / FILE).write_bytes(b"".join(line + b"\n" for line in lines))

@@ -13,6 +13,7 @@ from tasks.evaluate.asking import Answer, Asker, Examples
 from tasks.evaluate.benchmarks import Question
 from tasks.evaluate.protocols import Form, Protocol
 from tasks.settings.errors import NodeError
+from tasks.work.told import Progress
 
 CPU_BATCH_TOKENS = 4096
 """More only leaves the caches."""
@@ -41,12 +42,15 @@ class Task:
     """Cloze is also read per byte and against the neutral question."""
 
 
-def run(task: Task, cost: Any = None) -> list[Answer]:
+def run(task: Task, cost: Any = None, tell: Progress | None = None) -> list[Answer]:
     """Load the model, ask everything, hand back one answer per question, protocol and control.
 
-    `cost.tokens` gets the tokens that were asked.
+    `cost.tokens` gets the tokens that were asked. `tell` gets how far it is, in thousandths.
     """
     asker = opened(task)
+    if tell is not None:
+        passes = sum(_passes(task, protocols.of(name)) for name in task.protocols)
+        asker.tell = lambda made: tell(min(1000, round(1000 * made / passes)), 1000)
     answers: list[Answer] = []
     for name in task.protocols:
         protocol = protocols.of(name)
@@ -110,6 +114,13 @@ def _of_this_worker(device: str) -> str:
 
     number = (multiprocessing.current_process()._identity or (1,))[0] - 1
     return f"cuda:{number % torch.cuda.device_count()}"
+
+
+def _passes(task: Task, protocol: Protocol) -> int:
+    """How often `asked` goes through the questions with the model."""
+    once = 2 if protocol.asks == "choice reply" else 1
+    more = 0 if protocol.generates else task.controls + (task.prior and not protocol.shows_options)
+    return once * (1 + (task.shuffles if protocol.shows_options else 0)) + more
 
 
 def asked(asker: Asker, protocol: Protocol, questions: Sequence[Question], task: Task) -> list[Answer]:

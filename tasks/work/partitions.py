@@ -1,7 +1,7 @@
 """Partitions: finished pieces of a node's work, so that a killed node goes on with what is left.
 
     <artifacts>/<stage>/.partitions/<key>/            finished; done.json written last
-    <artifacts>/<stage>/.partitions/<key>.*.partial/  being made; its lock is free when its maker is dead
+    <artifacts>/<stage>/.partitions/<key>.*.partial/  being made; its lock is free when its maker is dead; told: its share
 
 A key says what a piece was made from (code, settings, digests of the input), so it is found again by
 whatever node needs the same piece: adding a file or a source makes only what is new. Nodes hard-link
@@ -29,9 +29,12 @@ from tasks.stage import fingerprint
 from tasks.stage.node import Context
 from tasks.stage.store import file_digest, list_files
 from tasks.work import places
+from tasks.work.told import Teller
 
 DONE = "done.json"
 LOCK = ".lock"
+TOLD = ".told"
+"""Where a function that tells how far it is does so: told.Teller(out / TOLD)."""
 POLL_SECONDS = 1.0
 ABANDONED_SECONDS = 3600.0
 """A half-made piece of another key, with a free lock and unchanged for so long, is nobody's."""
@@ -44,6 +47,8 @@ class Job:
     key: str
     function: Callable[..., Any]
     args: tuple[Any, ...] = ()
+    tells: bool = False
+    """It says in `out / TOLD` how far it is."""
 
 
 def key(function: Callable[..., Any], *made_from: Any, code: Sequence[str] = ()) -> str:
@@ -93,6 +98,8 @@ def make(root: Path, key: str, function: Callable[..., Any], args: tuple[Any, ..
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             function(aside, *args)
+            for said in aside.glob(f"{TOLD}*"):
+                said.unlink()
             files = [entry for entry in list_files(aside) if entry["path"] != LOCK]
             write_json(aside / DONE, {"function": function.__qualname__, "files": files})
         except BaseException:
@@ -110,12 +117,24 @@ def make(root: Path, key: str, function: Callable[..., Any], args: tuple[Any, ..
 
 def _make(ctx: Context | None, root: Path, jobs: Sequence[Job], total: int, submit: places.Submit) -> None:
     before = total - len(jobs)
+    telling = {job.key for job in jobs if job.tells}
     _all(
         ctx,
         [submit(make, root, job.key, job.function, job.args) for job in jobs],
-        lambda made: ((before + made) / total, f"{before + made:,} of {total:,} partitions"),
+        lambda made: (
+            (before + made + _told(root, telling)) / total,
+            f"{before + made:,} of {total:,} partitions",
+        ),
         lambda made: f"{before + made:,} of {total:,} partitions are done and kept: run again to go on",
     )
+
+
+def _told(root: Path, keys: set[str]) -> float:
+    """Of the pieces that are being made, how many are done: the sum of the shares that were told."""
+    if not keys:
+        return 0.0
+    told = [path for path in root.glob(f"*.partial/{TOLD}") if path.parent.name.partition(".")[0] in keys]
+    return sum(Teller(path).share() for path in told)
 
 
 def _check(
@@ -145,9 +164,11 @@ def _all(
     failed: dict[int, BaseException] = {}
     finished, stopped = 0, False
     waiting = set(futures)
-    if ctx and waiting:
-        ctx.progress(*progress(0))
+    said = None
     while waiting:
+        if ctx and (now := progress(finished)) != said:
+            ctx.progress(*now)
+            said = now
         done, waiting = wait(waiting, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
         for future in done:
             if error := future.exception():
@@ -157,8 +178,8 @@ def _all(
         stopped = stopped or (ctx is not None and ctx.should_stop())
         if failed or stopped:
             waiting = {future for future in waiting if not future.cancel()}
-        if ctx and done:
-            ctx.progress(*progress(finished))
+    if ctx and futures:
+        ctx.progress(*progress(finished))
     left = told(finished)
     if failed:
         error = failed[min(failed)]

@@ -43,8 +43,11 @@ class Teller:
         self.said = time.monotonic()
 
     def share(self) -> float:
-        """What was said last, in [0, 1]."""
-        return float(self.path.read_text("utf-8")) if self.path.exists() else 0.0
+        """What was said last, in [0, 1]; 0 before the first word, and when the job's folder is gone."""
+        try:
+            return float(self.path.read_text("utf-8"))
+        except FileNotFoundError:
+            return 0.0
 
 
 class Jobs:

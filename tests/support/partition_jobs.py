@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from tasks.work import partitions, pool
+from tasks.work.told import Teller
 
 
 def upper(out: Path, text: str, log: str) -> None:
@@ -25,6 +26,14 @@ def upper_slowly(out: Path, text: str, log: str, seconds: float) -> None:
         time.sleep(seconds)
     (out / "half").unlink()
     upper(out, text, log)
+
+
+def tell_half(out: Path, text: str, gate: str) -> None:
+    """Say that half is done, and wait until somebody has heard it."""
+    Teller(out / partitions.TOLD)(1, 2)
+    while not Path(gate).exists():
+        time.sleep(0.01)
+    upper(out, text, gate)
 
 
 def fail(out: Path, text: str) -> None:

@@ -12,7 +12,7 @@ from tasks.settings.config import LanguageRatio, Section, Train
 from tasks.settings.errors import NodeError
 from tasks.stage.node import Context, Outcome
 from tasks.training import engine, examples, languages, mixtures
-from tasks.work import pool
+from tasks.work import pool, told
 
 ANSWERS = "answers.jsonl"
 
@@ -103,6 +103,9 @@ def body(ctx: Context) -> Outcome:
         batch_tokens=recipe.batch_tokens,
         device=ctx.runtime.device,
     )
+    jobs = told.Jobs()
+    jobs.submit(len(questions), scorer.run, task)
+    [given] = jobs.results(told.shown(ctx, lambda done: f"trained; {done} questions", 0.95))
     language = {(q.row, q.id): q.language for q in questions}
     answers = [
         {
@@ -111,7 +114,7 @@ def body(ctx: Context) -> Outcome:
             "language": language[a["benchmark"], a["id"]],
             "correct": bool(a["correct"]),
         }
-        for a in pool.submit(scorer.run, task).result()
+        for a in given
     ]
     (ctx.out / ANSWERS).write_bytes(b"".join(orjson.dumps(a) + b"\n" for a in answers))
     accuracy = {

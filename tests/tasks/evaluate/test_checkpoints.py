@@ -60,11 +60,15 @@ def test_it_is_off_by_default():
 def test_a_curve_of_scores_by_step(tmp_path, inputs, pool_here, monkeypatch):
     asked = []
     run = checkpoints.scorer.run
-    monkeypatch.setattr(checkpoints.scorer, "run", lambda task: asked.append(task) or run(task))
+    monkeypatch.setattr(
+        checkpoints.scorer, "run", lambda task, **more: asked.append(task) or run(task, **more)
+    )
     out = tmp_path / "out"
     out.mkdir()
-    ctx = context(out, node().config, inputs)
+    told = []
+    ctx = context(out, node().config, inputs, progress=lambda *said: told.append(said))
     outcome = checkpoints.evaluate(ctx)
+    assert told[-1] == (1.0, "8 of 8 questions to 2 exports")
     curve = [orjson.loads(x) for x in (out / "curve.jsonl").read_bytes().splitlines()]
     assert [(p["step"], p["tokens"]) for p in curve] == [(2, 200), (6, 600)]  # not the half-written one
     assert all({"accuracy/exam/cloze", "accuracy/exam/paper-first-token"} <= p.keys() for p in curve)

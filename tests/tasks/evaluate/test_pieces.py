@@ -50,6 +50,28 @@ def test_pieces_give_what_one_go_gives(tmp_path, task, monkeypatch):
     assert told[-1][0] == 1.0
 
 
+@pytest.mark.parametrize("shown", ["cloze", "paper-first-token", "paper-gen", "open-exact"])
+@pytest.mark.parametrize("more", [{}, {"controls": False, "prior": True}, {"shuffles": 0, "prior": True}])
+def test_a_model_that_is_asked_tells_how_far_it_is(task, monkeypatch, shown, more):
+    opened, askers, told = scorer.opened, [], []
+
+    def kept(task):
+        askers.append(opened(task))
+        return askers[-1]
+
+    monkeypatch.setattr(scorer, "opened", kept)
+    task = replace(
+        task, protocols=("cloze", shown) if shown != "cloze" else (shown,), batch_tokens=256, **more
+    )
+    scorer.run(task, None, lambda done, of: told.append(done / of))
+    assert told == sorted(told)
+    assert told[-1] == 1.0
+    assert told[0] < 0.5
+    assert len(set(told)) > 4
+    passes = sum(scorer._passes(task, scorer.protocols.of(name)) for name in task.protocols)
+    assert askers[0].begun == passes
+
+
 @pytest.mark.usefixtures("inline_pool")
 def test_what_is_answered_outlives_a_failure(tmp_path, task, monkeypatch):
     monkeypatch.setattr(pieces, "PIECE", 4)
@@ -57,11 +79,11 @@ def test_what_is_answered_outlives_a_failure(tmp_path, task, monkeypatch):
     ctx = context(tmp_path / "stage" / "node")
     run, asked = scorer.run, []
 
-    def dies(part, cost=None):
+    def dies(part, *more):
         asked.append(part.questions[0].id)
         if len(asked) == 4:
             raise RuntimeError("killed")
-        return run(part, cost)
+        return run(part, *more)
 
     monkeypatch.setattr(scorer, "run", dies)
     with pytest.raises(RuntimeError, match="killed"):

@@ -357,7 +357,7 @@ def test_select_asks_the_selection_split_only(tmp_path, tokenizer, trained, monk
     (exam / "questions.jsonl").write_bytes(b"".join(orjson.dumps(x) + b"\n" for x in lines))
     asked = []
 
-    def scripted(task, cost):
+    def scripted(task, cost, tell):
         asked.append(task)
         right = 5 if task.export.parent.name == "exp2" else 3
         return [{"protocol": "cloze", "correct": k < right} for k in range(len(task.questions))]

@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 import pytest
@@ -249,3 +249,26 @@ def _wait_for(true, seconds=60):
     while not true():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def test_a_piece_that_tells_moves_the_progress_before_it_is_done(tmp_path):
+    gate, heard = tmp_path / "gate", []
+
+    def progress(share, text):
+        heard.append((share, text))
+        if share == 0.25:
+            gate.touch()
+
+    job = partitions.Job(
+        partitions.key(partition_jobs.tell_half, "x"), partition_jobs.tell_half, ("x", str(gate)), tells=True
+    )
+    [plain] = jobs_of("a", tmp_path / "log")
+    with ThreadPoolExecutor(1) as threads:
+        folders = partitions.run(context(tmp_path, progress=progress), [job, plain], threads.submit)
+    shares = [share for share, _ in heard]
+    assert shares == sorted(shares)
+    assert shares[0] in (0.0, 0.25)
+    assert shares[-1] == 1.0
+    assert (0.25, "0 of 2 partitions") in heard
+    assert sorted(path.name for path in folders[0].iterdir()) == ["done.json", "sub", "text.txt"]
+    assert partitions._wrong(folders[0]) == ""
