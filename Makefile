@@ -58,7 +58,7 @@ REQUEST = --profile '$(PROFILE)' \
 # another profile only where one is asked for
 COMPARED = --models '$(MODELS)' $(if $(filter file,$(origin PROFILE)),$(subst --profile '$(PROFILE)',,$(REQUEST)),$(REQUEST))
 
-.PHONY: help setup peers run ablation compare truth-table verify-table plan sources preview prompts prune check trace chat chat-web serve push watch up down status test test-full chaos coverage docs hooks audit lint format
+.PHONY: help setup peers run ablation compare truth-table verify-table plan sources preview prompts prune check trace chat chat-web serve push watch up down status test test-full chaos coverage docs hooks audit lint lint-types lint-rest format
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -145,10 +145,15 @@ status: setup ## addresses, processes, memory
 	@$(CLI) status || true
 
 lint: setup ## style, import rules, types, spelling, links between the docs
+	@$(MAKE) --no-print-directory --jobs 2 --keep-going lint-types lint-rest  # mypy takes as long as all others
+
+lint-types:
+	.venv/bin/mypy
+
+lint-rest:
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/lint-imports
-	.venv/bin/mypy
 	.venv/bin/codespell $(PROSE)
 	$(PYTHON) -m tests.support.links
 

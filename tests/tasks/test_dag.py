@@ -16,7 +16,8 @@ def graphs(profile: str) -> list[Node]:
 
 @pytest.mark.parametrize("profile", ["smoke", "demo"])
 def test_what_draws_random_numbers_has_the_runs_seed_in_its_identity(profile):
-    assert {node.stage for node in graphs(profile) if node.seeded} == {
+    nodes = graphs(profile)
+    assert {node.stage for node in nodes if node.seeded} == {
         "pretrain",
         "sft",
         "dpo",
@@ -24,8 +25,8 @@ def test_what_draws_random_numbers_has_the_runs_seed_in_its_identity(profile):
         "evaluate",
         "report",
     }
-    for node in graphs(profile):
-        stage = [other.seeded for other in graphs(profile) if other.stage == node.stage]
+    for node in nodes:
+        stage = [other.seeded for other in nodes if other.stage == node.stage]
         assert all(stage) or not any(stage), "a stage draws or does not"
 
 
