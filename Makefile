@@ -58,7 +58,7 @@ REQUEST = --profile '$(PROFILE)' \
 # another profile only where one is asked for
 COMPARED = --models '$(MODELS)' $(if $(filter file,$(origin PROFILE)),$(subst --profile '$(PROFILE)',,$(REQUEST)),$(REQUEST))
 
-.PHONY: help setup peers run ablation compare truth-table verify-table plan sources preview prompts prune check trace chat chat-web serve push watch up down status test test-full chaos coverage docs hooks audit lint lint-types lint-rest format
+.PHONY: help setup peers run ablation compare truth-table verify-table plan sources preview prompts prune check trace chat chat-web serve push watch up down status test test-full chaos coverage docs hooks audit lint format
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -147,6 +147,7 @@ status: setup ## addresses, processes, memory
 lint: setup ## style, import rules, types, spelling, links between the docs
 	@$(MAKE) --no-print-directory --jobs 2 --keep-going lint-types lint-rest  # mypy takes as long as all others
 
+.PHONY: lint-types lint-rest
 lint-types:
 	.venv/bin/mypy
 
