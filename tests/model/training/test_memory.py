@@ -17,7 +17,19 @@ ROOT = Path(__file__).parents[3]
 
 
 QUESTIONS = {
-    **{ffn: question(ffn) for ffn in ("dense", "token", "prefix", "merge", "paper")},
+    **{ffn: question(ffn) for ffn in ("dense", "token", "prefix", "merge")},
+    "four layers": question(model={"num_hidden_layers": 4}),
+    "selective": question(model={"num_hidden_layers": 4}, activation_checkpointing="selective"),
+    "full": question(model={"num_hidden_layers": 4}, activation_checkpointing="full"),
+    "resharded": question(model={"num_hidden_layers": 4}, reshard_after_forward=True),
+    "copies": question(ranks=4, parallel={"replicate": 2}),
+    "muon": question(optim={"name": "muon"}),
+    "small memory": question(rows=[1, 2, 4, 8], limit=6.5e6),
+    "large memory": question(rows=[1, 2, 4, 8, 16, 32]),
+    "no memory": question(rows=[1, 2, 4], limit=1e3),
+}
+MORE = {
+    "paper": question("paper"),
     "half the rows": question(micro=1),
     "four ranks": question(ranks=4),
     "no accumulation": question(batch_size=4),
@@ -28,17 +40,11 @@ QUESTIONS = {
     "tied": question(model={"tie_word_embeddings": True}),
     "more layers": question(model={"num_hidden_layers": 3}),
     "pairs": question(dpo=True),
-    "four layers": question(model={"num_hidden_layers": 4}),
-    "selective": question(model={"num_hidden_layers": 4}, activation_checkpointing="selective"),
-    "full": question(model={"num_hidden_layers": 4}, activation_checkpointing="full"),
     "merge, full": question("merge", model={"num_hidden_layers": 4}, activation_checkpointing="full"),
-    "resharded": question(model={"num_hidden_layers": 4}, reshard_after_forward=True),
-    "copies": question(ranks=4, parallel={"replicate": 2}),
-    "muon": question(optim={"name": "muon"}),
-    "small memory": question(rows=[1, 2, 4, 8], limit=6.5e6),
-    "large memory": question(rows=[1, 2, 4, 8, 16, 32]),
-    "no memory": question(rows=[1, 2, 4], limit=1e3),
 }
+"""Half a minute of looks: for the slow tests."""
+ALL = {**QUESTIONS, **MORE}
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in MORE]
 
 
 def run(*command: str) -> Any:
@@ -59,29 +65,42 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     return dict(zip(QUESTIONS, found, strict=True))
 
 
+@pytest.fixture(scope="module")
+def more(answers: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """All of them."""
+    found = ask(tmp_path_factory.mktemp("more"), list(MORE.values()))
+    return {**answers, **dict(zip(MORE, found, strict=True))}
+
+
+def found_for(name: str, request: pytest.FixtureRequest) -> dict[str, dict[str, Any]]:
+    return request.getfixturevalue("more" if name in MORE else "answers")
+
+
 def part(answers: dict[str, Any], name: str, part: str) -> int:
-    return answers[name]["peaks"][str(QUESTIONS[name]["micro"])][part]
+    return answers[name]["peaks"][str(ALL[name]["micro"])][part]
 
 
-@pytest.mark.parametrize("name", QUESTIONS)
-def test_the_parts_add_up(answers: dict[str, Any], name: str):
-    for parts in answers[name]["peaks"].values():
+@pytest.mark.parametrize("name", [*QUESTIONS, *SLOW])
+def test_the_parts_add_up(request: pytest.FixtureRequest, name: str):
+    for parts in found_for(name, request)[name]["peaks"].values():
         assert sum(parts.values()) - parts["total"] == pytest.approx(parts["total"], rel=1e-3)
         assert all(size >= 0 for size in parts.values())
 
 
-@pytest.mark.parametrize("name", ["dense", "token", "prefix", "merge", "four ranks", "tied"])
-def test_what_is_sharded_has_the_size_it_must_have(answers: dict[str, Any], name: str):
-    share = 4 * answers[name]["parameters"] / QUESTIONS[name]["ranks"]
+@pytest.mark.parametrize("name", ["dense", "token", "prefix", "merge", *SLOW])
+def test_what_is_sharded_has_the_size_it_must_have(request: pytest.FixtureRequest, name: str):
+    answers = found_for(name, request)
+    share = 4 * answers[name]["parameters"] / ALL[name]["ranks"]
     assert part(answers, name, "parameters") == pytest.approx(share, rel=0.01)
     assert part(answers, name, "optimizer") == pytest.approx(2 * share, rel=0.01)
 
 
-def test_options_move_the_parts_they_are_about(answers: dict[str, Any]):
+@pytest.mark.slow
+def test_options_move_the_parts_they_are_about(more: dict[str, Any]):
     def total(name: str) -> int:
-        return part(answers, name, "total")
+        return part(more, name, "total")
 
-    assert part(answers, "no accumulation", "gradients") < part(answers, "token", "gradients") / 2
+    assert part(more, "no accumulation", "gradients") < part(more, "token", "gradients") / 2
     assert total("half the rows") < total("token") < total("plain")
     assert total("token") < total("prefix")  # six running means of every token
     assert total("token") < total("sdpa") < total("fp32") + total("sdpa") - total("token")
@@ -96,7 +115,12 @@ def test_what_is_recomputed_is_not_kept(answers: dict[str, Any]):
     assert full < none / 3
     for name in ("parameters", "gradients", "optimizer", "unsharded", "loss"):
         assert part(answers, "full", name) == part(answers, "four layers", name)
-    assert part(answers, "merge, full", "activations") == pytest.approx(full, rel=0.05)
+
+
+@pytest.mark.slow
+def test_merge_recomputes_as_much(more: dict[str, Any]):
+    full = part(more, "full", "activations")
+    assert part(more, "merge, full", "activations") == pytest.approx(full, rel=0.05)
 
 
 def test_dropped_weights_and_fewer_shards_move_their_parts(answers: dict[str, Any]):
