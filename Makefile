@@ -47,10 +47,9 @@ PUBLIC     ?=
 
 PYTHON := .venv/bin/python
 CLI    := $(PYTHON) -m flows.cli
-# a file stays with one worker; the long story of tests/e2e is begun first (tests/conftest.py), and waits more than it works:
-# hence one worker more than the two cores that it is meant for
+# a file stays with one worker; the long story of tests/e2e is begun first (tests/conftest.py)
 PYTEST  = OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 25
-WORKERS ?= 3
+WORKERS ?= 2
 PROSE    = $(wildcard *.md) .ci .github bench deployments docs flows kernels model serve tasks tests Makefile prefect.yaml
 REQUEST = --profile '$(PROFILE)' \
           $(if $(UNTIL),--until '$(UNTIL)') $(if $(FORCE),--force '$(FORCE)') $(if $(SET),--set '$(SET)') \
