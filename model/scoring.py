@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -263,13 +264,10 @@ class _Options:
                     value, likeliest = heads[row][option[0]]
                     self.found[prompt, option] = (value, 1, bool(likeliest))
             longer = [pair for pair in pairs if len(pair[2]) > 1]
-            done += len(pairs) - len(longer)
-            for some in self._longer(reached, longer, heads):
+            for some in chain([len(pairs) - len(longer)], self._longer(reached, longer, heads)):
                 done += some
                 if progress:
                     progress(done, of)
-            if progress and not longer:
-                progress(done, of)
 
     def _longer(self, reached: Any, pairs: list[tuple], heads: list[dict]) -> Iterator[int]:
         """Options of several tokens, their first one known, behind the cache of their prompts; their numbers."""

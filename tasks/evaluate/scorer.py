@@ -50,7 +50,7 @@ def run(task: Task, cost: Any = None, tell: Progress | None = None) -> list[Answ
     asker = opened(task)
     if tell is not None:
         passes = sum(_passes(task, protocols.of(name)) for name in task.protocols)
-        asker.tell = lambda made: tell(min(1000, round(1000 * made / passes)), 1000)
+        asker.tell = lambda made: tell(round(1000 * made / passes), 1000)
     answers: list[Answer] = []
     for name in task.protocols:
         protocol = protocols.of(name)

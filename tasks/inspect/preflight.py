@@ -103,10 +103,15 @@ def _trainings(config: SteelRun, stages: tuple[str, ...]) -> Iterator[tuple[str,
         yield "rl", config.rl.train
 
 
+def _section(training: str) -> str:
+    """Where the settings of a training stand."""
+    return training if training == "pretrain" else f"{training}.train"
+
+
 def _float8(config: SteelRun, stages: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     for name, train in _trainings(config, stages):
         if train.float8 != "off":
-            yield f"{name}{'' if name == 'pretrain' else '.train'}.float8", train.float8
+            yield f"{_section(name)}.float8", train.float8
 
 
 def _device(config: SteelRun, stages: tuple[str, ...], gpus: int) -> Iterator[str]:
@@ -218,7 +223,7 @@ def _ranks(config: SteelRun, stages: tuple[str, ...], gpus: int, nodes: int) -> 
         for stage in {"pretrain": [s for s in ("pretrain", "ablation") if s in stages]}.get(name, [name]):
             world = nodes * ranks(config, stage, gpus)
             if reason := undealable(train.batch_size, world, micro):
-                yield f"{stage}: {reason} ({name}{'' if name == 'pretrain' else '.train'}.batch_size, {world} ranks)"
+                yield f"{stage}: {reason} ({_section(name)}.batch_size, {world} ranks)"
             if reason := unshardable(parallel, world):
                 yield f"{stage}: {reason} (runtime.parallel)"
 

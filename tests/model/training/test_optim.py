@@ -132,19 +132,18 @@ def test_other_models_have_their_matrices_too(name: str):
         assert not torch.equal(parameter, before[path]), path
 
 
+def with_muon(work: Path, data: dict[str, Any]) -> dict[str, Any]:
+    return tiny.settings(work, data=data, optim=MUON, batch_size=6, micro_batch_size=1, log_every=1)
+
+
 @pytest.fixture(scope="module")
 def runs(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same training with Muon on 1 and 3 ranks (whose shards are uneven), and stopped on 3."""
     folder = tmp_path_factory.mktemp("muon")
 
-    def values(name: str) -> dict[str, Any]:
-        return tiny.settings(
-            folder / name, data=data, optim=MUON, batch_size=6, micro_batch_size=1, log_every=1
-        )
-
-    assert tiny.engine(values("1")) == 0
-    stopped = [{"values": values("stopped"), "stop": 3}, {"values": values("stopped")}]
-    trained(folder / "three", 3, [{"values": values("3")}, *stopped])
+    assert tiny.engine(with_muon(folder / "1", data)) == 0
+    stopped = {"values": with_muon(folder / "stopped", data)}
+    trained(folder / "three", 3, [{"values": with_muon(folder / "3", data)}, {**stopped, "stop": 3}, stopped])
     return folder
 
 
@@ -162,8 +161,7 @@ def test_muon_does_not_depend_on_the_number_of_ranks(runs: Path):
 
 @pytest.mark.slow
 def test_nor_on_two(data: dict[str, Any], runs: Path):
-    values = tiny.settings(runs / "2", data=data, optim=MUON, batch_size=6, micro_batch_size=1, log_every=1)
-    trained(runs / "two", 2, [{"values": values}])
+    trained(runs / "two", 2, [{"values": with_muon(runs / "2", data)}])
     same_as_on_one(runs, "2")
 
 
