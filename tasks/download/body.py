@@ -194,8 +194,14 @@ def _fetch(ctx: Context, name: str, listing) -> tuple[list[str], dict]:
 def _earlier(out: Path) -> Sequence[Path]:
     """Other artifacts and unfinished work in the store, those of the same source first, newest first."""
     source = out.name.removesuffix(".partial").rpartition("-")[0]
-    others = [p for p in out.parent.iterdir() if p.is_dir() and p != out and not p.name.startswith(".")]
-    return sorted(others, key=lambda p: (p.name.startswith(f"{source}-"), p.stat().st_mtime), reverse=True)
+    others = []
+    for path in out.parent.iterdir():
+        try:
+            if path.is_dir() and path != out and not path.name.startswith("."):
+                others.append((path.name.startswith(f"{source}-"), path.stat().st_mtime, path))
+        except FileNotFoundError:  # a node beside this one has just finished: it is renamed
+            continue
+    return [path for *_, path in sorted(others, reverse=True)]
 
 
 def _origin(ctx: Context, extra: dict) -> str:
